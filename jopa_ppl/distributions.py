@@ -1,0 +1,60 @@
+"""Distributions that NumPyro lacks and beliefs need."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, random
+from jax.scipy.linalg import solve_triangular
+from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.util import lazy_property
+
+
+class ArrayNormal(Distribution):
+    """A multivariate normal over an array of any shape: vec(X) ~ N(vec(loc), covariance).
+
+        log N = -1/2 (vec x - vec m)' C^-1 (vec x - vec m) - 1/2 log|C| - (n/2) log 2 pi
+
+    Args:
+        loc: (*batch, *event); vec is row-major over the event axes.
+        covariance: (*batch, n, n), n the number of elements of an event.
+        event_dim: number of event axes.
+    """
+
+    arg_constraints: dict = {}  # noqa: RUF012
+    pytree_data_fields = ("loc", "covariance")
+
+    def __init__(self, loc: Array, covariance: Array, event_dim: int) -> None:
+        self.loc, self.covariance = loc, covariance
+        split = jnp.ndim(loc) - event_dim
+        super().__init__(jnp.shape(loc)[:split], jnp.shape(loc)[split:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, self.event_dim)
+
+    @property
+    def mean(self) -> Array:
+        return self.loc
+
+    @property
+    def variance(self) -> Array:
+        return jnp.diagonal(self.covariance, axis1=-2, axis2=-1).reshape(self.loc.shape)
+
+    @lazy_property
+    def scale_tril(self) -> Array:
+        return jnp.linalg.cholesky(self.covariance)
+
+    def _vec(self, array: Array) -> Array:
+        return array.reshape((*array.shape[:array.ndim - self.event_dim], -1))
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        eps = random.normal(key, (*sample_shape, *self._vec(self.loc).shape), self.loc.dtype)
+        draw = jnp.einsum("...ij,...j->...i", self.scale_tril, eps)
+        return self.loc + draw.reshape((*sample_shape, *self.loc.shape))
+
+    def log_prob(self, value: Array) -> Array:
+        gap = self._vec(value - self.loc)
+        tril = jnp.broadcast_to(self.scale_tril, (*gap.shape, gap.shape[-1]))
+        white = solve_triangular(tril, gap[..., None], lower=True)[..., 0]
+        logdet = jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
+        return -0.5 * (white**2).sum(-1) - logdet - 0.5 * gap.shape[-1] * jnp.log(2 * jnp.pi)

@@ -1,0 +1,63 @@
+"""Every error a user can meet: what was found, what was expected, and the way out."""
+
+from __future__ import annotations
+
+
+class JopaError(ValueError):
+    """Base of all errors of jopa_ppl: names the site, what was found, what was expected, a way out.
+
+    Nothing has changed when it is raised: posteriors and models are immutable.
+    """
+
+    def __init__(self, what: str, *, site: str | None = None, found: object = None,
+                 expected: object = None, fix: str | None = None) -> None:
+        self.site, self.found, self.expected, self.fix = site, found, expected, fix
+        lines = [what if site is None else f"site '{site}': {what}"]
+        for label, text in (("found", found), ("expected", expected), ("way out", fix)):
+            if text is not None:
+                lines.append(f"  {label + ':':<10}{text}")
+        super().__init__("\n".join(lines))
+
+
+class StructureError(JopaError):
+    """The program is not conjugate where message passing needs it to be."""
+
+
+class ShapeError(JopaError):
+    """An array has the wrong shape or dtype, or a series the wrong length."""
+
+
+class DataError(JopaError):
+    """The data hold infinities, nothing at all, or something no message can be made of."""
+
+
+class SiteError(JopaError, KeyError):
+    """A site name is used twice, or is not one of the program's."""
+
+    __str__ = ValueError.__str__
+
+
+class PriorError(JopaError):
+    """A prior is not a proper distribution (not positive definite, too few degrees of freedom)."""
+
+
+class NumericalError(JopaError):
+    """The free energy stopped being finite; `posterior` holds the last finite state."""
+
+    def __init__(self, what: str, *, posterior: object = None, **kwargs: object) -> None:
+        self.posterior = posterior
+        super().__init__(what, **kwargs)  # type: ignore[arg-type]
+
+
+class FileError(JopaError):
+    """A saved posterior cannot be read: it is not ours, or of another version."""
+
+
+class ConvergenceWarning(UserWarning):
+    """The sweeps ended before the free energy had settled."""
+
+
+def names(found: object) -> str:
+    """A readable list of names: 'A', 'B' and 'W'."""
+    items = [f"'{n}'" for n in found]  # type: ignore[attr-defined]
+    return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1] if items else "none"

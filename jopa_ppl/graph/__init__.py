@@ -1,0 +1,1 @@
+"""Programs as factor graphs: tracing, proof of structure. No inference in here."""

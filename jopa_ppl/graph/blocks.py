@@ -1,0 +1,151 @@
+"""Split the latents of a graph into blocks that each have one joint belief."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jopa_ppl.errors import SiteError, StructureError, names
+from jopa_ppl.graph.trace import Program
+from jopa_ppl.graph.unroll import Reader, base_name
+
+if TYPE_CHECKING:
+    from jopa_ppl.graph.factor_graph import Block, Factor, Variable
+
+
+class _Groups:
+    """Union-find over names that keeps the order of first appearance."""
+
+    def __init__(self, items: list[str]) -> None:
+        self.parent = {i: i for i in items}
+
+    def find(self, item: str) -> str:
+        while self.parent[item] != item:
+            item = self.parent[item]
+        return item
+
+    def union(self, a: str, b: str) -> None:
+        first, second = self.find(a), self.find(b)
+        order = list(self.parent)
+        if order.index(second) < order.index(first):
+            first, second = second, first
+        self.parent[second] = first
+
+    def groups(self) -> list[tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for item in self.parent:
+            found.setdefault(self.find(item), []).append(item)
+        return [tuple(g) for g in found.values()]
+
+
+def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """Pairs of instances that meet additively in a residual, and pairs that multiply."""
+    added, multiplied = set(), set()
+    for f in factors:
+        for i, first in enumerate(f.products):
+            multiplied |= {(a, b) for a in first for b in first if a < b}
+            for second in f.products[i + 1:]:
+                added |= {(a, b) for a in first for b in second if a != b}
+    return added, multiplied
+
+
+def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Variable],
+                  factors: tuple[Factor, ...],
+                  override: tuple[tuple[str, ...], ...] | None) -> tuple[Block, ...]:
+    """Blocks: a chain for the Gaussians of a scan linked in time (with what its first carry is
+    made of), one joint block for Gaussian globals that meet additively, one each for the rest.
+
+    Raises:
+        StructureError: two latents of one block multiply each other.
+    """
+    from jopa_ppl.graph.factor_graph import Block
+
+    gaussian = [n for n, v in variables.items() if v.family == "gaussian"]
+    added, multiplied = _meetings(factors)
+    forbidden = {frozenset((base_name(a), base_name(b))) for a, b in multiplied}
+    inside = {n for n in gaussian if program.sites[n].scan is not None}
+    heads = {n for scan in program.scans for n in reader.heads(scan)} & set(gaussian)
+    groups = _Groups(gaussian)
+    if override is not None:
+        _apply_override(override, gaussian, groups, variables, inside)
+    else:
+        for a, b in sorted(added):
+            x, y = base_name(a), base_name(b)
+            pair = frozenset((x, y))
+            both_inside = x in inside and y in inside
+            both_outside = x not in inside and y not in inside
+            head = ((x in heads and y in inside) or (y in heads and x in inside)
+                    or (x in heads and y in heads))
+            if x == y or pair in forbidden:
+                continue
+            if head:
+                chain, outer = (x, y) if x in inside else (y, x)
+                if both_outside or variables[outer].plates == variables[chain].plates:
+                    groups.union(x, y)
+            elif both_inside or (both_outside and not {x, y} & heads):
+                groups.union(x, y)
+    blocks = []
+    for group in groups.groups():
+        bad = [tuple(p) for p in forbidden if len(p) == 2 and p <= set(group)]
+        bad += [tuple(p) * 2 for p in forbidden if len(p) == 1 and p <= set(group)
+                and next(iter(p)) in inside]
+        if bad:
+            raise StructureError(
+                f"{names(bad[0])} multiply each other but share a block", found=f"block {group}",
+                expected="blocks whose members only meet additively",
+                fix="split them: VMP(..., blocks=[(...), (...)])")
+        blocks.append(_block(group, variables, program, reader, inside))
+    for name, v in variables.items():
+        if v.family != "gaussian":
+            blocks.append(Block(name, v.family, (name,), held=v.site.held,
+                                plates=tuple(p.name for p in v.site.axes)))
+    rank = {"chain": 0, "elimination": 1, "dense": 2, "gamma": 3, "wishart": 3}
+    return tuple(sorted(blocks, key=lambda b: (rank[b.kind], not b.plates)))
+
+
+def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,
+           reader: Reader, inside: set[str]) -> Block:
+    from jopa_ppl.graph.factor_graph import Block
+
+    plates = {variables[n].plates for n in group}
+    steps = tuple(n for n in group if n in inside)
+    held = all(variables[n].site.held for n in group)
+    name = ",".join(group)
+    if not steps:
+        kind = "dense" if len(plates) == 1 else "elimination"
+        shared = next(iter(plates)) if len(plates) == 1 else ()
+        return Block(name, kind, group, plates=shared, held=held)
+    scans = {program.sites[n].scan for n in steps}
+    outer = tuple(n for n in group if n not in inside)
+    if len(scans) > 1 or len(plates) > 1:
+        raise StructureError(
+            f"{names(group)} are not one chain", found=f"plates {sorted(plates)}, scans {scans}",
+            expected="latents of one scan, all in the same plates",
+            fix="put them in one plate, or leave them to separate blocks")
+    scan = scans.pop()
+    order = max(reader.forms[scan].order, 1)
+    return Block(name, "chain", steps, outer, scan, order, next(iter(plates)), held)
+
+
+def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], groups: _Groups,
+                    variables: Mapping[str, Variable], inside: set[str]) -> None:
+    seen: set[str] = set()
+    for group in override:
+        for name in group:
+            if name not in variables:
+                raise SiteError("unknown site in blocks=", site=name, found=name,
+                                expected=f"one of {names(list(variables))}",
+                                fix="name latent sites of the program")
+            if name in seen:
+                raise SiteError("a site is in two blocks", site=name, found=override,
+                                expected="each site in one block", fix="name it once")
+            if name not in gaussian and len(group) > 1:
+                raise StructureError("only Gaussian latents can share a block", site=name,
+                                     found=variables[name].family, expected="gaussian",
+                                     fix="leave it out: it is a block of its own")
+            seen.add(name)
+        for other in group[1:]:
+            groups.union(group[0], other)
+
+
+__all__ = ["choose_blocks"]

@@ -1,0 +1,253 @@
+"""Variables, factors and blocks of a program: what is proved, before any inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from jopa_ppl.errors import SiteError, StructureError
+from jopa_ppl.graph import conjugacy
+from jopa_ppl.graph.distributions import GAUSSIAN
+from jopa_ppl.graph.structure import Dependence
+from jopa_ppl.graph.trace import Plate, Program, Site
+from jopa_ppl.graph.unroll import Context, Reader, base_name
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A latent array: `dims` numbers for every element of the plates it is local to."""
+
+    name: str
+    family: str                       # gaussian | gamma | wishart
+    site: Site
+    local: tuple[Plate, ...]
+
+    @property
+    def dims(self) -> int:
+        return prod(self.site.shape) // prod(p.size for p in self.local)
+
+    @property
+    def plates(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.local)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The log-density of one site in one context, and what it depends on.
+
+    `latents` are instance names of Gaussian latents in the residual, `knowns` of observed sites it
+    is affine in, `noise` names of latents in the precision (or, for gamma, in the rate).
+    """
+
+    site: Site
+    context: Context
+    family: str                       # normal | mvn | gamma | wishart
+    plates: tuple[Plate, ...]         # batch axes of the factor, by position
+    latents: tuple[str, ...]
+    knowns: tuple[str, ...]
+    noise: tuple[str, ...]
+    varying: frozenset[str]           # plates (and "time") along which its coefficients differ
+    noise_varying: bool
+    products: tuple[tuple[str, ...], ...]
+    noise_key: str
+
+    @property
+    def name(self) -> str:
+        return self.site.name + self.context.label
+
+    @property
+    def dims(self) -> int:
+        return prod(self.site.shape) // prod(p.size for p in self.plates)
+
+    @property
+    def value(self) -> str | None:
+        """Instance of the site's own value where that is latent."""
+        if self.site.observed and not self.site.partial:
+            return None
+        return self.site.name if self.context.scan is None else f"{self.site.name}@0"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Latents with one joint belief: dense, chain, elimination (Gaussian), gamma or wishart."""
+
+    name: str
+    kind: str
+    variables: tuple[str, ...]        # sites inside the scan, for a chain
+    head: tuple[str, ...] = ()        # for a chain: outer latents that the first carry is made of
+    scan: int | None = None
+    order: int = 1
+    plates: tuple[str, ...] = ()
+    held: bool = False
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.head + self.variables
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The factor graph of a program: its variables, factors and blocks.
+
+    `predicted` are latents without observed descendants: removed before inference and predicted
+    from the posterior afterwards.
+    """
+
+    program: Program
+    reader: Reader
+    variables: dict[str, Variable]
+    factors: tuple[Factor, ...]
+    blocks: tuple[Block, ...]
+    predicted: tuple[str, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def block_of(self, name: str) -> Block:
+        """The block that holds a latent (by site or instance name)."""
+        base = base_name(name)
+        return next(b for b in self.blocks if base in b.members)
+
+    def __str__(self) -> str:
+        from jopa_ppl.graph.show import graph_table
+        return graph_table(self)
+
+    def render(self, path: str) -> str:
+        """Draw the graph as SVG: with graphviz where installed, else with Matplotlib."""
+        from jopa_ppl.graph.show import render
+        return render(self, path)
+
+
+def barren(program: Program, reader: Reader) -> tuple[str, ...]:
+    """Latents from which no path leads to an observed site."""
+    children: dict[str, set[str]] = {name: set() for name in program.sites}
+    for site in program.sites.values():
+        outputs = tuple(site.outputs.values())
+        scan = None if site.scan is None else program.scans[site.scan]
+        for context in [Context()] if scan is None else reader.contexts(scan):
+            for dependence in reader.dependence(outputs, context):
+                for name in dependence.names:
+                    if name.startswith("!scan"):
+                        raise StructureError(
+                            "it depends on what a scan returned", site=site.name,
+                            found="the final carry or the stacked outputs of a scan",
+                            expected="sites that depend on states inside the scan's body",
+                            fix="move the statement into the body of the scan")
+                    if base_name(name) in children:
+                        children[base_name(name)].add(site.name)
+    seen = {s.name for s in program.sites.values() if s.observed}
+    if not seen:
+        raise SiteError("nothing is observed", found="a program without observed sites",
+                        expected="at least one observed site",
+                        fix="pass data to the model, or condition it: jp.condition(model, {...})")
+    alive = set(seen)
+    while True:
+        more = {n for n, c in children.items() if n not in alive and c & alive}
+        if not more:
+            return tuple(n for n in program.sites if n not in alive)
+        alive |= more
+
+
+def _factor(reader: Reader, site: Site, context: Context, alive: set[str],
+            lost: set[tuple[str, str]]) -> Factor:
+    program = reader.program
+    plates = site.axes
+    conjugacy.check_family(site)
+    noise_key = next((k for k in conjugacy.NOISE_KEYS if k in site.outputs), "rate")
+    if site.family in ("gamma", "wishart"):
+        noise_key = next(k for k in ("rate", "rate_matrix", "scale_matrix", "scale_tril")
+                         if k in site.outputs)
+    keys = ("loc", noise_key) if site.family in GAUSSIAN else ("concentration", noise_key)
+    mean, noise = reader.dependence([site.outputs[k] for k in keys], context)
+    latent = {n for d in (mean, noise) for n in d.names if base_name(n) in alive
+              and _is_latent(program, n)}
+    noise_names = conjugacy.check_noise(site, noise_key, noise, latent, program)
+    weights = [site.outputs[k] for k in ("weight",) if k in site.outputs]
+    for d in reader.dependence(weights, context):
+        if any(_is_latent(program, n) for n in d.names):
+            raise StructureError("a scale or mask depends on a latent", site=site.name,
+                                 found=f"dependence on {', '.join(sorted(d.names))}",
+                                 expected="weights made of data", fix="compute it from data")
+    if site.family not in GAUSSIAN:
+        conjugacy.check_constant(site, "concentration", mean, latent)
+        return Factor(site, context, site.family, plates, (), (), noise_names, frozenset(), False,
+                      (), noise_key)
+    products, knowns = conjugacy.check_mean(site, mean, latent, program)
+    varying, names = set(), sorted({n for p in products for n in p if n in latent})
+    for plate in plates:
+        axis = mean.axes[plate.axis]
+        own = axis.plate == plate.name
+        if axis.varies or (axis.plate is not None and not own):
+            varying.add(plate.name)
+        if axis.plate is not None and not own:
+            lost |= {(base_name(n), axis.plate) for n in names}
+    for i, axis in enumerate(mean.axes):
+        if axis.plate is not None and i not in {p.axis for p in plates}:
+            lost |= {(base_name(n), axis.plate) for n in names}
+    for name in names:
+        for plate in program.sites[base_name(name)].axes:
+            if plate.name not in {p.name for p in plates}:
+                lost.add((base_name(name), plate.name))
+    lost |= {(base_name(n), p) for n, p in mean.lost}
+    moving = [n for n in mean.names if n.startswith("~")]
+    odd = [n for n in mean.names if not n.startswith("~") and not _is_latent(program, n)
+           and n not in knowns]
+    if context.scan is not None and context.at is None and (moving or odd):
+        varying.add("time")
+    if odd and context.scan is None:
+        varying |= {p.name for p in plates}
+    varying_noise = bool([n for n in noise.names if n.startswith("~")
+                          or not _is_latent(program, n)])
+    own = ()
+    if not site.observed or site.partial:
+        own = (site.name if context.scan is None else f"{site.name}@0",)
+        products += (own,)
+        varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
+    return Factor(site, context, site.family, plates, (*own, *names), tuple(sorted(knowns)),
+                  noise_names, frozenset(varying), varying_noise, products, noise_key)
+
+
+def _is_latent(program: Program, instance: str) -> bool:
+    site = program.sites.get(base_name(instance))
+    return site is not None and (not site.observed or site.partial)
+
+
+def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None) -> Graph:
+    """Prove the structure of a traced program and split its latents into blocks.
+
+    Raises:
+        StructureError: a factor is not conjugate; names the site, the operation, file and line.
+    """
+    from jopa_ppl.graph.blocks import choose_blocks
+
+    dense: frozenset[tuple[str, str]] = frozenset()
+    while True:
+        reader = Reader(program, dense)
+        predicted = barren(program, reader)
+        alive = set(program.sites) - set(predicted)
+        lost: set[tuple[str, str]] = set()
+        factors = []
+        for site in program.sites.values():
+            if site.name not in alive:
+                continue
+            scan = None if site.scan is None else program.scans[site.scan]
+            for context in [Context()] if scan is None else reader.contexts(scan):
+                factors.append(_factor(reader, site, context, alive, lost))
+        lost = {(v, p) for v, p in lost if v in program.sites
+                and any(q.name == p for q in program.sites[v].axes)}
+        if lost <= dense:
+            break
+        # A plate that some factor mixes is no plate to that latent: it becomes one vector.
+        dense |= lost
+    variables = {
+        s.name: Variable(s.name, "gaussian" if s.family in GAUSSIAN else s.family, s,
+                         tuple(p for p in s.axes if (s.name, p.name) not in dense)
+                         if s.family in GAUSSIAN else ())
+        for s in program.sites.values()
+        if s.name in alive and (not s.observed or s.partial)}
+    sizes = {p.name: p.size for f in factors for p in f.plates}
+    kept = tuple(factors)
+    return Graph(program, reader, variables, kept,
+                 choose_blocks(program, reader, variables, kept, blocks), predicted, sizes)
+
+
+__all__ = ["Block", "Dependence", "Factor", "Graph", "Variable", "build_graph"]

@@ -1,0 +1,401 @@
+"""How each JAX primitive carries a `Dependence` from its operands to its results.
+
+A rule takes an `Op` and the operands' dependences. It lays each operand's axes along the output's
+(a row), and joins the operands by `union` (linear), `product`, `power` or `opaque` (nonlinear).
+A primitive without a rule is constant on constants and otherwise nonlinear, all plates lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import isnan, prod
+
+import jax.numpy as jnp
+
+from jopa_ppl.graph.structure import (
+    BLANK,
+    CONSTANT,
+    MIXED,
+    Axis,
+    Dependence,
+    Op,
+    constant,
+    opaque,
+    power,
+    product,
+    selector,
+    union,
+)
+
+Rule = Callable[..., Dependence | list[Dependence]]
+
+
+def _mixed(axis: Axis) -> Axis:
+    """The axis after its elements were moved, dropped or joined: its plate is gone."""
+    return MIXED if axis.plate or axis.varies else BLANK
+
+
+def _kept(axes: Sequence[Axis], mixed: Sequence[int]) -> list[Axis]:
+    return [_mixed(axis) if i in mixed else axis for i, axis in enumerate(axes)]
+
+
+def _place(rank: int, axes: dict[int, Axis]) -> list[Axis]:
+    return [axes.get(i, BLANK) for i in range(rank)]
+
+
+# --- element by element ------------------------------------------------------------------------
+
+
+def _rows(op: Op, deps: Sequence[Dependence]) -> list[list[Axis]]:
+    """Operands of an elementwise operation: the output's shape, scalars, or axes of size 1."""
+    rank = len(op.shape)
+    rows = []
+    for aval, dep in zip(op.ins, deps, strict=True):
+        stretched = [i for i, n in enumerate(aval.shape) if n != op.shape[i]]
+        axes = {i: axis for i, axis in enumerate(dep.axes) if i not in stretched}
+        rows.append(_place(rank, axes))
+    return rows
+
+
+def _elementwise(op: Op, *deps: Dependence) -> Dependence:
+    return opaque(op, deps, _rows(op, deps))
+
+
+def _identity(op: Op, *deps: Dependence) -> list[Dependence]:
+    return list(deps)
+
+
+def _negate(op: Op, dep: Dependence) -> Dependence:
+    return replace(dep, value=None if dep.value is None else -dep.value)
+
+
+def _convert(op: Op, dep: Dependence) -> Dependence:
+    rounds = jnp.issubdtype(op.ins[0].dtype, jnp.inexact)
+    rounds &= not jnp.issubdtype(op.outs[0].dtype, jnp.inexact)
+    return _elementwise(op, dep) if rounds else dep
+
+
+def _add(op: Op, *deps: Dependence) -> Dependence:
+    return union(op, deps, _rows(op, deps), summed=sum(bool(d.monomials) for d in deps) > 1)
+
+
+def _mul(op: Op, a: Dependence, b: Dependence) -> Dependence:
+    return product(op, a, b, _rows(op, [a, b]))
+
+
+def _div(op: Op, a: Dependence, b: Dependence) -> Dependence:
+    inverse = power(op._replace(outs=(op.ins[1],)), b, Fraction(-1))
+    return product(op, a, inverse, _rows(op, [a, inverse]))
+
+
+def _pow(op: Op, base: Dependence, exponent: Dependence) -> Dependence:
+    if exponent.value is None:
+        return _elementwise(op, base, exponent)
+    # A float32 literal such as -0.1 is no decimal fraction; the nearest simple one is meant.
+    fraction = Fraction(exponent.value).limit_denominator(64)
+    if abs(float(fraction) - exponent.value) > 1e-6:
+        return _elementwise(op, base, exponent)
+    same = union(op, [base], _rows(op, [base, exponent])[:1])
+    return power(op, same, fraction)
+
+
+def _integer_pow(op: Op, base: Dependence) -> Dependence:
+    return power(op, base, Fraction(op.params["y"]))
+
+
+def _power_of(exponent: Fraction) -> Rule:
+    return lambda op, base: power(op, base, exponent)
+
+
+def _select(op: Op, which: Dependence, *cases: Dependence) -> Dependence:
+    return union(op, [selector(op, which), *cases], _rows(op, [which, *cases]))
+
+
+# --- axes moved --------------------------------------------------------------------------------
+
+
+def _broadcast(op: Op, dep: Dependence, *_: Dependence) -> Dependence:
+    places = op.params["broadcast_dimensions"]
+    axes = {p: a for p, a, n in zip(places, dep.axes, op.ins[0].shape) if n == op.shape[p]}
+    return replace(union(op, [dep], [_place(len(op.shape), axes)]), value=dep.value)
+
+
+def _reshape(op: Op, dep: Dependence, *_: Dependence) -> Dependence:
+    old, new = op.ins[0].shape, op.shape
+    if op.params.get("dimensions") is not None or 0 in old:
+        return union(op, [dep], [[MIXED] * len(new)])
+    row, i, j = [BLANK] * len(new), 0, 0
+    while i < len(old) or j < len(new):
+        if i < len(old) and j < len(new) and old[i] == new[j]:  # survives whole
+            row[j] = dep.axes[i]
+            i, j = i + 1, j + 1
+        elif i < len(old) and old[i] == 1:
+            i += 1
+        elif j < len(new) and new[j] == 1:
+            j += 1
+        else:  # the shortest runs of axes of equal size: merged, split or both
+            i0, j0 = i, j
+            i, j = i + 1, j + 1
+            while (sizes := prod(old[i0:i]) - prod(new[j0:j])) != 0:
+                i, j = (i + 1, j) if sizes < 0 else (i, j + 1)
+            if any(axis.plate or axis.varies for axis in dep.axes[i0:i]):
+                row[j0:j] = [MIXED] * (j - j0)
+    return replace(union(op, [dep], [row]), value=dep.value)
+
+
+def _squeeze(op: Op, dep: Dependence) -> Dependence:
+    rank = len(dep.axes)
+    gone = [d % rank for d in op.params["dimensions"]]
+    return union(op, [dep], [[axis for i, axis in enumerate(dep.axes) if i not in gone]])
+
+
+def _transpose(op: Op, dep: Dependence) -> Dependence:
+    return union(op, [dep], [[dep.axes[i] for i in op.params["permutation"]]])
+
+
+def _rev(op: Op, dep: Dependence) -> Dependence:
+    return union(op, [dep], [_kept(dep.axes, op.params["dimensions"])])
+
+
+def _resized(op: Op, dep: Dependence, *others: Dependence) -> Dependence:
+    """slice, dynamic_slice, split, tile: a whole axis keeps its plate (its start can only be 0)."""
+    cut = [i for i, n in enumerate(op.ins[0].shape) if n != op.shape[i]]
+    blank = [BLANK] * len(op.shape)
+    deps = [dep, *(selector(op, d) for d in others)]
+    return union(op, deps, [_kept(dep.axes, cut), *[blank] * len(others)])
+
+
+def _pad(op: Op, dep: Dependence, filling: Dependence) -> Dependence:
+    padded = [i for i, config in enumerate(op.params["padding_config"]) if any(config)]
+    row = [MIXED if i in padded else axis for i, axis in enumerate(dep.axes)]
+    return union(op, [dep, filling], [row, [BLANK] * len(row)])
+
+
+def _concatenate(op: Op, *deps: Dependence) -> Dependence:
+    along = op.params["dimension"]
+    mixed = [] if len(deps) == 1 else [along]
+    rows = [[MIXED if i in mixed else axis for i, axis in enumerate(d.axes)] for d in deps]
+    return union(op, deps, rows)
+
+
+def _stack(op: Op, *deps: Dependence) -> Dependence:
+    along = op.params["axis"] % len(op.shape)
+    return union(op, deps, [[*d.axes[:along], MIXED, *d.axes[along:]] for d in deps])
+
+
+def _split(op: Op, dep: Dependence) -> list[Dependence]:
+    return [_resized(op._replace(outs=(out,)), dep) for out in op.outs]
+
+
+def _gather(op: Op, dep: Dependence, index: Dependence) -> Dependence:
+    dims, size = op.params["dimension_numbers"], op.ins[0].shape
+    paired = dict(zip(dims.start_indices_batching_dims, dims.operand_batching_dims))
+    dropped = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
+    window = [d for d in range(len(size)) if d not in dropped]
+    cut = [d for d in window if op.params["slice_sizes"][d] != size[d]]
+    axes = dict(zip(dims.offset_dims, (_kept(dep.axes, cut)[d] for d in window)))
+    batch = [o for o in range(len(op.shape)) if o not in dims.offset_dims]
+    axes |= {o: dep.axes[paired[i]] for i, o in enumerate(batch) if i in paired}
+    rank = len(op.shape)
+    rows = [_place(rank, axes), _place(rank, dict(zip(batch, index.axes)))]
+    out = union(op, [dep, selector(op, index)], rows)
+    fill = op.params["fill_value"]
+    if fill is None or fill == 0 or isnan(fill):
+        return out
+    return replace(out, monomials={**out.monomials, CONSTANT: None})
+
+
+def _scatter(op: Op, dep: Dependence, index: Dependence, update: Dependence) -> Dependence:
+    dims, size, new = op.params["dimension_numbers"], op.ins[0].shape, op.ins[2].shape
+    dropped = {*dims.inserted_window_dims, *dims.operand_batching_dims}
+    window = [d for d in range(len(size)) if d not in dropped]
+    axes = dict.fromkeys(dims.scatter_dims_to_operand_dims, MIXED)
+    for d, u in zip(window, dims.update_window_dims):
+        axes[d] = update.axes[u] if new[u] == size[d] else MIXED
+    batch = [u for u in range(len(new)) if u not in dims.update_window_dims]
+    for d, i in zip(dims.operand_batching_dims, dims.scatter_indices_batching_dims):
+        axes[d] = update.axes[batch[i]]
+    rank = len(size)
+    deps = [dep, selector(op, index), update]
+    adds = op.name != "scatter" and not (op.params["unique_indices"] and not dep.monomials)
+    return union(op, deps, [dep.axes, [BLANK] * rank, _place(rank, axes)], summed=adds)
+
+
+def _dynamic_update_slice(
+    op: Op, dep: Dependence, update: Dependence, *starts: Dependence
+) -> Dependence:
+    size = zip(op.ins[1].shape, op.shape)
+    row = [axis if n == m else MIXED for axis, (n, m) in zip(update.axes, size)]
+    blank = [BLANK] * len(row)
+    deps = [dep, update, *(selector(op, d) for d in starts)]
+    return union(op, deps, [dep.axes, row, *[blank] * len(starts)])
+
+
+# --- sums and matrices -------------------------------------------------------------------------
+
+
+def _reduced(op: Op, dep: Dependence) -> list[Axis]:
+    return [axis for i, axis in enumerate(dep.axes) if i not in op.params["axes"]]
+
+
+def _reduce_sum(op: Op, dep: Dependence) -> Dependence:
+    summed = any(op.ins[0].shape[i] > 1 for i in op.params["axes"])
+    return union(op, [dep], [_reduced(op, dep)], summed)
+
+
+def _reduce(op: Op, dep: Dependence) -> Dependence:
+    return opaque(op, [dep], [_reduced(op, dep)])
+
+
+def _cumsum(op: Op, dep: Dependence) -> Dependence:
+    along = op.params["axis"]
+    row = [MIXED if i == along else axis for i, axis in enumerate(dep.axes)]
+    return union(op, [dep], [row], summed=op.shape[along] > 1)
+
+
+def _dot_general(op: Op, a: Dependence, b: Dependence) -> Dependence:
+    (lc, rc), (lb, rb) = op.params["dimension_numbers"]
+    left = [axis for i, axis in enumerate(a.axes) if i not in (*lc, *lb)]
+    right = [axis for i, axis in enumerate(b.axes) if i not in (*rc, *rb)]
+    rows = [
+        [*(a.axes[i] for i in lb), *left, *[BLANK] * len(right)],
+        [*(b.axes[i] for i in rb), *[BLANK] * len(left), *right],
+    ]
+    return product(op, a, b, rows, summed=any(op.ins[0].shape[i] > 1 for i in lc))
+
+
+def _conv(op: Op, a: Dependence, b: Dependence) -> Dependence:
+    if op.params["batch_group_count"] != 1:
+        return product(op, a, b, [[MIXED] * len(op.shape)] * 2, summed=True)
+    spec = op.params["dimension_numbers"]
+    left, right = [MIXED] * len(op.shape), [MIXED] * len(op.shape)
+    left[spec.out_spec[0]], right[spec.out_spec[0]] = a.axes[spec.lhs_spec[0]], BLANK
+    return product(op, a, b, [left, right], summed=True)
+
+
+def _matrix(op: Op, dep: Dependence) -> Dependence:
+    """A nonlinear function of a matrix in the last two axes, batched over the others."""
+    return opaque(op, [dep], [[*dep.axes[:-2], MIXED, MIXED]])
+
+
+def _triangular_solve(op: Op, a: Dependence, b: Dependence) -> Dependence:
+    mixed = len(op.shape) - (2 if op.params["left_side"] else 1)
+    row = [MIXED if i == mixed else axis for i, axis in enumerate(b.axes)]
+    summed = op.shape[mixed] > 1
+    return union(op, [selector(op, a), b], [[*a.axes[:-2], BLANK, BLANK], row], summed)
+
+
+def _iota(op: Op) -> Dependence:
+    along = op.params["dimension"]
+    axes = tuple(Axis(None, i == along and n > 1) for i, n in enumerate(op.shape))
+    return replace(constant(op.shape), axes=axes)
+
+
+# --- calls -------------------------------------------------------------------------------------
+
+
+def _call(op: Op, *deps: Dependence) -> list[Dependence]:
+    return op.walk(op.params["jaxpr"] if "jaxpr" in op.params else op.params["call_jaxpr"], deps)
+
+
+def _cond(op: Op, which: Dependence, *deps: Dependence) -> list[Dependence]:
+    branches = op.params["branches"]
+    if (platforms := op.params.get("branches_platforms")) is not None:
+        # The same function written once a platform: the general one (None) tells it best.
+        branches = [b for b, p in zip(branches, platforms) if p is None] or branches[:1]
+    outs = []
+    for i, cases in enumerate(zip(*(op.walk(branch, deps) for branch in branches))):
+        here = op._replace(outs=(op.outs[i],))
+        rank = len(here.shape)
+        rows = [[BLANK] * rank, *(case.axes for case in cases)]
+        outs.append(union(here, [selector(op, which), *cases], rows))
+    return outs
+
+
+def _linear_solve(op: Op, *deps: Dependence) -> list[Dependence]:
+    """custom_linear_solve: linear in the right-hand sides where the matrix is data."""
+    sizes = op.params["const_lengths"]
+    if any(d.names for d in deps[: sum(sizes)]):
+        return _unknown(op, *deps)
+    start = sizes.matvec + sizes.vecmat
+    inner = [*deps[start : start + sizes.solve], *deps[sum(sizes) :]]
+    return op.walk(op.params["jaxprs"].solve, inner)
+
+
+def _unknown(op: Op, *deps: Dependence) -> list[Dependence]:
+    outs = []
+    for out in op.outs:
+        here = op._replace(outs=(out,))
+        row = [MIXED] * len(out.shape)
+        outs.append(opaque(here, deps, [row] * len(deps)) if deps else constant(out.shape))
+    return outs
+
+
+_ELEMENTWISE = """
+abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp complex conj
+cos cosh digamma eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag is_finite
+le le_to lgamma log log1p logistic lt lt_to max min ne nextafter not or polygamma population_count
+regularized_incomplete_beta rem round shift_left shift_right_arithmetic shift_right_logical sign
+sin sinh tan tanh xor zeta
+"""
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(
+        """copy copy_p device_put name optimization_barrier real reduce_precision
+        stop_gradient""".split(),
+        _identity,
+    ),
+    **dict.fromkeys("add add_any sub".split(), _add),
+    **dict.fromkeys(
+        "reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split(),
+        _reduce,
+    ),
+    **dict.fromkeys("scatter scatter-add scatter_add scatter-sub scatter_sub".split(), _scatter),
+    **dict.fromkeys(
+        """jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr
+        checkpoint remat remat2""".split(),
+        _call,
+    ),
+    "neg": _negate,
+    "convert_element_type": _convert,
+    "mul": _mul,
+    "div": _div,
+    "pow": _pow,
+    "integer_pow": _integer_pow,
+    "square": _power_of(Fraction(2)),
+    "sqrt": _power_of(Fraction(1, 2)),
+    "rsqrt": _power_of(Fraction(-1, 2)),
+    "reciprocal": _power_of(Fraction(-1)),
+    "select_n": _select,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "squeeze": _squeeze,
+    "transpose": _transpose,
+    "rev": _rev,
+    "slice": _resized,
+    "dynamic_slice": _resized,
+    "tile": _resized,
+    "pad": _pad,
+    "concatenate": _concatenate,
+    "stack": _stack,
+    "split": _split,
+    "gather": _gather,
+    "dynamic_update_slice": _dynamic_update_slice,
+    "reduce_sum": _reduce_sum,
+    "cumsum": _cumsum,
+    "dot_general": _dot_general,
+    "conv_general_dilated": _conv,
+    "cholesky": _matrix,
+    "triangular_solve": _triangular_solve,
+    "iota": _iota,
+    "cond": _cond,
+    "custom_linear_solve": _linear_solve,
+}
+
+
+def rule_of(op: Op) -> Rule:
+    """The rule of a primitive."""
+    return _RULES.get(op.name, _unknown)

@@ -1,0 +1,341 @@
+"""Run a program once, under handlers, and keep its sites and the jaxprs of their parameters.
+
+A scan's body is run once too, with the carry and one slice of the inputs as placeholders, so that
+the sites of a step and their dependence on the carry become visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
+from numpyro.ops.pytree import PytreeTrace
+from numpyro.primitives import Messenger
+
+from jopa_ppl.errors import ShapeError, SiteError, StructureError
+from jopa_ppl.graph.distributions import describe
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A batch axis (counted from the left of the site's batch shape) that is a numpyro.plate."""
+
+    name: str
+    axis: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample statement. `outputs` maps its parameters to outputs of the program's jaxpr."""
+
+    name: str
+    family: str
+    observed: bool
+    scan: int | None
+    batch_shape: tuple[int, ...]
+    event_shape: tuple[int, ...]
+    plates: tuple[Plate, ...]
+    outputs: dict[str, int]
+    partial: bool = False      # conditioned, but only where its data are not NaN
+    held: bool = False         # its belief is used but not moved (given(..., update=False))
+    amortized: bool = False
+    role: str = "latent"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.batch_shape + self.event_shape
+
+    @property
+    def axes(self) -> tuple[Plate, ...]:
+        """The batch axes that message passing runs over: plates, and for matrix-valued families
+        every other batch axis (elements of a Normal outside plates are one diagonal event)."""
+        if self.family not in ("mvn", "wishart"):
+            return self.plates
+        named = {p.axis: p for p in self.plates}
+        return tuple(named.get(i, Plate(f"{self.name}.{i}", i, n))
+                     for i, n in enumerate(self.batch_shape) if i in named or n > 1)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan: its length and where the jaxpr keeps what enters and leaves a step."""
+
+    index: int
+    length: int
+    init: tuple[int, ...]            # outputs: the first carry
+    carry: tuple[int, ...]           # outputs: the carry after one step
+    xs: dict[str, int]               # input key of a slice -> output that holds the whole series
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced program: sites, scans and one jaxpr from placeholders to every parameter."""
+
+    name: str
+    sites: dict[str, Site]
+    scans: tuple[Scan, ...]
+    jaxpr: ClosedJaxpr
+    inputs: tuple[str, ...]          # keys of the jaxpr's inputs: kind/name
+    shapes: dict[str, tuple[int, ...]]
+    deterministic: dict[str, int] = field(default_factory=dict)
+    _picked: dict = field(default_factory=dict)
+
+    def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:
+        """The given outputs of the jaxpr, as a function of the inputs they need (others are 0)."""
+        key = tuple(outputs)
+        if key not in self._picked:
+            self._picked[key] = prune(self.jaxpr, key)
+        closed, used = self._picked[key]
+        args = []
+        for k, aval in zip(self.inputs, closed.in_avals):
+            value = values.get(k) if k in used or k in values else None
+            if value is None:
+                if k in used and k.startswith("data/"):
+                    raise KeyError(k)
+                value = jnp.zeros(aval.shape, aval.dtype)
+            args.append(jnp.asarray(value, aval.dtype) if np.dtype(aval.dtype).kind == "f"
+                        else value)
+        return [jnp.asarray(x) for x in jaxpr_as_fun(closed)(*args)]
+
+    def needs(self, outputs: Sequence[int]) -> set[str]:
+        """Keys of the inputs that the given outputs depend on."""
+        key = tuple(outputs)
+        if key not in self._picked:
+            self._picked[key] = prune(self.jaxpr, key)
+        closed, used = self._picked[key]
+        return {k for i, k in enumerate(self.inputs) if i in used}
+
+
+def prune(closed: ClosedJaxpr, outputs: Sequence[int]) -> tuple[ClosedJaxpr, set[int]]:
+    """Only the equations that the given outputs need, and the positions of the inputs they use."""
+    jaxpr = closed.jaxpr
+    outvars = [jaxpr.outvars[i] for i in outputs]
+    needed = {v for v in outvars if isinstance(v, Var)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in needed for v in eqn.outvars):
+            kept.append(eqn)
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+    used = {i for i, v in enumerate(jaxpr.invars) if v in needed}
+    small = jaxpr.replace(eqns=kept[::-1], outvars=outvars,
+                          debug_info=jaxpr.debug_info.with_unknown_names()
+                          if hasattr(jaxpr.debug_info, "with_unknown_names")
+                          else jaxpr.debug_info)
+    return ClosedJaxpr(small, closed.consts), used
+
+
+class Series(dict):
+    """Conditioning data by site name; `partial` names the sites whose arrays hold NaN."""
+
+    partial: frozenset[str] = frozenset()
+
+
+class _InBody(Messenger):
+    """Innermost handler of a scan's body: conditions its sites on slices of their series."""
+
+    def __init__(self, tracer: _Tracer, scan: int, length: int, stack: list) -> None:
+        super().__init__(None)
+        self.tracer, self.scan, self.length, self.stack = tracer, scan, length, stack
+        self.xs: dict[str, Array] = {}
+        self.sites: list[str] = []
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow":
+            raise StructureError("a scan inside a scan is not supported by VMP",
+                                 found="scan within the body of a scan",
+                                 expected="one level of scan",
+                                 fix="write the inner loop with a plate, or run SVI or NUTS")
+        if msg["type"] != "sample":
+            return
+        msg["_control_flow_done"] = True       # numpyro.handlers.condition then leaves it to us
+        msg["_scan"] = self.scan
+        self.sites.append(msg["name"])
+        for _, data in self.stack:
+            value = data(msg) if callable(data) else data.get(msg["name"])
+            if value is None or msg["value"] is not None:
+                continue
+            msg["value"], msg["is_observed"] = self._slice(msg, jnp.asarray(value), data), True
+
+    def _slice(self, msg: dict, series: Array, data: Any) -> Array:
+        name, fn = msg["name"], msg["fn"]
+        event = tuple(fn.event_shape)
+        if series.ndim < 1 + len(event) or series.shape[series.ndim - len(event):] != event:
+            raise ShapeError("the conditioning data have the wrong shape", site=name,
+                             found=f"shape {series.shape}",
+                             expected=f"(steps, ..., {', '.join(map(str, event))})",
+                             fix=f"pass one value of shape {event} a step")
+        steps = series.shape[0]
+        if steps > self.length:
+            raise ShapeError("the series is longer than the scan", site=name,
+                             found=f"{steps} steps", expected=f"at most {self.length}",
+                             fix="cut the series, or run the scan for as many steps")
+        if steps == 0:
+            raise ShapeError("the series is empty", site=name, found="0 steps",
+                             expected=f"1 to {self.length} steps",
+                             fix="leave the site out of jp.condition to infer it")
+        if steps < self.length:
+            pad = jnp.full((self.length - steps, *series.shape[1:]), jnp.nan)
+            series = jnp.concatenate([series, pad])
+        if steps < self.length or name in getattr(data, "partial", ()):
+            msg["infer"] = {**msg["infer"], "jopa_partial": True}
+        key = f"xs/{self.scan}/{name}"
+        self.xs[key] = series
+        return self.tracer.placeholder(key, series[0])
+
+
+class _Tracer(Messenger):
+    """Outermost handler: gives every latent a placeholder and records every site."""
+
+    def __init__(self, inputs: dict[str, Array] | None) -> None:
+        super().__init__(None)
+        self.inputs = inputs
+        self.shapes: dict[str, jax.ShapeDtypeStruct] = {}
+        self.sites: dict[str, tuple[Site, dict[str, Array]]] = {}
+        self.scans: list[tuple[Scan, dict[str, list[Array]]]] = []
+        self.deterministic: dict[str, Array] = {}
+
+    def placeholder(self, key: str, like: Array) -> Array:
+        self.shapes[key] = jax.ShapeDtypeStruct(jnp.shape(like), jnp.result_type(like))
+        return like if self.inputs is None else self.inputs[key]
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow":
+            self._scan(msg)
+        elif msg["type"] == "sample":
+            self._sample(msg)
+
+    def _sample(self, msg: dict) -> None:
+        name, fn = msg["name"], msg["fn"]
+        if name in self.sites:
+            raise SiteError("the name is used twice", site=name, found="two sites of one name",
+                            expected="distinct names", fix="rename one of them")
+        if msg["kwargs"].get("sample_shape"):
+            raise StructureError("sample_shape is not supported by VMP", site=name,
+                                 found=f"sample_shape={msg['kwargs']['sample_shape']}",
+                                 expected="()", fix="use fn.expand(...) or a plate")
+        scan = msg.get("_scan")
+        observed = msg["value"] is not None
+        infer = msg.get("infer") or {}
+        described = describe(name, fn, msg["value"], msg.get("scale"))
+        batch = tuple(fn.batch_shape)
+        plates = tuple(sorted(
+            (Plate(f.name, f.dim + len(batch), f.size) for f in msg["cond_indep_stack"]),
+            key=lambda p: p.axis))
+        site = Site(name, described.family, observed, scan, batch, tuple(fn.event_shape), plates,
+                    {}, partial=bool(infer.get("jopa_partial")), held=bool(infer.get("jopa_held")),
+                    amortized=described.amortized, role="observed" if observed else "latent")
+        self.sites[name] = (site, described.params)
+        if observed:
+            kind = "latent" if site.partial else "known"
+            like = jnp.asarray(msg["value"])
+        else:
+            kind, like = "latent", jnp.zeros(fn.shape())
+        if jnp.issubdtype(like.dtype, jnp.floating):
+            msg["value"] = self.placeholder(f"{kind}/{name}", like)
+        msg["intermediates"] = []
+
+    def _scan(self, msg: dict) -> None:
+        f, init, xs, length, reverse = msg["args"][:5]
+        if reverse:
+            raise StructureError("a reversed scan is not supported by VMP", found="reverse=True",
+                                 expected="reverse=False", fix="flip the series in time")
+        if length is None:
+            length = np.shape(jax.tree.leaves(xs)[0])[0]
+        index = len(self.scans)
+        leaves, tree = jax.tree.flatten(xs)
+        series = {f"xs/{index}/{i}": jnp.asarray(leaf) for i, leaf in enumerate(leaves)}
+        slices = [self.placeholder(k, v[0]) for k, v in series.items()]
+        init_leaves, carry_tree = jax.tree.flatten(init)
+        init_leaves = [jnp.asarray(leaf) for leaf in init_leaves]
+        carry = [self.placeholder(f"carry/{index}/{i}", leaf)
+                 for i, leaf in enumerate(init_leaves)]
+        body = _InBody(self, index, length, msg["kwargs"].get("substitute_stack") or [])
+        with body:
+            carry_out, ys = f(carry_tree.unflatten(carry), tree.unflatten(slices))
+        out_leaves, out_tree = jax.tree.flatten(carry_out)
+        if out_tree != carry_tree or any(jnp.shape(a) != jnp.shape(b)
+                                         for a, b in zip(out_leaves, init_leaves)):
+            raise ShapeError(
+                "the carry of the scan changes its shape",
+                found=str(jax.tree.map(jnp.shape, carry_out)),
+                expected=str(jax.tree.map(jnp.shape, init)),
+                fix="return a carry of the same structure as the first one")
+        scan = Scan(index, length, (), (), {}, tuple(body.sites))
+        self.scans.append((scan, {
+            "init": init_leaves, "carry": [jnp.asarray(x) for x in out_leaves],
+            "xs": {**series, **body.xs}}))
+        after = [self.placeholder(f"after/{index}/{i}", leaf)
+                 for i, leaf in enumerate(out_leaves)]
+        y_leaves, y_tree = jax.tree.flatten(ys)
+        stacked = [self.placeholder(f"ys/{index}/{i}", jnp.broadcast_to(y, (length, *jnp.shape(y))))
+                   for i, y in enumerate(y_leaves)]
+        self.scans[-1][1]["ys"] = [jnp.asarray(y) for y in y_leaves]
+        # What NumPyro's scan expects back; its trace is empty, the sites are recorded already.
+        msg["value"] = ((length, None, carry_tree.unflatten(after)),
+                        (PytreeTrace({}), y_tree.unflatten(stacked)))
+
+
+def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Array],
+                  rebuild: Callable[[list[Array]], tuple[Callable, tuple, dict]]) -> Program:
+    """Trace `model(*args, **kwargs)`, whose array leaves are `dynamic` (rebuilt by `rebuild`).
+
+    Raises:
+        SiteError, ShapeError, StructureError: the program cannot be read (see the message).
+    """
+    def run(tracer: _Tracer, leaves: list[Array]) -> None:
+        program, a, k = rebuild(leaves)
+        # The seed only serves draws that no handler answers; every site has a placeholder.
+        with tracer, numpyro.handlers.seed(rng_seed=0):
+            program(*a, **k)
+
+    data = {f"data/{i}": jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+            for i, x in enumerate(dynamic)}
+    first = _Tracer(None)
+
+    def discover(leaves: list[Array]) -> Array:
+        run(first, leaves)
+        return jnp.zeros(())
+
+    jax.eval_shape(discover, list(data.values()))
+    shapes = {**first.shapes, **data}
+    keys = tuple(shapes)
+    second: list[_Tracer] = []
+    slots: dict = {}
+
+    def collect(*flat: Array) -> list[Array]:
+        values = dict(zip(keys, flat))
+        tracer = _Tracer(values)
+        run(tracer, [values[k] for k in data])
+        second.append(tracer)
+        outputs: list[Array] = []
+
+        def put(array: Array) -> int:
+            outputs.append(jnp.asarray(array))
+            return len(outputs) - 1
+
+        slots["sites"] = {
+            name: replace(site, outputs={k: put(v) for k, v in params.items()})
+            for name, (site, params) in tracer.sites.items()}
+        slots["scans"] = tuple(
+            replace(scan, init=tuple(map(put, parts["init"])),
+                    carry=tuple(map(put, parts["carry"])),
+                    xs={k: put(v) for k, v in parts["xs"].items()})
+            for scan, parts in tracer.scans)
+        return outputs
+
+    jaxpr = jax.make_jaxpr(collect)(*shapes.values())
+    return Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
+                   slots["scans"], ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts), keys,
+                   {k: tuple(s.shape) for k, s in shapes.items()})
+
+
+__all__ = ["Plate", "Program", "Scan", "Series", "Site", "trace_program"]

@@ -1,0 +1,216 @@
+"""Where a step of a scan looks back to: the order of its carry, found by composing the body.
+
+Names are relative to a step: "x@0" is site x of this step, "x@-1" of the one before; sites outside
+a scan keep their own name; "~.." is data that differs from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.errors import StructureError
+from jopa_ppl.graph.structure import Dependence, analyse, constant, variable
+from jopa_ppl.graph.trace import Program, Scan, prune
+
+MAX_ORDER = 8
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a site's factor stands: outside (scan None), at step `at` of a scan, or in its bulk.
+
+    The first `order` steps of a scan still see the first carry, so each has a context of its own;
+    from there on all steps share one (`at` None).
+    """
+
+    scan: int | None = None
+    at: int | None = None
+    order: int = 0
+
+    @property
+    def depth(self) -> int:
+        """How many earlier steps are looked back to."""
+        return 0 if self.scan is None else (self.order if self.at is None else self.at)
+
+    @property
+    def label(self) -> str:
+        return "" if self.scan is None else ("[t]" if self.at is None else f"[{self.at}]")
+
+
+@dataclass(frozen=True)
+class CarryForm:
+    """How a scan carries its past: order, and which leaves of its carry are data."""
+
+    order: int
+    data_leaves: tuple[int, ...]
+
+
+def base_name(instance: str) -> str:
+    """The site of an instance: "x@-1" -> "x"."""
+    return instance.split("@")[0]
+
+
+def lag(instance: str) -> int | None:
+    """How many steps back an instance lies; None for sites outside scans."""
+    return -int(instance.split("@")[1]) if "@" in instance else None
+
+
+class Reader:
+    """Dependences and values of a program's parameters in any context."""
+
+    def __init__(self, program: Program, dense: frozenset[tuple[str, str]] = frozenset()) -> None:
+        self.program = program
+        self.dense = dense
+        self._pruned: dict[tuple[int, ...], tuple] = {}
+        self.forms = {scan.index: self._carry_form(scan) for scan in program.scans}
+
+    # -- dependences -------------------------------------------------------------------------
+
+    def _state(self, key: str, step: int | None) -> Dependence:
+        """Dependence of an input: latents and known sites are variables, the rest is data."""
+        kind, name = key.split("/", 1)
+        shape = self.program.shapes[key]
+        if kind in ("latent", "known"):
+            site = self.program.sites[name]
+            plates = {p.axis: p.name for p in site.axes if (name, p.name) not in self.dense}
+            instance = name if site.scan is None else f"{name}@{step or 0}"
+            return variable(instance, shape, plates)
+        if kind in ("after", "ys"):
+            return variable(f"!scan{name.split('/')[0]}", shape, {})
+        if kind == "xs":
+            return variable(f"~{name}", shape, {})
+        return constant(shape)
+
+    def _analyse(self, outputs: Sequence[int], step: int | None,
+                 carry: dict[str, Dependence]) -> list[Dependence]:
+        key = tuple(outputs)
+        if key not in self._pruned:
+            self._pruned[key] = prune(self.program.jaxpr, key)
+        closed, _ = self._pruned[key]
+        states = [carry[k] if k in carry else self._state(k, step) for k in self.program.inputs]
+        return analyse(closed, states)
+
+    def _carry_keys(self, scan: Scan) -> list[str]:
+        return [f"carry/{scan.index}/{i}" for i in range(len(scan.carry))]
+
+    def _carry_form(self, scan: Scan) -> CarryForm:
+        keys = self._carry_keys(scan)
+        init = self._analyse(scan.init, None, {})
+        data = {i for i, d in enumerate(init) if not any(n[0] != "~" for n in d.names)}
+        while True:
+            # A leaf is data if nothing latent ever flows into it (a counter, a schedule).
+            states = {k: constant(self.program.shapes[k]) if i in data
+                      else variable(f"carry{i}", self.program.shapes[k], {})
+                      for i, k in enumerate(keys)}
+            out = self._analyse(scan.carry, 0, states)
+            kept = {i for i in data if not any(n[0] != "~" for n in out[i].names)}
+            if kept == data:
+                break
+            data = kept
+        for order in range(MAX_ORDER + 1):
+            left = [i for i, k in enumerate(keys) if i not in data
+                    and any(n.startswith("carry") for n in states[k].names)]
+            if not left:
+                return CarryForm(order, tuple(sorted(data)))
+            out = self._analyse(scan.carry, 0, states)
+            states = {k: states[k] if i in data else out[i] for i, k in enumerate(keys)}
+        raise StructureError(
+            "the carry of the scan never forgets its first value",
+            found=f"leaf {left[0]} of the carry still depends on the first carry after "
+                  f"{MAX_ORDER} steps (a deterministic recursion, or an order above {MAX_ORDER})",
+            expected="a carry made of the last few latent values",
+            fix="make the recursion a latent: x = jp.latent('x', Normal(mean, scale))")
+
+    def heads(self, scan: Scan) -> set[str]:
+        """Outer sites that the first carry is made of and that no step sees directly."""
+        outputs = tuple(i for n in scan.sites for i in self.program.sites[n].outputs.values())
+        opaque = {k: variable("carry", self.program.shapes[k], {}) for k in self._carry_keys(scan)}
+        seen = {n for d in self._analyse(outputs, 0, opaque) for n in d.names}
+        return {n for d in self._analyse(scan.init, None, {}) for n in d.names} - seen
+
+    def contexts(self, scan: Scan) -> list[Context]:
+        """The contexts of a scan's sites: its first steps, then the bulk."""
+        order = self.forms[scan.index].order
+        firsts = [Context(scan.index, t, order) for t in range(min(order, scan.length))]
+        return firsts + ([Context(scan.index, None, order)] if scan.length > order else [])
+
+    def dependence(self, outputs: Sequence[int], context: Context) -> list[Dependence]:
+        """How the given outputs depend on latents, known sites and data in a context."""
+        if context.scan is None:
+            return self._analyse(outputs, None, {})
+        scan = self.program.scans[context.scan]
+        keys, form = self._carry_keys(scan), self.forms[scan.index]
+
+        def moving(states: list[Dependence]) -> dict[str, Dependence]:
+            return {k: variable(f"~{k}", self.program.shapes[k], {})
+                    if i in form.data_leaves else states[i] for i, k in enumerate(keys)}
+
+        carry = (moving([constant(self.program.shapes[k]) for k in keys]) if context.at is None
+                 else moving(self._analyse(scan.init, None, {})))
+        for step in range(-context.depth, 0):
+            carry = moving(self._analyse(scan.carry, step, carry))
+        return self._analyse(outputs, 0, carry)
+
+    # -- values ------------------------------------------------------------------------------
+
+    def values(self, outputs: Sequence[int], context: Context, instances: dict[str, Array],
+               data: dict[str, Array], steps: Sequence[dict[str, Array]] = ()) -> list[Array]:
+        """The given outputs, from the values of the instances and the data of the steps.
+
+        Args:
+            instances: values by instance name ("A", "x@-1", ..), of full site shape.
+            data: the program's data inputs.
+            steps: one dict of step inputs (slices, data leaves of the carry) per step looked at,
+                the oldest first, this step last.
+        """
+        program = self.program
+
+        def inputs(step: int | None) -> dict[str, Array]:
+            found = dict(data)
+            for key in program.inputs:
+                kind, name = key.split("/", 1)
+                if kind in ("latent", "known"):
+                    inside = program.sites[name].scan is not None
+                    value = instances.get(f"{name}@{step or 0}" if inside else name)
+                    if value is not None:
+                        found[key] = value
+            return found
+
+        if context.scan is None:
+            return program.evaluate(outputs, inputs(None))
+        scan = program.scans[context.scan]
+        keys = self._carry_keys(scan)
+        carry = ({} if context.at is None
+                 else dict(zip(keys, program.evaluate(scan.init, inputs(None)))))
+        for step, given in zip(range(-context.depth, 1), steps):
+            carry.update({k: v for k, v in given.items() if k.startswith("carry/")})
+            here = {**inputs(step), **given, **carry}
+            if step == 0:
+                return program.evaluate(outputs, here)
+            carry = dict(zip(keys, program.evaluate(scan.carry, here)))
+        raise ValueError("no steps given")
+
+    def step_inputs(self, scan: Scan, data: dict[str, Array],
+                    instances: dict[str, Array]) -> dict[str, Array]:
+        """All step inputs of a scan as series: slices (T, ...) and data leaves of the carry."""
+        program = self.program
+        outer = {**data, **{f"{'known'}/{n}": v for n, v in instances.items()}}
+        series = dict(zip(scan.xs, program.evaluate(tuple(scan.xs.values()), outer)))
+        leaves = self.forms[scan.index].data_leaves
+        if leaves:
+            keys = [f"carry/{scan.index}/{i}" for i in leaves]
+            outputs = tuple(scan.carry[i] for i in leaves)
+            first = program.evaluate(tuple(scan.init[i] for i in leaves), outer)
+
+            def move(carry: list[Array], step: dict[str, Array]) -> tuple[list[Array], list[Array]]:
+                new = program.evaluate(outputs, {**outer, **step, **dict(zip(keys, carry))})
+                return [jnp.asarray(n, c.dtype) for n, c in zip(new, carry)], carry
+
+            _, past = jax.lax.scan(move, first, series, length=scan.length)
+            series |= dict(zip(keys, past))
+        return series

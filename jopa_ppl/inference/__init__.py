@@ -1,0 +1,1 @@
+"""Schedules, sweeps and planning over the messages."""

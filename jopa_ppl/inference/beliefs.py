@@ -1,0 +1,200 @@
+"""Beliefs of Gaussian blocks: how factors see their moments, and their exact updates.
+
+Every kind answers the same few questions: `zero` (an empty belief), `stats` (what the energy is
+differentiated in), `view` (the moments of the latents a factor touches), `update` (from the
+gradient of the energy) and `entropy`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.graph.factor_graph import Block, Factor, Graph
+from jopa_ppl.graph.unroll import base_name, lag
+from jopa_ppl.inference.layout import align, join, split, take
+from jopa_ppl.messages import elimination
+from jopa_ppl.messages.factors import Moments
+from jopa_ppl.messages.families import Gaussian, gaussian_entropy, gaussian_update, symmetric
+
+
+class Clamp(NamedTuple):
+    """Elements of a block that are not inferred: where `free` is 0 the mean is `value`."""
+
+    free: Array
+    value: Array
+
+
+class Belief(Protocol):
+    """What the schedule asks of a block."""
+
+    block: Block
+
+    def zero(self) -> Any: ...
+    def stats(self, moments: Any, clamp: Clamp | None) -> Any: ...
+    def view(self, stats: Any, factor: Factor) -> Moments: ...
+    def update(self, moments: Any, gradient: Any, clamp: Clamp | None) -> Any: ...
+    def entropy(self, moments: Any, clamp: Clamp | None) -> Array: ...
+
+
+def clamped(mean: Array, cov: Array, clamp: Clamp | None) -> tuple[Array, Array]:
+    """Moments with the elements that are data at their values, without spread."""
+    if clamp is None:
+        return mean, cov
+    free = clamp.free
+    return (jnp.where(free > 0, mean, clamp.value),
+            cov * free[..., :, None] * free[..., None, :])
+
+
+def _identity(clamp: Clamp | None, like: Array) -> Array:
+    """Unit precision on what is not inferred keeps J positive definite and adds nothing to F."""
+    if clamp is None:
+        return jnp.zeros((), like.dtype)
+    return (1 - clamp.free)[..., None] * jnp.eye(like.shape[-1], dtype=like.dtype)
+
+
+class DenseBelief:
+    """One joint Gaussian over all members, per element of the block's plates."""
+
+    def __init__(self, block: Block, graph: Graph) -> None:
+        self.block, self.graph = block, graph
+        self.pieces: dict[str, tuple[int, int]] = {}
+        at = 0
+        for name in block.members:
+            size = graph.variables[name].dims
+            self.pieces[name] = (at, size)
+            at += size
+        self.dims = at
+        self.batch = tuple(graph.sizes[p] for p in block.plates)
+
+    def zero(self) -> Gaussian:
+        shape = (*self.batch, self.dims)
+        return Gaussian(jnp.zeros(shape), jnp.zeros((*shape, self.dims)), jnp.zeros(self.batch))
+
+    def stats(self, moments: Gaussian, clamp: Clamp | None) -> tuple[Array, Array]:
+        return clamped(moments.mean, moments.cov, clamp)
+
+    def view(self, stats: tuple[Array, Array], factor: Factor) -> Moments:
+        pieces = [self.pieces[n] for n in slot_of(self.block, factor)]
+        want = [p.name for p in factor.plates]
+        mean = align(take(stats[0], pieces, [-1]), 0, self.block.plates, want, 1)
+        cov = align(take(stats[1], pieces, [-2, -1]), 0, self.block.plates, want, 2)
+        if in_bulk(factor):
+            mean, cov = mean[None], cov[None]
+        return Moments(mean, cov)
+
+    def update(self, moments: Gaussian, gradient: tuple[Array, Array], clamp: Clamp | None
+               ) -> Gaussian:
+        precision = -2 * symmetric(gradient[1])
+        mean = moments.mean if clamp is None else jnp.where(clamp.free > 0, moments.mean,
+                                                            clamp.value)
+        return gaussian_update(mean, gradient[0], precision + _identity(clamp, precision))
+
+    def entropy(self, moments: Gaussian, clamp: Clamp | None) -> Array:
+        free = self.dims if clamp is None else clamp.free.sum(-1)
+        return jnp.sum(gaussian_entropy(moments.logdet, free))
+
+    def site(self, moments: Gaussian, name: str) -> tuple[Array, Array]:
+        """Marginal of a site: mean (*plates, dims), covariance (*plates, dims, dims)."""
+        piece = [self.pieces[name]]
+        return take(moments.mean, piece, [-1]), take(moments.cov, piece, [-2, -1])
+
+
+class Eliminated(NamedTuple):
+    """Moments of a block solved by elimination: means by site, covariances by factor."""
+
+    mean: dict[str, Array]
+    cov: dict[str, Array]
+    logdet: Array
+    precision: dict[str, Array]
+
+
+class EliminationBelief:
+    """A joint Gaussian over latents in different plates (trees, hierarchies), by Funsor."""
+
+    def __init__(self, block: Block, graph: Graph) -> None:
+        self.block, self.graph = block, graph
+        self.variables = {n: elimination.Variable(graph.variables[n].dims,
+                                                  graph.variables[n].plates)
+                          for n in block.members}
+        self.factors = {f.name: f for f in graph.factors if slot_of(block, f)}
+        self.sizes = dict(graph.sizes)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        v = self.variables[name]
+        return (*(self.sizes[p] for p in v.plates), v.dim)
+
+    def zero(self) -> Eliminated:
+        cov = {}
+        for key, factor in self.factors.items():
+            n = sum(self.variables[base_name(i)].dim for i in slot_of(self.block, factor))
+            cov[key] = jnp.zeros((*(p.size for p in factor.plates), n, n))
+        return Eliminated({n: jnp.zeros(self._shape(n)) for n in self.variables}, cov,
+                          jnp.zeros(()), {k: jnp.zeros_like(v) for k, v in cov.items()})
+
+    def stats(self, moments: Eliminated, clamp: dict[str, Clamp] | None) -> tuple[dict, dict]:
+        return moments.mean, moments.cov
+
+    def view(self, stats: tuple[dict, dict], factor: Factor) -> Moments:
+        want = [p.name for p in factor.plates]
+        sizes = tuple(p.size for p in factor.plates)
+        means = []
+        for name in slot_of(self.block, factor):
+            mean = align(stats[0][name], 0, self.variables[name].plates, want, 1)
+            means.append(jnp.broadcast_to(mean, (*sizes, mean.shape[-1])))
+        return Moments(jnp.concatenate(means, -1), stats[1][factor.name])
+
+    def terms(self, precision: dict[str, Array], clamp: dict[str, Clamp] | None
+              ) -> tuple[list[str], list[elimination.Term]]:
+        keys = list(precision)
+        terms = [elimination.Term(tuple(slot_of(self.block, self.factors[k])),
+                                  tuple(p.name for p in self.factors[k].plates), precision[k])
+                 for k in keys]
+        for name, c in (clamp or {}).items():
+            v = self.variables[name]
+            terms.append(elimination.Term((name,), v.plates, _identity(c, jnp.zeros((v.dim, v.dim)))))
+        return keys, terms
+
+    def update(self, moments: Eliminated, gradient: tuple[dict, dict],
+               clamp: dict[str, Clamp] | None) -> Eliminated:
+        precision = {k: -2 * symmetric(g) for k, g in gradient[1].items()}
+        keys, terms = self.terms(precision, clamp)
+        found = elimination.marginals(self.variables, self.sizes, terms, gradient[0])
+        mean = {n: moments.mean[n] + found.mean[n] for n in moments.mean}
+        return Eliminated(mean, dict(zip(keys, found.cov)), found.logdet, precision)
+
+    def entropy(self, moments: Eliminated, clamp: dict[str, Clamp] | None) -> Array:
+        free = sum(jnp.size(m) for m in moments.mean.values())
+        for c in (clamp or {}).values():
+            free = free - jnp.sum(1 - c.free)
+        return gaussian_entropy(moments.logdet, free)
+
+    def site(self, moments: Eliminated, name: str) -> tuple[Array, Array]:
+        """Marginal of a site, from a factor whose plates are the site's own."""
+        own = set(self.variables[name].plates)
+        for key, factor in self.factors.items():
+            members = slot_of(self.block, factor)
+            if name in members and {p.name for p in factor.plates} == own:
+                at = sum(self.variables[n].dim for n in members[:members.index(name)])
+                cov = take(moments.cov[key], [(at, self.variables[name].dim)], [-2, -1])
+                have = [p.name for p in factor.plates]
+                return moments.mean[name], align(cov, 0, have, self.variables[name].plates, 2)
+        raise KeyError(name)
+
+
+def slot_of(block: Block, factor: Factor) -> list[str]:
+    """The instances of a block that a factor touches, in the order of its slot."""
+    members = block.members
+    mine = [n for n in factor.latents if base_name(n) in members]
+    return sorted(mine, key=lambda n: (-(lag(n) if lag(n) is not None else 10**6),
+                                       members.index(base_name(n))))
+
+
+def in_bulk(factor: Factor) -> bool:
+    """Whether a factor has a time axis."""
+    return factor.context.scan is not None and factor.context.at is None
+
+
+__all__ = ["Belief", "Clamp", "DenseBelief", "EliminationBelief", "join", "split"]

@@ -1,0 +1,192 @@
+"""The belief of a chain block: a block-tridiagonal Gaussian over the states and actions of a scan.
+
+A node z_t holds the block's sites of one step; k consecutive nodes make a group, so that an order-k
+program is block-tridiagonal with no singular transition. Outer latents that the first carry is made
+of are a group of their own, before the first.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.graph.factor_graph import Block, Factor, Graph
+from jopa_ppl.graph.unroll import base_name, lag
+from jopa_ppl.inference.beliefs import Clamp, clamped, in_bulk, slot_of
+from jopa_ppl.inference.layout import align, take
+from jopa_ppl.messages import chain, elimination
+from jopa_ppl.messages.factors import Moments
+from jopa_ppl.messages.families import gaussian_entropy, symmetric
+
+
+class Chain(NamedTuple):
+    """Moments of a chain, groups leading: mean (G, *plates, D), cov, cross = Cov(z[g+1], z[g]),
+    and the precision blocks they come from."""
+
+    mean: Array
+    cov: Array
+    cross: Array
+    logdet: Array
+    diag: Array
+    off: Array
+
+
+class ChainBelief:
+    """One joint Gaussian over all steps of a scan."""
+
+    def __init__(self, block: Block, graph: Graph, method: str) -> None:
+        self.block, self.graph, self.method = block, graph, method
+        self.k = block.order
+        self.length = graph.program.scans[block.scan].length
+        self.groups = ceil(self.length / self.k)
+        self.node: dict[str, tuple[int, int]] = {}
+        self.head: dict[str, tuple[int, int]] = {}
+        self.width = self._lay_out(block.variables, self.node)
+        self.dims = max(self.k * self.width, self._lay_out(block.head, self.head))
+        self.h = int(bool(block.head))
+        self.batch = tuple(graph.sizes[p] for p in block.plates)
+
+    def _lay_out(self, names: tuple[str, ...], table: dict[str, tuple[int, int]]) -> int:
+        at = 0
+        for name in names:
+            size = self.graph.variables[name].dims
+            table[name] = (at, size)
+            at += size
+        return at
+
+    def zero(self) -> Chain:
+        G, D, b = self.groups + self.h, self.dims, self.batch
+        return Chain(jnp.zeros((G, *b, D)), jnp.zeros((G, *b, D, D)), jnp.zeros((G - 1, *b, D, D)),
+                     jnp.zeros(b), jnp.zeros((G, *b, D, D)), jnp.zeros((G - 1, *b, D, D)))
+
+    def stats(self, moments: Chain, clamp: Clamp) -> tuple[Array, Array, Array]:
+        mean, cov = clamped(moments.mean, moments.cov, clamp)
+        free = clamp.free
+        cross = moments.cross * free[1:, ..., :, None] * free[:-1, ..., None, :]
+        return mean, cov, cross
+
+    def nodes(self, array: Array, fill: float = 0.0) -> Array:
+        """(T, *plates, width) of steps -> (G, *plates, D) of groups, without the head."""
+        pad = self.groups * self.k - self.length
+        array = jnp.concatenate([array, jnp.full((pad, *array.shape[1:]), fill, array.dtype)])
+        grouped = array.reshape((self.groups, self.k, *array.shape[1:]))
+        grouped = jnp.moveaxis(grouped, 1, -2)
+        grouped = grouped.reshape((*grouped.shape[:-2], self.k * self.width))
+        extra = [(0, 0)] * (grouped.ndim - 1) + [(0, self.dims - self.k * self.width)]
+        return jnp.pad(grouped, extra, constant_values=fill)
+
+    def view(self, stats: tuple[Array, Array, Array], factor: Factor) -> Moments:
+        mean, cov, cross = stats
+        instances = slot_of(self.block, factor)
+        want = [p.name for p in factor.plates]
+        have = self.block.plates
+        if in_bulk(factor):
+            m, c = self._bulk(mean, cov, cross, instances, factor.context.depth)
+            return Moments(align(m, 1, have, want, 1), align(c, 1, have, want, 2))
+        pieces = [self._first(n, factor) for n in instances]
+        if len(mean) > 1:
+            m = jnp.concatenate([mean[0], mean[1]], -1)
+            c = _pair(cov[0], cov[1], cross[0])
+        else:
+            m, c = mean[0], cov[0]
+        return Moments(align(take(m, pieces, [-1]), 0, have, want, 1),
+                       align(take(c, pieces, [-2, -1]), 0, have, want, 2))
+
+    def _first(self, instance: str, factor: Factor) -> tuple[int, int]:
+        """Where an instance of one of the first steps lies in the first two groups."""
+        back = lag(instance)
+        if back is None:
+            return self.head[instance]
+        start, size = self.node[base_name(instance)]
+        t = factor.context.at - back
+        return (t // self.k + self.h) * self.dims + (t % self.k) * self.width + start, size
+
+    def _bulk(self, mean: Array, cov: Array, cross: Array, instances: list[str], depth: int
+              ) -> tuple[Array, Array]:
+        """Windows of every step from the order on; (G - 1) k of them, the last ones padding."""
+        z, kD = slice(self.h, None), self.k * self.width
+        if depth == 0:
+            pieces = [self.node[base_name(n)] for n in instances]
+            return (take(mean[z], pieces, [-1])[:self.length],
+                    take(cov[z], pieces, [-2, -1])[:self.length])
+        mean, cov, cross = (a[z] for a in (mean, cov, cross))
+        pair = jnp.concatenate([mean[:-1, ..., :kD], mean[1:, ..., :kD]], -1)
+        block = _pair(cov[:-1, ..., :kD, :kD], cov[1:, ..., :kD, :kD], cross[..., :kD, :kD])
+        means, covs = [], []
+        for phase in range(self.k):
+            pieces = []
+            for n in instances:
+                start, size = self.node[base_name(n)]
+                pieces.append(((phase + depth - lag(n)) * self.width + start, size))
+            means.append(take(pair, pieces, [-1]))
+            covs.append(take(block, pieces, [-2, -1]))
+        count = self.length - self.k
+        flat = [jnp.stack(x, 1).reshape((-1, *x[0].shape[1:]))[:count] for x in (means, covs)]
+        return flat[0], flat[1]
+
+    def update(self, moments: Chain, gradient: tuple[Array, Array, Array], clamp: Clamp) -> Chain:
+        g_mean, g_cov, g_cross = gradient
+        eye = jnp.eye(self.dims, dtype=g_cov.dtype)
+        diag = -2 * symmetric(g_cov) + (1 - clamp.free)[..., None] * eye
+        off = -g_cross
+        found = (self._by_elimination(diag, off, g_mean) if self.method == "funsor"
+                 else chain.marginals(diag, off, g_mean, self.method))
+        mean = jnp.where(clamp.free > 0, moments.mean + found.mean, clamp.value)
+        return Chain(mean, found.cov, found.cross, found.logdet, diag, off)
+
+    def _by_elimination(self, diag: Array, off: Array, vector: Array) -> chain.Marginals:
+        """The same marginals by Funsor, every group a named variable."""
+        plates = self.block.plates
+        names = [f"z{g}" for g in range(len(diag))]
+        variables = {n: elimination.Variable(self.dims, plates) for n in names}
+        terms = []
+        for g in range(len(diag) - 1):
+            zero = jnp.zeros_like(diag[0])
+            terms.append(elimination.Term(
+                (names[g], names[g + 1]), plates, _pair(zero, zero, off[g])))
+        if len(diag) > 1:
+            # A pair term alone is indefinite: share the diagonal blocks among the pairs.
+            half = [diag[g] * (1.0 if g in (0, len(diag) - 1) else 0.5) for g in range(len(diag))]
+            terms = [t._replace(precision=_pair(half[g], half[g + 1], off[g]))
+                     for g, t in enumerate(terms)]
+        else:
+            terms = [elimination.Term((names[0],), plates, diag[0])]
+        sizes = dict(zip(plates, self.batch))
+        found = elimination.marginals(variables, sizes, terms, dict(zip(names, vector)))
+        D = self.dims
+        cov = [found.cov[min(g, len(terms) - 1)] for g in range(len(diag))]
+        cov = [c[..., :D, :D] if g < len(terms) else c[..., D:, D:] for g, c in enumerate(cov)]
+        cross = [c[..., D:, :D] for c in found.cov[:len(diag) - 1]]
+        return chain.Marginals(
+            jnp.stack([found.mean[n] for n in names]), jnp.stack(cov),
+            jnp.stack(cross) if cross else jnp.zeros_like(off), found.logdet)
+
+    def entropy(self, moments: Chain, clamp: Clamp) -> Array:
+        logdet = jnp.sum(moments.logdet)
+        return gaussian_entropy(logdet, jnp.sum(clamp.free))
+
+    def steps(self, array: Array, name: str, tail: int) -> Array:
+        """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covariances."""
+        start, size = self.node[name]
+        parts = []
+        for j in range(self.k):
+            axes = [-1] if tail == 1 else [-2, -1]
+            parts.append(take(array[self.h:], [(j * self.width + start, size)], axes))
+        stacked = jnp.stack(parts, 1)
+        return stacked.reshape((-1, *stacked.shape[2:]))[:self.length]
+
+    def site(self, moments: Chain, name: str) -> tuple[Array, Array]:
+        """Marginals of a site: (T, *plates, dims) and (.., dims, dims), no T for the head."""
+        if name in self.head:
+            piece = [self.head[name]]
+            return take(moments.mean[0], piece, [-1]), take(moments.cov[0], piece, [-2, -1])
+        return self.steps(moments.mean, name, 1), self.steps(moments.cov, name, 2)
+
+
+def _pair(first: Array, second: Array, cross: Array) -> Array:
+    """[[first, cross'], [cross, second]]."""
+    top = jnp.concatenate([first, jnp.swapaxes(cross, -1, -2)], -1)
+    return jnp.concatenate([top, jnp.concatenate([cross, second], -1)], -2)

@@ -1,0 +1,2 @@
+class Decision:
+    def __init__(self, engine, decide): raise NotImplementedError

@@ -1,0 +1,186 @@
+"""The energy U = E_q[log p]: one expected log-density a factor, as a function of beliefs' moments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.graph.factor_graph import Block, Factor, Graph
+from jopa_ppl.graph.unroll import base_name
+from jopa_ppl.inference.beliefs import Belief, in_bulk, slot_of
+from jopa_ppl.inference.bind import FactorArrays, evaluate_in, to_precision
+from jopa_ppl.inference.layout import split
+from jopa_ppl.messages.factors import (
+    Moments,
+    batch_einsum,
+    expected_log_density,
+    expected_square,
+)
+from jopa_ppl.messages.families import Gamma, Wishart, gamma_log_density, wishart_log_density
+
+
+def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | None, list[str]]]:
+    """The factor's instances by block; the one with the most batch axes last, as the main slot."""
+    found = [(b, slot_of(b, factor)) for b in blocks if b.kind in ("chain", "dense", "elimination")]
+    found = [(b, names) for b, names in found if names]
+    found.sort(key=lambda s: (s[0].kind == "chain", s[0].kind == "elimination", len(s[0].plates)))
+    if not found:
+        return [(None, [])]
+    last = found[-1][0]
+    if last.kind != "chain" and (factor.knowns or in_bulk(factor)
+                                 or (factor.plates and not last.plates)):
+        # Only data differ along the batch: let them be the main slot, so that their second moments
+        # are summed once and the latents see no batch axis.
+        return [*found, (None, [])]
+    return found
+
+
+class Energy:
+    """U of a graph and its factors' parts, for given arrays."""
+
+    def __init__(self, graph: Graph, beliefs: dict[str, Belief]) -> None:
+        self.graph, self.beliefs = graph, beliefs
+        self.slots = {f.name: slots_of(f, graph.blocks) for f in graph.factors}
+
+    def touching(self, block: Block) -> list[Factor]:
+        """The factors whose energy depends on a block."""
+        return [f for f in self.graph.factors if block in self.blocks_of(f)]
+
+    def blocks_of(self, factor: Factor) -> list[Block]:
+        """Blocks a factor depends on, precisions included."""
+        blocks = [b for b, _ in self.slots[factor.name] if b is not None]
+        names = [*factor.noise, *([factor.site.name] if factor.family in ("gamma", "wishart")
+                                  and not factor.site.observed else [])]
+        return blocks + [self.graph.block_of(n) for n in names]
+
+    def __call__(self, factors: list[Factor], arrays: dict[str, FactorArrays],
+                 stats: dict[str, Any]) -> Array:
+        """sum of E_q[log factor] over the given factors."""
+        return sum((self.factor(f, arrays[f.name], stats) for f in factors), jnp.zeros(()))
+
+    def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
+        """E_q[log f] of one factor, all normalisers included."""
+        if factor.family == "gamma":
+            return self._gamma(factor, arrays, stats)
+        if factor.family == "wishart":
+            return self._wishart(factor, arrays, stats)
+        square, count, precision, logdet = self.parts(factor, arrays, stats)
+        return expected_log_density(square, count, precision, logdet, factor.family == "normal")
+
+    def parts(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
+              ) -> tuple[Array, Array, Array, Array]:
+        """Summed E[r r'], summed weights, E[P] and E[log P] of a Gaussian factor."""
+        diagonal = factor.family == "normal"
+        precision, logdet = self.noise(factor, arrays, stats)
+        views = [self.beliefs[b.name].view(stats[b.name], factor)
+                 for b, _ in self.slots[factor.name] if b is not None]
+        batch = arrays.offset.shape[:-1]
+        one = (1,) * len(batch)
+        if self.slots[factor.name][-1][0] is None:
+            *slots, main = *views, Moments(jnp.zeros((*one, 0)), jnp.zeros((*one, 0, 0)))
+        else:
+            *slots, main = views
+        tails = 1 if diagonal else 2
+        fixed = [arrays.K.shape[:len(batch)], precision.shape[:precision.ndim - tails],
+                 *(s.mean.shape[:-1] for s in slots)]
+        keep = [any(shape[i] > 1 for shape in fixed) for i in range(len(batch))]
+        square = expected_square(arrays.K, arrays.offset, arrays.weight, slots, main,
+                                 arrays.known, keep, diagonal)
+        count = batch_einsum([(arrays.weight, "n")], "n", keep)
+        return square, count, precision, logdet
+
+    def noise(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
+              ) -> tuple[Array, Array]:
+        """E[P] and E[log P] (or E[log|P|]), batch axes in front (size 1 for time)."""
+        if not factor.noise:
+            return arrays.precision, arrays.logdet
+        mean, log = self._monomial(factor, arrays, stats, factor.noise_key)
+        return mean, log
+
+    def _monomial(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any], key: str
+                  ) -> tuple[Array, Array]:
+        """E and E[log] of a precision (or rate) that is a product of data and precisions.
+
+        It is linear in each latent and its log is affine in their logs, so both expectations are
+        exact: at the means, and by the tangent of the log at 1 (which cannot under- or overflow).
+        """
+        sites = self.graph.program.sites
+        output = [factor.site.outputs[key]]
+        means = {n: stats[self.graph.block_of(n).name][0] for n in factor.noise}
+        logs = {n: stats[self.graph.block_of(n).name][1] for n in factor.noise}
+
+        def at(values: dict[str, Array]) -> tuple[Array, Array]:
+            def one(step: Array | int) -> tuple[Array, Array]:
+                (found,) = evaluate_in(self.graph.reader, factor, arrays.env, output, values, step)
+                if factor.family == "gamma":
+                    rate = split(jnp.broadcast_to(found, factor.site.shape), factor.site,
+                                 factor.plates)
+                    return rate, jnp.log(rate)
+                return to_precision(factor, found)
+            if not in_bulk(factor):
+                return one(0)
+            if not factor.noise_varying:
+                first, second = one(0)
+                return first[None], second[None]
+            return jax.vmap(one)(jnp.arange(arrays.offset.shape[0]))
+
+        def log_at(shifts: dict[str, Array]) -> Array:
+            values = {}
+            for n, shift in shifts.items():
+                if sites[n].family == "wishart":
+                    size = sites[n].shape[-1]
+                    values[n] = jnp.exp(shift / size)[..., None, None] * jnp.eye(size)
+                else:
+                    values[n] = jnp.exp(shift)
+            return at(values)[1]
+
+        zero = {n: jnp.zeros_like(v) for n, v in logs.items()}
+        base, slope = jax.jvp(log_at, (zero,), (logs,))
+        return at(means)[0], base + slope
+
+    def _gamma(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
+        site = factor.site
+        shape = split(arrays.K, site, factor.plates)
+        if factor.noise:
+            rate, log_rate = self._monomial(factor, arrays, stats, "rate")
+        else:
+            (rate,) = evaluate_in(self.graph.reader, factor, arrays.env, [site.outputs["rate"]],
+                                  {}, 0)
+            rate = split(rate, site, factor.plates)
+            log_rate = jnp.log(rate)
+        if site.observed:
+            mean, log = arrays.offset, jnp.log(arrays.offset)
+            if in_bulk(factor):
+                shape = shape[None]
+                if rate.ndim < mean.ndim:
+                    rate, log_rate = rate[None], log_rate[None]
+        else:
+            mean, log = (split(s, site, factor.plates) for s in stats[site.name])
+        return jnp.sum(arrays.weight * gamma_log_density(shape, rate, log_rate, mean, log))
+
+    def _wishart(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
+        site = factor.site
+        if site.observed:
+            raise NotImplementedError("observed Wishart")
+        mean, log = stats[site.name]
+        rate = self.wishart_rate(factor, arrays)
+        axes = tuple(p.axis for p in factor.plates)
+        weight = jnp.moveaxis(arrays.weight[..., 0], range(len(axes)), axes)
+        return jnp.sum(weight * wishart_log_density(arrays.K, rate, mean, log))
+
+    def wishart_rate(self, factor: Factor, arrays: FactorArrays) -> Array:
+        """The rate matrix of a Wishart site, whichever way it was given."""
+        (matrix,) = evaluate_in(self.graph.reader, factor, arrays.env,
+                                [factor.site.outputs[factor.noise_key]], {}, 0)
+        if factor.noise_key == "rate_matrix":
+            return matrix
+        chol = matrix if factor.noise_key == "scale_tril" else jnp.linalg.cholesky(matrix)
+        eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+        white = jax.scipy.linalg.solve_triangular(chol, eye, lower=True)
+        return jnp.swapaxes(white, -1, -2) @ white
+
+
+__all__ = ["Energy", "Gamma", "Wishart", "base_name", "slots_of"]

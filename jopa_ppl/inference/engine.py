@@ -1,0 +1,239 @@
+"""A compiled program: bind data, initialise beliefs, sweep until the free energy settles.
+
+Everything here is a pure function of arrays; `vmp.py` jits it once per program and shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from jopa_ppl.graph.factor_graph import Block, Factor, Graph
+from jopa_ppl.inference.beliefs import Clamp, DenseBelief, EliminationBelief
+from jopa_ppl.inference.bind import FactorArrays, Windows, bind_factor, read_series
+from jopa_ppl.inference.chain_belief import ChainBelief
+from jopa_ppl.inference.energy import Energy
+from jopa_ppl.inference.masks import Activity, partial_values
+from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
+from jopa_ppl.inference.schedule import Schedule
+
+
+class Bound(NamedTuple):
+    """A program with its data: the numbers of every factor and what is inferred."""
+
+    arrays: dict[str, FactorArrays]
+    clamps: dict[str, Any]
+    alive: dict[str, Array]
+    series: list[Windows]
+    checks: dict[str, dict[str, Array]]
+
+
+class State(NamedTuple):
+    """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong."""
+
+    moments: dict[str, Any]
+    free_energy: Array
+    sweep: Array
+    bad: Array
+    converged: Array
+
+
+class Engine:
+    """The arithmetic of one graph."""
+
+    def __init__(self, graph: Graph, method: str = "auto") -> None:
+        self.graph = graph
+        makers = {"dense": lambda b: DenseBelief(b, graph),
+                  "elimination": lambda b: EliminationBelief(b, graph),
+                  "chain": lambda b: ChainBelief(b, graph, method),
+                  "gamma": lambda b: GammaBelief(b, graph),
+                  "wishart": lambda b: WishartBelief(b, graph)}
+        self.beliefs = {b.name: makers[b.kind](b) for b in graph.blocks}
+        self.energy = Energy(graph, self.beliefs)
+        self.schedule = Schedule.of(graph, self.energy)
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def bind(self, data: dict[str, Array]) -> Bound:
+        """The numbers of every factor, from the program's data."""
+        graph = self.graph
+        outer, series = read_series(graph, data)
+        arrays = {}
+        for f in graph.factors:
+            slots = [names for _, names in self.energy.slots[f.name]]
+            arrays[f.name] = bind_factor(graph, f, slots, data, outer, series)
+        raw = {}
+        for name, variable in graph.variables.items():
+            site = variable.site
+            if site.partial:
+                inputs = {**data, **{f"known/{k}": v for k, v in outer.items()}}
+                if site.scan is None:
+                    (raw[name],) = graph.program.evaluate([site.outputs["weight"]], inputs)
+                else:
+                    raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
+                        [site.outputs["weight"]], {**data, **s})[0])(series[site.scan].steps)
+        values, present = partial_values(graph, series, outer, raw)
+        activity = Activity(graph, arrays, present)
+        weights = activity.weights()
+        arrays = {k: a._replace(weight=weights[k]) for k, a in arrays.items()}
+        clamps = {b.name: self._clamp(b, activity.alive, values, present) for b in graph.blocks}
+        return Bound(arrays, clamps, activity.alive, series, self._checks(arrays, outer, series))
+
+    def _clamp(self, block: Block, alive: dict[str, Array], values: dict[str, Array],
+               present: dict[str, Array]) -> Any:
+        def one(name: str) -> Clamp:
+            size = self.graph.variables[name].dims
+            free = jnp.broadcast_to(alive[name][..., None], (*alive[name].shape, size))
+            free = free.astype(jnp.result_type(float))
+            value = jnp.zeros_like(free)
+            if name in values:
+                free = jnp.where(present[name], 0.0, free)
+                value = jnp.where(present[name], values[name], 0.0)
+            return Clamp(free, value)
+
+        parts = {n: one(n) for n in block.members} if block.kind in (
+            "chain", "dense", "elimination") else {}
+        if block.kind == "dense":
+            return Clamp(*(jnp.concatenate([p[i] for p in parts.values()], -1) for i in (0, 1)))
+        if block.kind == "elimination":
+            return {n: c for n, c in parts.items()}
+        if block.kind != "chain":
+            return None
+        belief = self.beliefs[block.name]
+        both = []
+        for i in (0, 1):
+            nodes = belief.nodes(jnp.concatenate([parts[n][i] for n in block.variables], -1))
+            if block.head:
+                head = jnp.concatenate([parts[n][i] for n in block.head], -1)
+                pad = [(0, 0)] * (head.ndim - 1) + [(0, belief.dims - head.shape[-1])]
+                nodes = jnp.concatenate([jnp.pad(head, pad)[None], nodes])
+            both.append(nodes)
+        return Clamp(*both)
+
+    def _checks(self, arrays: dict[str, FactorArrays], outer: dict[str, Array],
+                series: list[Windows]) -> dict[str, dict[str, Array]]:
+        """What is wrong with the data, as numbers that the host reads and turns into errors."""
+        found: dict[str, dict[str, Array]] = {}
+        known = {**outer, **{k: v for w in series for k, v in w.known.items()}}
+        for name, value in known.items():
+            found[name] = {"infinite": jnp.isinf(value).sum()}
+        for f in self.graph.factors:
+            a, here = arrays[f.name], found.setdefault(f.site.name, {})
+            here["coefficients"] = here.get("coefficients", 0) + (
+                0 if f.family in ("gamma", "wishart")
+                else (~jnp.isfinite(a.K)).sum() + (~jnp.isfinite(a.offset)).sum())
+            if a.precision is not None:
+                here["precision"] = here.get("precision", 0) + (
+                    (~jnp.isfinite(a.precision)).sum() + (~jnp.isfinite(a.logdet)).sum())
+            if f.site.observed and not f.site.partial:
+                here["seen"] = here.get("seen", 0) + (a.weight > 0).sum()
+            here["negative"] = here.get("negative", 0) + (a.weight < 0).sum()
+            if f.family == "wishart":
+                n = f.site.shape[-1]
+                rate = self.energy.wishart_rate(f, a)
+                chol = jnp.linalg.cholesky(rate)
+                here["wishart_rate"] = (~jnp.isfinite(chol)).sum()
+                here["wishart_dof"] = (a.K <= n - 1).sum()
+            if f.family == "gamma":
+                here["gamma"] = (a.K <= 0).sum()
+        return found
+
+    # -- beliefs -------------------------------------------------------------------------------
+
+    def stats(self, moments: dict[str, Any], clamps: dict[str, Any]) -> dict[str, Any]:
+        """What the energy is differentiated in, by block."""
+        return {n: b.stats(moments[n], clamps[n]) for n, b in self.beliefs.items()}
+
+    def update(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+               bound: Bound) -> dict[str, Any]:
+        """The block's belief from its complete message, the gradient of the energy."""
+        belief, clamp = self.beliefs[block.name], bound.clamps[block.name]
+        stats = self.stats(moments, bound.clamps)
+
+        def energy(mine: Any) -> Array:
+            return self.energy(factors, bound.arrays, {**stats, block.name: mine})
+
+        gradient = jax.grad(energy)(stats[block.name])
+        return {**moments, block.name: belief.update(moments[block.name], gradient, clamp)}
+
+    def start(self, key: Array, bound: Bound) -> State:
+        """Beliefs before the first sweep: the priors, globals nudged to break symmetries."""
+        moments = {n: b.zero() for n, b in self.beliefs.items()}
+        order = list(self.graph.program.sites)
+        blocks = sorted(self.graph.blocks, key=lambda b: min(order.index(m) for m in b.members))
+        for i, block in enumerate(blocks):
+            own = [f for f in self.energy.touching(block) if f.site.name in block.members]
+            if block.kind == "chain":
+                continue
+            moments = self.update(block, own, moments, bound)
+            if not block.held and block.kind in ("dense", "elimination"):
+                moments[block.name] = nudge(moments[block.name], random.fold_in(key, i))
+        empty = jnp.zeros(())
+        return State(moments, empty, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool))
+
+    def free_energy(self, moments: dict[str, Any], bound: Bound) -> Array:
+        """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO."""
+        stats = self.stats(moments, bound.clamps)
+        energy = self.energy(list(self.graph.factors), bound.arrays, stats)
+        entropy = sum(b.entropy(moments[n], bound.clamps[n]) for n, b in self.beliefs.items())
+        return -energy - entropy
+
+    def sweep(self, moments: dict[str, Any], bound: Bound, damping: float | None = None
+              ) -> tuple[dict[str, Any], Array]:
+        """One pass over the schedule. Returns beliefs and the position of a bad update (or -1)."""
+        bad = jnp.full((), -1)
+        for i, step in enumerate(self.schedule.updates):
+            old = moments
+            moments = self.update(step.block, list(step.factors), moments, bound)
+            fresh = moments[step.block.name]
+            if damping:
+                fresh = jax.tree.map(lambda a, b: (1 - damping) * a + damping * b, fresh,
+                                     old[step.block.name])
+                moments = {**moments, step.block.name: fresh}
+            finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(fresh)]).all()
+            bad = jnp.where((bad < 0) & ~finite, i, bad)
+        return moments, bad
+
+    def advance(self, state: State, bound: Bound, history: Array, until: Array, tol: float,
+                damping: float | None) -> tuple[State, Array]:
+        """Sweep until converged, bad, or `until` sweeps are done."""
+
+        def running(carry: tuple[State, Array]) -> Array:
+            s, _ = carry
+            return (s.sweep < until) & ~s.converged & (s.bad < 0)
+
+        def body(carry: tuple[State, Array]) -> tuple[State, Array]:
+            s, past = carry
+            moments, bad = self.sweep(s.moments, bound, damping)
+            f = self.free_energy(moments, bound)
+            bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
+            ok = bad < 0
+            kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
+            settled = (s.sweep > 0) & (jnp.abs(s.free_energy - f)
+                                       <= tol * jnp.maximum(1.0, jnp.abs(f)))
+            if len(self.schedule.updates) == 1 and not damping:
+                settled = s.sweep >= 1          # one block: the first sweep is exact already
+            past = jnp.where(ok, past.at[s.sweep].set(f), past)
+            return State(kept, jnp.where(ok, f, s.free_energy), s.sweep + ok, bad, settled & ok), past
+
+        return jax.lax.while_loop(running, body, (state, history))
+
+
+def nudge(moments: Any, key: Array, size: float = 0.1, shrink: float = 0.01) -> Any:
+    """Move means off the prior by a tenth of its spread, and start narrow.
+
+    At the prior mean a product of two zero-mean latents has zero gradient: inference would stay.
+    """
+    def one(mean: Array, cov: Array, key: Array) -> Array:
+        std = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1))
+        return mean + size * std * random.normal(key, mean.shape, mean.dtype)
+
+    if isinstance(moments.mean, dict):
+        means = {}
+        for i, (name, mean) in enumerate(moments.mean.items()):
+            means[name] = mean + size * random.normal(random.fold_in(key, i), mean.shape, mean.dtype)
+        return moments._replace(mean=means, cov={k: shrink * c for k, c in moments.cov.items()})
+    return moments._replace(mean=one(moments.mean, moments.cov, key), cov=shrink * moments.cov)

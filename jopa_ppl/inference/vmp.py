@@ -1,0 +1,176 @@
+"""Variational message passing: `VMP(model).run(*args)`."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from tqdm.auto import tqdm
+
+from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
+from jopa_ppl.graph.factor_graph import Graph, build_graph
+from jopa_ppl.graph.trace import trace_program
+from jopa_ppl.inference.checks import raise_for_data
+from jopa_ppl.inference.decide import Decision
+from jopa_ppl.inference.engine import Bound, Engine, State
+from jopa_ppl.inference.signature import Cache, Call, split_call
+
+if TYPE_CHECKING:
+    from jopa_ppl.posterior import Posterior
+
+_COMPILED = Cache(256)
+METHODS = ("auto", "sequential", "parallel", "funsor")
+
+
+class Compiled:
+    """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
+
+    def __init__(self, model: Callable, call: Call, args: tuple, kwargs: dict, options: tuple
+                 ) -> None:
+        self.decide, blocks, method, self.max_iters, self.tol, self.damping = options
+        self.keep, self.traces = call.keep, 0
+        program = trace_program(model, args, kwargs, call.dynamic, call.rebuild)
+        self.graph: Graph = build_graph(program, blocks)
+        self.engine = Engine(self.graph, method)
+        self.decision = Decision(self.engine, self.decide) if self.decide else None
+        self.schedule = self.engine.schedule
+        self.first = jax.jit(self._first)
+        self.more = jax.jit(self._more)
+
+    def _data(self, dynamic: list[Array]) -> dict[str, Array]:
+        return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
+
+    def _first(self, dynamic: list[Array], key: Array, until: Array
+               ) -> tuple[Bound, State, Array, Any]:
+        self.traces += 1
+        bound = self.engine.bind(self._data(dynamic))
+        state = self.engine.start(key, bound)
+        history = jnp.full((self.max_iters,), jnp.nan)
+        if self.decision is not None:
+            return self.decision.run(bound, state, history)
+        state, history = self.engine.advance(state, bound, history, until, self.tol, self.damping)
+        return bound, state, history, None
+
+    def _more(self, state: State, bound: Bound, history: Array, until: Array
+              ) -> tuple[State, Array]:
+        return self.engine.advance(state, bound, history, until, self.tol, self.damping)
+
+
+class VMP:
+    """Compile a NumPyro program into variational message passing and run it.
+
+    Each sweep sets every block's belief to its exact conjugate update, the gradient of
+    U = E_q[log p] in the block's expected statistics; the free energy F = -ELBO (nats) never rises.
+
+    Args:
+        model: a NumPyro program (jp.condition and jp.given wrap it).
+        decide: site, or sites, of actions: plan instead of infer (see jopa_ppl.inference.decide).
+        blocks: tuples of site names that share one joint belief; default: see `jp.compile`.
+        chain: "auto", "sequential", "parallel" or "funsor": how a chain block is eliminated.
+        max_iters: sweeps at most.
+        tol: stop when F changes by less than tol * max(1, |F|) in a sweep.
+        damping: weight of the old belief after each update, in [0, 1); None for none.
+        progress: show a bar when a run takes long.
+
+    Raises (in `run`):
+        StructureError, ShapeError, DataError, SiteError, PriorError, NumericalError; each names
+        the site, what was found, what was expected and the way out.
+
+    Source: Winn & Bishop 2005; Hoffman, Johnson & Tran 2018 ("Autoconj").
+    """
+
+    def __init__(self, model: Callable, *, decide: str | tuple[str, ...] | None = None,
+                 blocks: tuple[tuple[str, ...], ...] | None = None, chain: str = "auto",
+                 max_iters: int = 200, tol: float = 1e-6, damping: float | None = None,
+                 progress: bool = True) -> None:
+        if not callable(model):
+            raise JopaError("the model is not callable", found=type(model).__name__,
+                            expected="a NumPyro program (a function)", fix="pass the function")
+        if chain not in METHODS:
+            raise JopaError("unknown chain method", found=repr(chain), expected=METHODS,
+                            fix="leave it at 'auto'")
+        if max_iters < 1 or tol < 0 or (damping is not None and not 0 <= damping < 1):
+            raise JopaError("an option is out of range",
+                            found=f"max_iters={max_iters}, tol={tol}, damping={damping}",
+                            expected="max_iters >= 1, tol >= 0, 0 <= damping < 1",
+                            fix="see help(jp.VMP)")
+        self.model, self.progress = model, progress
+        decide = (decide,) if isinstance(decide, str) else tuple(decide or ())
+        blocks = tuple(tuple(b) for b in blocks) if blocks else None
+        self.options = (decide, blocks, chain, int(max_iters), float(tol), damping)
+
+    def compile(self, *args: Any, **kwargs: Any) -> Compiled:
+        """The compiled program for these arguments (compiled once per program and shapes)."""
+        return self._compiled(args, kwargs)[0]
+
+    def _compiled(self, args: tuple, kwargs: dict) -> tuple[Compiled, Call]:
+        call = split_call(self.model, args, kwargs)
+        key = (call.key, self.options)
+        with jax.enable_x64(True):
+            compiled = _COMPILED.get(
+                key, lambda: Compiled(self.model, call, args, kwargs, self.options))
+        return compiled, call
+
+    def run(self, *args: Any, rng_key: Array | None = None, **kwargs: Any) -> Posterior:
+        """Run the model's program on data; arguments are those of the model.
+
+        `rng_key` only serves to break symmetries at the start (default: a fixed key).
+        """
+        from jopa_ppl.posterior import Posterior
+
+        compiled, call = self._compiled(args, kwargs)
+        # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
+        # is small. Networks stay in the dtype of their weights.
+        with jax.enable_x64(True):
+            key = random.key(0) if rng_key is None else rng_key
+            max_iters = compiled.max_iters
+            chunk = min(max_iters, 10)
+            clock = time.perf_counter()
+            bound, state, history, plan = compiled.first(call.dynamic, key, chunk)
+            raise_for_data(compiled.graph, bound.checks)
+            sweeps, done, bad = _status(state)
+            if plan is None and not done and bad < 0 and sweeps < max_iters:
+                bound_, bar = bound, None
+                while not done and bad < 0 and sweeps < max_iters:
+                    spent = time.perf_counter() - clock
+                    chunk = max(10, min(1000, int(chunk * 0.3 / max(spent, 1e-3))))
+                    clock = time.perf_counter()
+                    state, history = compiled.more(state, bound_, history,
+                                                   min(sweeps + chunk, max_iters))
+                    sweeps, done, bad = _status(state)
+                    if self.progress:
+                        bar = bar or tqdm(total=max_iters, desc="VMP", unit="sweep", delay=1.0,
+                                          leave=False)
+                        bar.update(sweeps - bar.n)
+                        bar.set_postfix(F=f"{float(state.free_energy):.6g}")
+                if bar is not None:
+                    bar.close()
+        posterior = Posterior(compiled, state, bound, history, plan)
+        if bad >= 0:
+            updates = compiled.schedule.updates
+            where = (f"block '{updates[bad].block.name}'" if bad < len(updates)
+                     else "the free energy")
+            raise NumericalError(
+                "the free energy stopped being finite", posterior=posterior,
+                found=f"a non-finite value in sweep {sweeps + 1}, at {where}",
+                expected="finite beliefs",
+                fix="look at the scale of the data and at the priors; `error.posterior` holds "
+                    f"the state after {sweeps} sweeps")
+        if not done and plan is None:
+            change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
+            warnings.warn(
+                f"not converged: after {sweeps} sweeps the free energy still changes by "
+                f"{change:.3g} nats a sweep (tol={compiled.tol}); raise max_iters",
+                ConvergenceWarning, stacklevel=2)
+        return posterior
+
+
+def _status(state: State) -> tuple[int, bool, int]:
+    sweeps, done, bad = jax.device_get((state.sweep, state.converged, state.bad))
+    return int(sweeps), bool(done), int(bad)

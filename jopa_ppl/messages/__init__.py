@@ -1,0 +1,1 @@
+"""The mathematics of message passing: families, factors, chains and elimination."""

@@ -1,0 +1,149 @@
+"""Expected log-density of a Gaussian site from the expected statistics of what it touches.
+
+The residual is multi-affine in independent groups of latents ("slots"):
+
+    r = offset + K . (1, v_1) x .. x (1, v_k) x (1, w, known)
+
+with v_i the slots, w the main slot (the states of a step, say) and known data. With means m and
+covariances S of the slots, and D_Q r the mixed derivative at the means,
+
+    E[r r'] = r(m) r(m)' + sum over non-empty sets Q of slots  D_Q r [x_{i in Q} S_i] D_Q r'
+
+All moments are centred, so that nothing large cancels. Along batch axes where only the main slot
+differs (time, trajectories) its second moments are summed first: no d^2 x d^2 object per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+LOG_2PI = 1.8378770664093453
+
+
+class Moments(NamedTuple):
+    """Mean (*batch, n) and covariance (*batch, n, n) of a slot; batch axes may have size 1."""
+
+    mean: Array
+    cov: Array
+
+
+def batch_einsum(operands: Sequence[tuple[Array, str]], out: str, keep: Sequence[bool]) -> Array:
+    """einsum over named trailing axes, with leading batch axes broadcast or summed.
+
+    Args:
+        operands: (array (*batch, ..), letters of its trailing axes).
+        out: letters of the trailing axes of the result.
+        keep: for every batch axis whether it is kept; the others are summed and become size 1.
+    """
+    letters = [chr(ord("A") + 20 + i) if i < 6 else chr(ord("0") + i) for i in range(len(keep))]
+    terms, arrays = [], []
+    sizes = [1] * len(keep)
+    for array, trailing in operands:
+        batch = array.shape[:array.ndim - len(trailing)]
+        present = "".join(c for c, n in zip(letters, batch) if n > 1)
+        for i, n in enumerate(batch):
+            sizes[i] = max(sizes[i], n)
+        arrays.append(array.reshape([n for n in batch if n > 1]
+                                    + list(array.shape[len(batch):])))
+        terms.append(present + trailing)
+    kept = "".join(c for c, k, n in zip(letters, keep, sizes) if k and n > 1)
+    result = jnp.einsum(",".join(terms) + "->" + kept + out, *arrays, optimize="optimal")
+    shape = [n if k else 1 for k, n in zip(keep, sizes)]
+    return result.reshape(shape + list(result.shape[len(kept):]))
+
+
+def _augment(mean: Array) -> Array:
+    return jnp.concatenate([jnp.ones((*mean.shape[:-1], 1), mean.dtype), mean], -1)
+
+
+def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Moments],
+                    main: Moments, known: Array, keep: Sequence[bool], diagonal: bool) -> Array:
+    """Weighted sum of E[r r'] over the batch axes that are not kept.
+
+    Args:
+        K: (*batch, n, 1 + p_1, .., 1 + p_k, 1 + q + known).
+        offset: (*batch, n), the part of the residual that is data alone.
+        weight: (*batch, n or 1), full size along the axes that are summed.
+        slots: the other slots; main: the slot (q) with the most batch axes; known: (*batch, ..).
+
+    Returns:
+        (*batch, n) if diagonal (the squares alone) else (*batch, n, n).
+    """
+    q = main.mean.shape[-1]
+    elementwise = weight.shape[-1] > 1
+    wl = "n" if elementwise else ""
+    w = weight if elementwise else weight[..., 0]
+    batch = jnp.broadcast_shapes(main.mean.shape[:-1], known.shape[:-1])
+    point = _augment(jnp.concatenate(
+        [jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (main.mean, known)], -1))
+
+    at_means = K
+    for slot in slots:
+        at_means = _contract_slot(at_means, _augment(slot.mean))
+    residual = offset + batch_einsum([(at_means, "nl"), (point, "l")], "n", [True] * len(keep))
+    out = "n" if diagonal else "nm"
+    other = "n" if diagonal else "m"
+    total = batch_einsum([(w, wl), (residual, "n"), (residual, other)], out, keep)
+
+    spread = None
+    if q:
+        spread = batch_einsum([(w, wl), (main.cov, "lk")], wl + "lk", keep)
+        live = at_means[..., 1:1 + q]
+        total += batch_einsum([(live, "nl"), (live, other + "k"), (spread, wl + "lk")], out,
+                              [True] * len(keep))
+    if slots:
+        second = batch_einsum([(w, wl), (point, "l"), (point, "k")], wl + "lk", keep)
+        if spread is not None:
+            pad = [(0, 0)] * (spread.ndim - 2) + [(1, point.shape[-1] - 1 - q)] * 2
+            second = second + jnp.pad(spread, pad)
+    for size in range(1, len(slots) + 1):
+        for chosen in combinations(range(len(slots)), size):
+            total += _mixed(K, slots, chosen, second, wl, out, other, len(keep))
+    return total
+
+
+def _contract_slot(K: Array, vector: Array) -> Array:
+    """Contract the first slot axis of K (*batch, n, 1 + p, ..., l) with (*batch, 1 + p)."""
+    batch = vector.ndim - 1
+    rest = "abcdefgh"[:K.ndim - batch - 3]
+    return batch_einsum([(K, "nz" + rest + "l"), (vector, "z")], "n" + rest + "l", [True] * batch)
+
+
+def _mixed(K: Array, slots: Sequence[Moments], chosen: tuple[int, ...], second: Array, wl: str,
+           out: str, other: str, nbatch: int) -> Array:
+    """The term of E[r r'] in which exactly the chosen slots move."""
+    part, kept = K, 0
+    for i, slot in enumerate(slots):
+        axis = nbatch + 1 + kept
+        if i in chosen:
+            part = part[(slice(None),) * axis + (slice(1, None),)]
+            kept += 1
+        else:
+            moved = jnp.moveaxis(part, axis, nbatch + 1)
+            part = _contract_slot(moved, _augment(slot.mean))
+    first, twin = "abcdefgh"[:kept], "stuvwxyz"[:kept]
+    operands = [(part, "n" + first + "l"), (part, other + twin + "k"), (second, wl + "lk")]
+    operands += [(slots[i].cov, first[j] + twin[j]) for j, i in enumerate(chosen)]
+    return batch_einsum(operands, out, [True] * nbatch)
+
+
+def expected_log_density(square: Array, count: Array, precision: Array, logdet: Array,
+                         diagonal: bool) -> Array:
+    """sum of E[log N] = 1/2 E[log|P|] - 1/2 <E[P], E[r r']> - (n/2) log 2 pi over all elements.
+
+    Args:
+        square: from `expected_square`; count: summed weights (*batch, n or 1).
+        precision: E[P], (*batch, n) or (*batch, n, n); logdet: E[log P] (*batch, n) or
+            E[log|P|] (*batch).
+    """
+    if diagonal:
+        n = precision.shape[-1]
+        return 0.5 * (jnp.sum(jnp.broadcast_to(count, (*count.shape[:-1], n))
+                              * (logdet - LOG_2PI)) - jnp.sum(precision * square))
+    n = precision.shape[-1]
+    return 0.5 * (jnp.sum(count[..., 0] * (logdet - n * LOG_2PI)) - jnp.sum(precision * square))

@@ -1,0 +1,103 @@
+"""Exponential families: natural parameters to expected statistics, and entropies.
+
+A belief is updated by its message, the gradient of the energy U in its expected statistics:
+    Gaussian  J = -2 dU/dS,  m <- m + J^-1 dU/dm          (a Newton step: exact, U is quadratic)
+    Gamma     a = 1 + dU/dE[log t],  b = -dU/dE[t]
+    Wishart   nu = n + 1 + 2 dU/dE[log|W|],  V = -2 dU/dE[W]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import cho_solve
+from jax.scipy.special import digamma, gammaln, multigammaln
+
+
+class Gaussian(NamedTuple):
+    """Mean (..., n) and covariance (..., n, n) of a vector, and the log-determinant of J."""
+
+    mean: Array
+    cov: Array
+    logdet: Array
+
+
+class Gamma(NamedTuple):
+    """Expected statistics of Gamma(a, b), elementwise: E[t] = a/b, E[log t] = psi(a) - log b."""
+
+    mean: Array
+    log: Array
+    a: Array
+    b: Array
+
+
+class Wishart(NamedTuple):
+    """Expected statistics of W(nu, V^-1): E[W] = nu V^-1, E[log|W|]; V is the rate matrix."""
+
+    mean: Array
+    log: Array
+    dof: Array
+    rate: Array
+
+
+def symmetric(x: Array) -> Array:
+    """(x + x') / 2, where asymmetry can enter."""
+    return 0.5 * (x + jnp.swapaxes(x, -1, -2))
+
+
+def inverse_and_logdet(x: Array) -> tuple[Array, Array]:
+    """Inverse and log-determinant of symmetric positive definite (..., n, n) by Cholesky."""
+    chol = jnp.linalg.cholesky(x)
+    eye = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+    logdet = 2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
+    return cho_solve((chol, True), eye), logdet
+
+
+def gaussian_update(mean: Array, gradient: Array, precision: Array) -> Gaussian:
+    """The exact update of a Gaussian belief from the gradient of the energy at its mean."""
+    cov, logdet = inverse_and_logdet(symmetric(precision))
+    return Gaussian(mean + jnp.einsum("...ij,...j->...i", cov, gradient), symmetric(cov), logdet)
+
+
+def gaussian_entropy(logdet: Array, dims: Array | int) -> Array:
+    """1/2 (n log 2 pi e - log|J|)."""
+    return 0.5 * (dims * (jnp.log(2 * jnp.pi) + 1) - logdet)
+
+
+def gamma(a: Array, b: Array) -> Gamma:
+    """Expected statistics of Gamma(a, b)."""
+    return Gamma(a / b, digamma(a) - jnp.log(b), a, b)
+
+
+def gamma_entropy(q: Gamma) -> Array:
+    """a - log b + log Gamma(a) + (1 - a) psi(a)."""
+    return q.a - jnp.log(q.b) + gammaln(q.a) + (1 - q.a) * digamma(q.a)
+
+
+def gamma_log_density(shape: Array, rate: Array, log_rate: Array, mean: Array, log: Array) -> Array:
+    """E[log Gamma(t; a, b)] = a E[log b] - log Gamma(a) + (a - 1) E[log t] - E[b] E[t]."""
+    return shape * log_rate - gammaln(shape) + (shape - 1) * log - rate * mean
+
+
+def wishart(dof: Array, rate: Array) -> Wishart:
+    """Expected statistics of the Wishart with `dof` degrees of freedom and rate matrix V."""
+    n = rate.shape[-1]
+    inverse, logdet = inverse_and_logdet(symmetric(rate))
+    steps = (dof[..., None] - jnp.arange(n)) / 2
+    log = digamma(steps).sum(-1) + n * jnp.log(2.0) - logdet
+    return Wishart(dof[..., None, None] * symmetric(inverse), log, dof, rate)
+
+
+def wishart_log_density(dof: Array, rate: Array, mean: Array, log: Array) -> Array:
+    """E[log W(W; nu, V)] with V the rate matrix (Bishop 2006, B.78)."""
+    n = rate.shape[-1]
+    logdet = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(rate), axis1=-2, axis2=-1)).sum(-1)
+    normaliser = 0.5 * dof * (logdet - n * jnp.log(2.0)) - multigammaln(dof / 2, n)
+    return normaliser + 0.5 * (dof - n - 1) * log - 0.5 * (rate * mean).sum((-1, -2))
+
+
+def wishart_entropy(q: Wishart) -> Array:
+    """-E_q[log q]."""
+    return -wishart_log_density(q.dof, symmetric(q.rate), q.mean, q.log)

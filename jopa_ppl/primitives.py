@@ -1,0 +1,193 @@
+"""What a program is written with: latent, observe, scan, plate, sparse, Amortized.
+
+Each is NumPyro's own primitive with a role, so the same program runs under NumPyro's engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.contrib.control_flow import scan as numpyro_scan
+from numpyro.distributions import constraints
+
+from jopa_ppl.errors import ShapeError
+
+plate = numpyro.plate
+
+
+def latent(name: str, fn: dist.Distribution) -> Array:
+    """A quantity to be inferred: `numpyro.sample(name, fn)`.
+
+    Under `jp.condition` it becomes data, under `jp.given` it takes an earlier belief as its prior.
+    """
+    return numpyro.sample(name, fn)
+
+
+def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> Array:
+    """A quantity seen through `fn`: `numpyro.sample(name, fn, obs=obs)` where NaN means missing.
+
+    Missing entries send no message in VMP and are masked under SVI and NUTS; `obs=None` leaves the
+    site to be predicted.
+
+    Raises:
+        ShapeError: the trailing axes of `obs` are not the event shape of `fn`.
+    """
+    if obs is None:
+        return numpyro.sample(name, fn)
+    check_event(name, fn, obs)
+    masked, clean = mask_missing(fn, obs)
+    return numpyro.sample(name, masked, obs=clean)
+
+
+def check_event(name: str, fn: dist.Distribution, value: ArrayLike) -> None:
+    """Refuse a value whose trailing axes are not exactly the event shape (no broadcasting)."""
+    shape = np.shape(value)
+    event = tuple(fn.event_shape)
+    if len(shape) < len(event) or shape[len(shape) - len(event):] != event:
+        raise ShapeError(
+            "the value has the wrong shape", site=name, found=f"shape {shape}",
+            expected=f"event shape {event} (from {type(fn).__name__})",
+            fix="pass one value per event; use NaN for what is missing")
+
+
+def mask_missing(fn: dist.Distribution, obs: ArrayLike) -> tuple[dist.Distribution, Array]:
+    """Mask the NaNs of `obs` out of `fn`: elementwise where the elements are independent.
+
+    Returns the masked distribution and `obs` with its NaNs replaced by feasible values.
+    """
+    if not isinstance(obs, jax.core.Tracer):
+        array = np.asarray(obs)
+        if array.dtype.kind != "f" or not np.isnan(array).any():
+            return fn, jnp.asarray(obs)
+    obs = jnp.asarray(obs)
+    if not jnp.issubdtype(obs.dtype, jnp.floating):
+        return fn, obs
+    missing = jnp.isnan(obs)
+    clean = jnp.where(missing, 0.0 if _holds_zero(fn.support) else 1.0, obs).astype(obs.dtype)
+    return _mask(fn, ~missing), clean
+
+
+def _holds_zero(support: Any) -> bool:
+    base = getattr(support, "base_constraint", support)
+    return not (base is constraints.positive or base is constraints.positive_definite
+                or base is constraints.open_interval)
+
+
+def _mask(fn: dist.Distribution, present: Array) -> dist.Distribution:
+    if isinstance(fn, dist.Independent):
+        # Elements of a `to_event` distribution are independent, so each can be missing alone.
+        return dist.Independent(_mask(fn.base_dist, present), fn.reinterpreted_batch_ndims)
+    event = tuple(range(present.ndim - fn.event_dim, present.ndim))
+    return fn.mask(present.all(axis=event) if event else present)
+
+
+def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> tuple[Any, Any]:
+    """NumPyro's control-flow `scan`: same arguments, same results.
+
+    Raises:
+        ShapeError: the series is empty, longer than `length`, or of unequal lengths.
+    """
+    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(xs)}
+    if None in lengths:
+        raise ShapeError("scan needs series with a leading time axis", found="a scalar in xs",
+                         expected="arrays of shape (T, ...)", fix="close over constants instead")
+    if not lengths and length is None:
+        raise ShapeError("scan does not know how many steps to take", found="xs=None, length=None",
+                         expected="a series or a length", fix="pass length=T")
+    if lengths and (len(lengths) > 1 or (length is not None and lengths != {length})):
+        raise ShapeError(
+            "the series and the scan differ in length",
+            found=f"series of length {', '.join(map(str, sorted(lengths)))}"
+            + (f", length={length}" if length is not None else ""),
+            expected="one length for all",
+            fix="cut the series to T, or fill it up with NaN (jp.sparse builds such an array)")
+    if (length if length is not None else next(iter(lengths))) == 0:
+        raise ShapeError("the series is empty", found="0 steps", expected="at least one step",
+                         fix="pass at least one frame")
+    return numpyro_scan(f, init, xs, length=length)
+
+
+def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
+    """An array of `length` steps that is NaN (missing) but at the given steps.
+
+    Args:
+        length: number of steps T.
+        values: {step: value}, all of one shape (...); negative steps count from the end.
+
+    Returns:
+        array (T, ...).
+
+    Raises:
+        ShapeError: no values, a step outside the series or named twice, or unequal shapes.
+    """
+    if not values:
+        raise ShapeError("jp.sparse needs at least one value", found="{}",
+                         expected="{step: value}", fix="pass obs=None where nothing is observed")
+    arrays = {step: np.asarray(value) for step, value in values.items()}
+    shapes = {a.shape for a in arrays.values()}
+    if len(shapes) > 1:
+        raise ShapeError("the values of jp.sparse differ in shape", found=sorted(shapes),
+                         expected="one shape", fix="give every step a value of the same shape")
+    dtype = np.result_type(np.float32, *(a.dtype for a in arrays.values()))
+    out = np.full((length, *shapes.pop()), np.nan, dtype)
+    taken: set[int] = set()
+    for step, value in arrays.items():
+        index = step + length if step < 0 else step
+        if not 0 <= index < length or index in taken:
+            raise ShapeError(
+                "a step of jp.sparse is " + ("named twice" if index in taken else "out of range"),
+                found=f"step {step}", expected=f"distinct steps in [{-length}, {length})",
+                fix="check the horizon and the indices")
+        taken.add(index)
+        out[index] = value
+    return jnp.asarray(out)
+
+
+class Amortized(dist.Distribution):
+    """A likelihood p(y | x) that carries a learned Gaussian message to x.
+
+        VMP:          log p(y | x)  ~  log N(on; m(y), P(y)^-1)     (the encoder's potential)
+        SVI and NUTS: log p(y | x)      exactly, through the decoder
+
+    Args:
+        likelihood: p(y | x), any NumPyro distribution.
+        on: what the message is about, an affine function of latents, shape (d,).
+        message: y -> Normal(m, s).to_event(1) or MultivariateNormal over `on`.
+
+    Source: Johnson et al. 2016, "Composing graphical models with neural networks", section 4.
+    """
+
+    arg_constraints: dict = {}  # noqa: RUF012
+    pytree_data_fields = ("likelihood", "on")
+    pytree_aux_fields = ("message",)
+
+    def __init__(self, likelihood: dist.Distribution, *, on: Array,
+                 message: Callable[[Array], dist.Distribution]) -> None:
+        self.likelihood, self.on, self.message = likelihood, on, message
+        super().__init__(likelihood.batch_shape, likelihood.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.likelihood.support
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        return self.likelihood.sample(key, sample_shape)
+
+    def log_prob(self, value: Array) -> Array:
+        return self.likelihood.log_prob(value)
+
+    @property
+    def mean(self) -> Array:
+        return self.likelihood.mean
+
+    @property
+    def variance(self) -> Array:
+        return self.likelihood.variance

@@ -1,0 +1,1 @@
+"""Programs and networks used by the examples; importable from the repository root."""
