@@ -82,6 +82,8 @@ def _add(op: Op, *deps: Dependence) -> Dependence:
 
 
 def _mul(op: Op, a: Dependence, b: Dependence) -> Dependence:
+    if a is b and len(a.monomials) == 1:  # an array with itself: element by the same element
+        return power(op, a, Fraction(2))
     return product(op, a, b, _rows(op, [a, b]))
 
 

@@ -122,6 +122,13 @@ def variable(
 # --- the algebra the rules are written in ------------------------------------------------------
 
 
+class Inputs(NamedTuple):
+    """The plates of each input at entry, and the inputs with one element an index of them."""
+
+    plates: Mapping[str, frozenset[str]]
+    elements: frozenset[str]
+
+
 class Op(NamedTuple):
     """One equation as its rule sees it."""
 
@@ -129,7 +136,7 @@ class Op(NamedTuple):
     params: Mapping[str, Any]
     ins: tuple[Any, ...]  # abstract values: shape and dtype
     outs: tuple[Any, ...]
-    plates: Mapping[str, frozenset[str]]  # input -> its plates at entry
+    inputs: Inputs
     blame: Callable[[], Blame]
     walk: Callable[[Any, Sequence[Dependence]], list[Dependence]]  # into a jaxpr among the params
 
@@ -162,7 +169,9 @@ def settle(
     for dep, row in zip(deps, rows, strict=True):
         kept = {a.plate for a, b in zip(row, axes, strict=True) if a.plate == b.plate}
         gone = {axis.plate for axis in dep.axes} - kept - {None}
-        lost |= dep.lost | {(n, p) for n in dep.names for p in gone & op.plates.get(n, frozenset())}
+        lost |= dep.lost | {
+            (n, p) for n in dep.names for p in gone & op.inputs.plates.get(n, frozenset())
+        }
     return tuple(axes), frozenset(lost)
 
 
@@ -202,44 +211,62 @@ def product(
     op: Op, a: Dependence, b: Dependence, rows: Sequence[Row], summed: bool = False
 ) -> Dependence:
     """Products of elements of a and b, added up if `summed`: every monomial times every other."""
+    axes, lost = settle(op, [a, b], rows)
+    plates, elements = op.inputs
+    same = {n for n in elements if not any((n, p) in lost for p in plates[n])}
     monomials: dict[Monomial, Blame | None] = {}
     for m, blame_m in a.monomials.items():
         for n, blame_n in b.monomials.items():
-            mn = _times(m, n)
+            mn = _times(m, n, same)
             if mn is None:
                 return opaque(op, [a, b], rows)
             blame = op.blame() if m and n else blame_m or blame_n
             monomials[mn] = monomials.get(mn) or (blame if mn else None)
     single = not any(monomials) or (not summed and a.single and b.single)
-    return Dependence(
-        monomials, _first([a.nonlinear, b.nonlinear]), *settle(op, [a, b], rows), single
-    )
+    return Dependence(monomials, _first([a.nonlinear, b.nonlinear]), axes, lost, single)
 
 
-def _times(m: Monomial, n: Monomial) -> Monomial | None:
-    """Exponents added; None where sqrt(x y) sqrt(x / y) would pass for x while it is |x|."""
+def _times(m: Monomial, n: Monomial, same: set[str]) -> Monomial | None:
+    """Exponents added, or None where the result would not be what it says.
+
+    Whole positive exponents always add. Others do for inputs whose element is the `same` on both
+    sides: x[0] / x[1] is no x^0. And sqrt(x y) sqrt(x / y) is |x|, not x.
+    """
     exponents = dict(m)
-    whole = False
-    for name, exponent in n:
-        old = exponents.pop(name, Fraction(0))
-        if new := old + exponent:
+    rooted = False
+    for name, new in n:
+        old = exponents.pop(name, None)
+        if old is None:
             exponents[name] = new
-        whole |= new.denominator == 1 < exponent.denominator
-    return None if whole and min(len(m), len(n)) > 1 and m != n else frozenset(exponents.items())
+            continue
+        whole = min(old, new) > 0 and old.denominator == new.denominator == 1
+        if not whole and name not in same:
+            return None
+        rooted |= (old + new).denominator == 1 < new.denominator
+        if old + new:
+            exponents[name] = old + new
+    if rooted and m != n and min(len(m), len(n)) > 1:
+        return None
+    return frozenset(exponents.items())
 
 
 def power(op: Op, dep: Dependence, exponent: Fraction) -> Dependence:
     """dep ** exponent: scales the exponents of one monomial, is nonlinear in several.
 
-    An even power under a root is |x|, not a monomial; a sum of elements has whole powers only.
+    A sum of elements has whole powers only. Under a root an input must stand to a power 1 / k:
+    the root of x^2 is |x|, and x^3 may be a product of three different elements of x.
     """
     if exponent == 1 or (not dep.monomials and exponent > 0):
         return dep
     if exponent == 0 or not any(dep.monomials):
         return replace(dep, monomials={CONSTANT: None}, value=None)
     whole = exponent.denominator == 1
-    odd = all(e.numerator % 2 for m in dep.monomials for _, e in m)
-    if len(dep.monomials) > 1 or not (dep.single or (whole and exponent > 0)) or not (whole or odd):
+    plain = all(abs(e.numerator) == 1 for m in dep.monomials for _, e in m)
+    if (
+        len(dep.monomials) > 1
+        or not (dep.single or (whole and exponent > 0))
+        or not (whole or plain)
+    ):
         return opaque(op, [dep], [dep.axes])
     (monomial,) = dep.monomials
     scaled = frozenset((name, e * exponent) for name, e in monomial)
@@ -256,16 +283,19 @@ def analyse(closed_jaxpr: Any, inputs: Sequence[Dependence]) -> list[Dependence]
     Raises ValueError where their number is not the jaxpr's.
     """
     plates: dict[str, frozenset[str]] = {}
-    for dep in inputs:
+    elements: dict[str, bool] = {}
+    for var, dep in zip(closed_jaxpr.jaxpr.invars, inputs):
         here = frozenset(axis.plate for axis in dep.axes if axis.plate)
-        for name in dep.names:
+        events = any(n > 1 and not a.plate for n, a in zip(var.aval.shape, dep.axes))
+        for name in dep.names:  # a name that stands for several inputs has several elements
+            elements[name] = name not in plates and not events
             plates[name] = plates.get(name, frozenset()) | here
-    return _walk(closed_jaxpr, inputs, plates, "unknown")
+    known = Inputs(plates, frozenset(name for name, alone in elements.items() if alone))
+    # Copies, because within the walk one and the same object means one and the same array.
+    return _walk(closed_jaxpr, [replace(dep) for dep in inputs], known, "unknown")
 
 
-def _walk(
-    closed: Any, inputs: Sequence[Dependence], plates: Mapping[str, frozenset[str]], outer: str
-) -> list[Dependence]:
+def _walk(closed: Any, inputs: Sequence[Dependence], known: Inputs, outer: str) -> list[Dependence]:
     # Here, not above: the rules are written in the algebra of this module.
     from jopa_ppl.graph.primitive_rules import rule_of
 
@@ -284,9 +314,9 @@ def _walk(
             eqn.params,
             tuple(v.aval for v in eqn.invars),
             tuple(v.aval for v in eqn.outvars),
-            plates,
+            known,
             lambda eqn=eqn, where=where: Blame(eqn.primitive.name, where()),
-            lambda inner, deps, where=where: _walk(inner, deps, plates, where()),
+            lambda inner, deps, where=where: _walk(inner, deps, known, where()),
         )
         deps = [_data(v.val) if hasattr(v, "val") else env[v] for v in eqn.invars]
         outs = rule_of(op)(op, *deps)

@@ -79,21 +79,27 @@ class ChainBelief:
         return jnp.pad(grouped, extra, constant_values=fill)
 
     def view(self, stats: tuple[Array, Array, Array], factor: Factor) -> Moments:
-        mean, cov, cross = stats
         instances = slot_of(self.block, factor)
         want = [p.name for p in factor.plates]
         have = self.block.plates
         if in_bulk(factor):
-            m, c = self._bulk(mean, cov, cross, instances, factor.context.depth)
+            m, c = self.windows(stats, instances, factor.context.depth)
             return Moments(align(m, 1, have, want, 1), align(c, 1, have, want, 2))
         pieces = [self._first(n, factor) for n in instances]
-        if len(mean) > 1:
-            m = jnp.concatenate([mean[0], mean[1]], -1)
-            c = _pair(cov[0], cov[1], cross[0])
-        else:
-            m, c = mean[0], cov[0]
+        m, c = self.first(stats)
         return Moments(align(take(m, pieces, [-1]), 0, have, want, 1),
                        align(take(c, pieces, [-2, -1]), 0, have, want, 2))
+
+    def first(self, stats: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        """Joint moments of the first two groups (of the only one, if there is but one)."""
+        mean, cov, cross = stats
+        if len(mean) == 1:
+            return mean[0], cov[0]
+        return jnp.concatenate([mean[0], mean[1]], -1), _pair(cov[0], cov[1], cross[0])
+
+    def place(self, t: int) -> int:
+        """Where node t begins in the joint vector of the first two groups."""
+        return (t // self.k + self.h) * self.dims + (t % self.k) * self.width
 
     def _first(self, instance: str, factor: Factor) -> tuple[int, int]:
         """Where an instance of one of the first steps lies in the first two groups."""
@@ -101,12 +107,12 @@ class ChainBelief:
         if back is None:
             return self.head[instance]
         start, size = self.node[base_name(instance)]
-        t = factor.context.at - back
-        return (t // self.k + self.h) * self.dims + (t % self.k) * self.width + start, size
+        return self.place(factor.context.at - back) + start, size
 
-    def _bulk(self, mean: Array, cov: Array, cross: Array, instances: list[str], depth: int
-              ) -> tuple[Array, Array]:
-        """Windows of every step from the order on; (G - 1) k of them, the last ones padding."""
+    def windows(self, stats: tuple[Array, Array, Array], instances: list[str], depth: int
+                ) -> tuple[Array, Array]:
+        """Joint moments of the instances for every step from the order on (all steps if 0)."""
+        mean, cov, cross = stats
         z, kD = slice(self.h, None), self.k * self.width
         if depth == 0:
             pieces = [self.node[base_name(n)] for n in instances]

@@ -5,6 +5,7 @@ Everything here is a pure function of arrays; `vmp.py` jits it once per program 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,9 @@ from jopa_ppl.inference.energy import Energy
 from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
 from jopa_ppl.inference.schedule import Schedule
+
+
+Weigh = Callable[[dict[str, FactorArrays], dict[str, Array]], dict[str, FactorArrays]]
 
 
 class Bound(NamedTuple):
@@ -57,8 +61,11 @@ class Engine:
 
     # -- data ----------------------------------------------------------------------------------
 
-    def bind(self, data: dict[str, Array]) -> Bound:
-        """The numbers of every factor, from the program's data."""
+    def bind(self, data: dict[str, Array], weigh: Weigh | None = None) -> Bound:
+        """The numbers of every factor, from the program's data.
+
+        `weigh` may change the weights of observed sites before it is decided what they reach.
+        """
         graph = self.graph
         outer, series = read_series(graph, data)
         arrays = {}
@@ -76,11 +83,14 @@ class Engine:
                     raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
                         [site.outputs["weight"]], {**data, **s})[0])(series[site.scan].steps)
         values, present = partial_values(graph, series, outer, raw)
+        checks = self._checks(arrays, outer, series)
+        if weigh is not None:
+            arrays = weigh(arrays, present)
         activity = Activity(graph, arrays, present)
         weights = activity.weights()
         arrays = {k: a._replace(weight=weights[k]) for k, a in arrays.items()}
         clamps = {b.name: self._clamp(b, activity.alive, values, present) for b in graph.blocks}
-        return Bound(arrays, clamps, activity.alive, series, self._checks(arrays, outer, series))
+        return Bound(arrays, clamps, activity.alive, series, checks)
 
     def _clamp(self, block: Block, alive: dict[str, Array], values: dict[str, Array],
                present: dict[str, Array]) -> Any:
@@ -159,8 +169,8 @@ class Engine:
         gradient = jax.grad(energy)(stats[block.name])
         return {**moments, block.name: belief.update(moments[block.name], gradient, clamp)}
 
-    def start(self, key: Array, bound: Bound) -> State:
-        """Beliefs before the first sweep: the priors, globals nudged to break symmetries."""
+    def start(self, key: Array | None, bound: Bound) -> State:
+        """Beliefs before the first sweep: the priors, globals nudged to break symmetries (if key)."""
         moments = {n: b.zero() for n, b in self.beliefs.items()}
         order = list(self.graph.program.sites)
         blocks = sorted(self.graph.blocks, key=lambda b: min(order.index(m) for m in b.members))
@@ -169,7 +179,7 @@ class Engine:
             if block.kind == "chain":
                 continue
             moments = self.update(block, own, moments, bound)
-            if not block.held and block.kind in ("dense", "elimination"):
+            if key is not None and not block.held and block.kind in ("dense", "elimination"):
                 moments[block.name] = nudge(moments[block.name], random.fold_in(key, i))
         empty = jnp.zeros(())
         return State(moments, empty, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool))

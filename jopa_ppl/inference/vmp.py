@@ -49,11 +49,11 @@ class Compiled:
     def _first(self, dynamic: list[Array], key: Array, until: Array
                ) -> tuple[Bound, State, Array, Any]:
         self.traces += 1
-        bound = self.engine.bind(self._data(dynamic))
-        state = self.engine.start(key, bound)
         history = jnp.full((self.max_iters,), jnp.nan)
         if self.decision is not None:
-            return self.decision.run(bound, state, history)
+            return self.decision.run(self._data(dynamic), history)
+        bound = self.engine.bind(self._data(dynamic))
+        state = self.engine.start(key, bound)
         state, history = self.engine.advance(state, bound, history, until, self.tol, self.damping)
         return bound, state, history, None
 

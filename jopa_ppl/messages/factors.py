@@ -15,7 +15,7 @@ differs (time, trajectories) its second moments are summed first: no d^2 x d^2 o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -57,10 +57,6 @@ def batch_einsum(operands: Sequence[tuple[Array, str]], out: str, keep: Sequence
     return result.reshape(shape + list(result.shape[len(kept):]))
 
 
-def _augment(mean: Array) -> Array:
-    return jnp.concatenate([jnp.ones((*mean.shape[:-1], 1), mean.dtype), mean], -1)
-
-
 def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Moments],
                     main: Moments, known: Array, keep: Sequence[bool], diagonal: bool) -> Array:
     """Weighted sum of E[r r'] over the batch axes that are not kept.
@@ -79,12 +75,10 @@ def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Mome
     wl = "n" if elementwise else ""
     w = weight if elementwise else weight[..., 0]
     batch = jnp.broadcast_shapes(main.mean.shape[:-1], known.shape[:-1])
-    point = _augment(jnp.concatenate(
+    point = augment(jnp.concatenate(
         [jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (main.mean, known)], -1))
 
-    at_means = K
-    for slot in slots:
-        at_means = _contract_slot(at_means, _augment(slot.mean))
+    at_means = at_mean(K, slots)
     residual = offset + batch_einsum([(at_means, "nl"), (point, "l")], "n", [True] * len(keep))
     out = "n" if diagonal else "nm"
     other = "n" if diagonal else "m"
@@ -101,10 +95,22 @@ def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Mome
         if spread is not None:
             pad = [(0, 0)] * (spread.ndim - 2) + [(1, point.shape[-1] - 1 - q)] * 2
             second = second + jnp.pad(spread, pad)
-    for size in range(1, len(slots) + 1):
-        for chosen in combinations(range(len(slots)), size):
-            total += _mixed(K, slots, chosen, second, wl, out, other, len(keep))
+    for part, a, b, spreads in moving(K, slots, len(keep)):
+        total += batch_einsum([(part, "n" + a + "l"), (part, other + b + "k"),
+                               (second, wl + "lk"), *spreads], out, [True] * len(keep))
     return total
+
+
+def augment(mean: Array) -> Array:
+    """(1, mean) along the last axis."""
+    return jnp.concatenate([jnp.ones((*mean.shape[:-1], 1), mean.dtype), mean], -1)
+
+
+def at_mean(K: Array, slots: Sequence[Moments]) -> Array:
+    """E[K], the coefficients at the slots' means: (*batch, n, l)."""
+    for slot in slots:
+        K = _contract_slot(K, augment(slot.mean))
+    return K
 
 
 def _contract_slot(K: Array, vector: Array) -> Array:
@@ -114,22 +120,22 @@ def _contract_slot(K: Array, vector: Array) -> Array:
     return batch_einsum([(K, "nz" + rest + "l"), (vector, "z")], "n" + rest + "l", [True] * batch)
 
 
-def _mixed(K: Array, slots: Sequence[Moments], chosen: tuple[int, ...], second: Array, wl: str,
-           out: str, other: str, nbatch: int) -> Array:
-    """The term of E[r r'] in which exactly the chosen slots move."""
-    part, kept = K, 0
-    for i, slot in enumerate(slots):
-        axis = nbatch + 1 + kept
-        if i in chosen:
-            part = part[(slice(None),) * axis + (slice(1, None),)]
-            kept += 1
-        else:
-            moved = jnp.moveaxis(part, axis, nbatch + 1)
-            part = _contract_slot(moved, _augment(slot.mean))
-    first, twin = "abcdefgh"[:kept], "stuvwxyz"[:kept]
-    operands = [(part, "n" + first + "l"), (part, other + twin + "k"), (second, wl + "lk")]
-    operands += [(slots[i].cov, first[j] + twin[j]) for j, i in enumerate(chosen)]
-    return batch_einsum(operands, out, [True] * nbatch)
+def moving(K: Array, slots: Sequence[Moments], nbatch: int
+           ) -> Iterator[tuple[Array, str, str, list[tuple[Array, str]]]]:
+    """D_Q r for every non-empty set Q of slots: (tensor, its letters, their twins, covariances)."""
+    for size in range(1, len(slots) + 1):
+        for chosen in combinations(range(len(slots)), size):
+            part, kept = K, 0
+            for i, slot in enumerate(slots):
+                axis = nbatch + 1 + kept
+                if i in chosen:
+                    part = part[(slice(None),) * axis + (slice(1, None),)]
+                    kept += 1
+                else:
+                    part = _contract_slot(jnp.moveaxis(part, axis, nbatch + 1),
+                                          augment(slot.mean))
+            a, b = "abcdefgh"[:kept], "stuvwxyz"[:kept]
+            yield part, a, b, [(slots[i].cov, a[j] + b[j]) for j, i in enumerate(chosen)]
 
 
 def expected_log_density(square: Array, count: Array, precision: Array, logdet: Array,

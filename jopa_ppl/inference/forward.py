@@ -1,0 +1,155 @@
+"""Forward in time: moments of steps that smoothing left out, and the roll-out of a plan.
+
+The state (head, last k nodes) is carried with its mean and covariance. Where smoothing has settled
+it, it is taken from there; after that the program's sites follow one another, each with its
+conditional mean and covariance, over beliefs about what is shared (as if drawn afresh each step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.inference.chain_belief import Chain, ChainBelief
+from jopa_ppl.inference.steps import Coordinates, SiteMap, at_mean, spread_of
+from jopa_ppl.messages.factors import Moments, augment
+
+
+class Follow(NamedTuple):
+    """How a site of a step follows from h: z = M h + noise, noise ~ N(0, C), M uncertain or not.
+
+    Axes: time (or 1), plates; mean (.., n, H), cov (.., n, n), K and slots of a `SiteMap`.
+    """
+
+    mean: Array
+    cov: Array
+    K: Array | None = None
+    slots: tuple[Moments, ...] = ()
+
+
+class Smoothed(NamedTuple):
+    """What smoothing settled; arrays (T, *plates, ..).
+
+    state_*: (head, last k nodes) before step t, which holds where `settled`; node_*: the step's
+    own sites, elements of which hold where `free`.
+    """
+
+    state_mean: Array
+    state_cov: Array
+    node_mean: Array
+    node_cov: Array
+    settled: Array
+    free: Array
+
+
+def nature(site: SiteMap, where: np.ndarray) -> Follow:
+    """A latent site drawn by the program: its residual is z - M h."""
+    K = site.K.at[..., where].set(0.0)
+    return Follow(-at_mean(K, site.slots), site.covariance, K if site.slots else None, site.slots)
+
+
+def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool = False
+              ) -> tuple[Any, Any]:
+    """lax.scan over the leading axis of the tree's leaves; leaves with one entry serve all steps."""
+    leaves, treedef = jax.tree.flatten(tree)
+    moving = [x.shape[0] == length and length > 1 for x in leaves]
+
+    def body(carry: Any, here: list[Array]) -> tuple[Any, Any]:
+        given = iter(here)
+        return step(carry, treedef.unflatten(
+            [next(given) if m else x[0] for m, x in zip(moving, leaves)]))
+
+    return jax.lax.scan(body, carry, [x for m, x in zip(moving, leaves) if m], length=length,
+                        reverse=reverse)
+
+
+def smoothed(belief: ChainBelief, moments: Chain, clamp: Any, c: Coordinates, settled: Array,
+             free: Array) -> Smoothed:
+    """The smoother's share: states and nodes of every step."""
+    stats = belief.stats(moments, clamp)
+    node_mean = jnp.concatenate([belief.steps(stats[0], n, 1) for n in belief.block.variables], -1)
+    w = c.width
+    blocks = jnp.stack([stats[1][belief.h:, ..., j * w:(j + 1) * w, j * w:(j + 1) * w]
+                        for j in range(c.k)], 1)
+    node_cov = blocks.reshape((-1, *blocks.shape[2:]))[:belief.length]
+    return Smoothed(*_states(belief, stats, c), node_mean, node_cov, settled, free)
+
+
+def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinates
+            ) -> tuple[Array, Array]:
+    """Moments of (head, z_{t-k}, .., z_{t-1}) for every t."""
+    means, covs = [], []
+    first = belief.first(stats)
+    for t in range(min(c.k, belief.length)):
+        index, live = list(range(c.head_dims)), [1.0] * c.head_dims
+        for node in range(t - c.k, t):
+            at = belief.place(node) if node >= 0 else 0
+            index += list(range(at, at + c.width))
+            live += [float(node >= 0)] * c.width
+        at, on = np.array(index, int), np.array(live)
+        means.append((first[0][..., at] * on)[None])
+        covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
+    if belief.length > c.k:
+        names = [f"{n}@{-back}" for back in range(c.k, 0, -1) for n in belief.block.variables]
+        mean, cov = belief.windows(stats, names, c.k)
+        pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]
+        means.append(jnp.pad(mean, pad))
+        covs.append(jnp.pad(cov, [*pad, (c.head_dims, 0)]))
+    return jnp.concatenate(means), jnp.concatenate(covs)
+
+
+def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follow]]]],
+         c: Coordinates) -> tuple[Array, Array]:
+    """Mean (T, *plates, H) and covariance (T, *plates, H, H) of h at every step.
+
+    `segments`: (number of steps, sites in program order with their places in h).
+    """
+    shift, z = c.shift()[1:], slice(c.size - c.width, c.size)
+
+    def advance(places: list[np.ndarray]) -> Callable:
+        def step(carry: tuple[Array, Array], inputs: Any) -> tuple[Any, Any]:
+            (mean, cov), (given, rules) = carry, inputs
+            known = given.settled[..., None]
+            mean = jnp.where(known, given.state_mean, mean)
+            cov = jnp.where(known[..., None], given.state_cov, cov)
+            pad = [(0, 0)] * (mean.ndim - 1)
+            h = jnp.pad(augment(mean), [*pad, (0, c.width)])
+            S = jnp.pad(cov, [*pad, (1, c.width), (1, c.width)])
+            for where, rule in zip(places, rules):
+                h, S = follow(h, S, where, rule)
+            free = given.free > 0
+            both = free[..., :, None] & free[..., None, :]
+            either = free[..., :, None] | free[..., None, :]
+            S_zz = jnp.where(both, given.node_cov, jnp.where(either, 0.0, S[..., z, z]))
+            keep = jnp.where(free, 0.0, 1.0)
+            S = S.at[..., z, :].multiply(keep[..., :, None])
+            S = S.at[..., :, z].multiply(keep[..., None, :]).at[..., z, z].set(S_zz)
+            h = h.at[..., z].set(jnp.where(free, given.node_mean, h[..., z]))
+            return (h[..., shift], S[..., shift, :][..., :, shift]), (h, S)
+        return step
+
+    carry = (start.state_mean[0], start.state_cov[0])
+    hs, at = [], 0
+    for length, sites in segments:
+        given = jax.tree.map(lambda a, at=at, n=length: a[at:at + n], start)
+        inputs = (given, [rule for _, rule in sites])
+        carry, out = over_time(advance([w for w, _ in sites]), carry, inputs, length)
+        hs.append(out)
+        at += length
+    return tuple(jnp.concatenate(x) for x in zip(*hs))
+
+
+def follow(h: Array, S: Array, where: np.ndarray, rule: Follow) -> tuple[Array, Array]:
+    """Put z = M h + noise in its place in h: its mean, and its covariance with all of h."""
+    z = jnp.einsum("...nh,...h->...n", rule.mean, h)
+    across = jnp.einsum("...nh,...hk->...nk", rule.mean, S)
+    own = jnp.einsum("...nh,...mh->...nm", across, rule.mean) + rule.cov
+    if rule.K is not None:
+        own = own + spread_of(rule.K, rule.slots, S + h[..., :, None] * h[..., None, :])
+    S = S.at[..., where, :].set(across).at[..., :, where].set(jnp.swapaxes(across, -1, -2))
+    return h.at[..., where].set(z), S.at[..., where[:, None], where[None, :]].set(own)

@@ -1,0 +1,166 @@
+"""The sites of a chain's step as linear maps on one vector: what planning and prediction share.
+
+At step t the vector is h = (1, head, z_{t-k}, .., z_{t-1}, z_t), k the order of the chain, and every
+Gaussian site of the step has a residual r = K(theta) h. The first k steps have maps of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.graph.factor_graph import Block, Factor, Graph
+from jopa_ppl.graph.unroll import Context, base_name, lag
+from jopa_ppl.inference.beliefs import in_bulk
+from jopa_ppl.inference.chain_belief import ChainBelief
+from jopa_ppl.inference.layout import align
+from jopa_ppl.messages.factors import Moments, at_mean, batch_einsum, moving
+
+
+if TYPE_CHECKING:
+    from jopa_ppl.inference.engine import Bound, Engine
+
+
+class SiteMap(NamedTuple):
+    """One site of a step. Batch axes: (steps of the context, *plates of the factor).
+
+    K (*batch|1, n, slots.., H): its residual on h; slots: moments of what K is uncertain of;
+    precision E[P] (n,) or (n, n) and covariance E[P^-1] (n, n); weight (*batch, n|1).
+    """
+
+    K: Array
+    slots: tuple[Moments, ...]
+    precision: Array
+    covariance: Array
+    weight: Array
+
+
+class Coordinates:
+    """Where sites lie in h."""
+
+    def __init__(self, belief: ChainBelief) -> None:
+        self.belief = belief
+        self.k, self.width = belief.k, belief.width
+        self.head_dims = sum(size for _, size in belief.head.values())
+        self.state = self.head_dims + self.k * self.width
+        self.size = 1 + self.state + self.width
+
+    def of(self, instance: str) -> np.ndarray:
+        """Indices of an instance ("x0", "x@-1", "x@0") in h."""
+        back = lag(instance)
+        if back is None:
+            start, size = self.belief.head[instance]
+            start += 1
+        else:
+            at, size = self.belief.node[base_name(instance)]
+            start = 1 + self.head_dims + (self.k - back) * self.width + at
+        return np.arange(start, start + size)
+
+    def shift(self) -> np.ndarray:
+        """Indices in h_t of the state of step t + 1 (with the leading 1)."""
+        nodes = np.arange(1 + self.head_dims + self.width, self.size)
+        return np.concatenate([np.arange(1 + self.head_dims), nodes])
+
+
+def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Bound,
+             moments: dict) -> SiteMap:
+    """The map of a factor's site, from its numbers and the beliefs about what it shares."""
+    arrays = bound.arrays[factor.name]
+    energy, stats = engine.energy, engine.stats(moments, bound.clamps)
+    precision, _ = energy.noise(factor, arrays, stats)
+    views = [(b, n, engine.beliefs[b.name].view(stats[b.name], factor))
+             for b, n in energy.slots[factor.name] if b is not None]
+    chain: Block = coordinates.belief.block
+    slots = tuple(v for b, _, v in views if b is not chain)
+    names = next((n for b, n, _ in views if b is chain), [])
+    K, q = arrays.K, sum(len(coordinates.of(n)) for n in names)
+    known, offset = arrays.known, arrays.offset
+    if known.shape[-1]:
+        seen = known.reshape((*known.shape[:-1], *(1,) * (K.ndim - known.ndim), known.shape[-1]))
+        K = _with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
+    else:
+        K = K[..., :1 + q]
+    if factor.value is None:
+        constant = offset.reshape((*offset.shape, *(1,) * len(slots)))
+        pads = [(0, 0)] * offset.ndim + [(0, n - 1) for n in K.shape[offset.ndim:-1]]
+        K = _with_constant(K, jnp.pad(constant, pads))
+    where = np.concatenate([[0], *(coordinates.of(n) for n in names)]).astype(int)
+    spread = np.zeros((len(where), coordinates.size))
+    spread[np.arange(len(where)), where] = 1
+    K = jnp.einsum("...l,lh->...h", K, spread)
+    weight = arrays.weight
+    covariance = noise_covariance(engine.graph, factor, moments, precision)
+    if not in_bulk(factor):
+        K, precision, covariance, weight = (x[None] for x in (K, precision, covariance, weight))
+        slots = tuple(Moments(s.mean[None], s.cov[None]) for s in slots)
+    return SiteMap(K, slots, precision, covariance, weight)
+
+
+def _with_constant(K: Array, constant: Array) -> Array:
+    shape = jnp.broadcast_shapes(K.shape[:-1], constant.shape)
+    first = jnp.broadcast_to(K[..., 0], shape) + constant
+    rest = jnp.broadcast_to(K[..., 1:], (*shape, K.shape[-1] - 1))
+    return jnp.concatenate([first[..., None], rest], -1)
+
+
+def noise_covariance(graph: Graph, factor: Factor, moments: dict, precision: Array) -> Array:
+    """E[P^-1] of a Gaussian site as (.., n, n): exact for known, Gamma and Wishart precisions.
+
+    E[W^-1] = V / (nu - n - 1) and E[1 / tau] = b / (a - 1) where they exist, else 1 / E[P].
+    """
+    diagonal = factor.family == "normal"
+    if diagonal:
+        base = jnp.eye(precision.shape[-1], dtype=precision.dtype) / precision[..., None]
+    else:
+        eye = jnp.broadcast_to(jnp.eye(precision.shape[-1], dtype=precision.dtype), precision.shape)
+        base = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(precision), True), eye)
+    for name in factor.noise:
+        q = moments[graph.block_of(name).name]
+        if hasattr(q, "dof"):
+            n = q.rate.shape[-1]
+            ratio = jnp.where(q.dof > n + 1, q.dof / jnp.maximum(q.dof - n - 1, 1e-12), 1.0)
+        else:
+            ratio = jnp.where(q.a > 1, q.a / jnp.maximum(q.a - 1, 1e-12), 1.0)
+        if ratio.size == 1:
+            base = base * ratio.reshape(())
+    return base
+
+
+def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
+    """E[K' P K] over what K is uncertain of, (*batch, H, H); P is (n,) or (n, n)."""
+    nbatch = K.ndim - 2 - len(slots)
+    everything = [True] * nbatch
+    p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
+    mean = at_mean(K, slots)
+    total = batch_einsum([(mean, "nl"), (precision, p), (mean, other + "k")], "lk", everything)
+    for part, a, b, spreads in moving(K, slots, nbatch):
+        total += batch_einsum([(part, "n" + a + "l"), (precision, p), (part, other + b + "k"),
+                               *spreads], "lk", everything)
+    return total
+
+
+def spread_of(K: Array, slots: Sequence[Moments], second: Array) -> Array:
+    """Covariance of K h that is due to K, for E[h h'] = second (H, H): (*batch, n, n)."""
+    nbatch = K.ndim - 2 - len(slots)
+    total = jnp.zeros(())
+    for part, a, b, spreads in moving(K, slots, nbatch):
+        total += batch_einsum([(part, "n" + a + "l"), (second, "lk"), (part, "m" + b + "k"),
+                               *spreads], "nm", [True] * nbatch)
+    return total
+
+
+def to_chain_plates(array: Array, factor: Factor, block: Block, tail: int) -> Array:
+    """Sum over the factor's plates that the chain has not, order the rest as the chain's."""
+    have = [p.name for p in factor.plates]
+    drop = tuple(1 + i for i, p in enumerate(have) if p not in block.plates)
+    kept = [p for p in have if p in block.plates]
+    return align(array.sum(axis=drop) if drop else array, 1, kept, block.plates, tail)
+
+
+__all__ = ["Context", "Coordinates", "SiteMap", "at_mean", "quadratic", "site_map", "spread_of",
+           "to_chain_plates"]
