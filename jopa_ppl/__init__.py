@@ -1,1 +1,48 @@
-"""jopa_ppl."""
+"""Write a NumPyro program, get exact compiled message passing, and plan by conditioning."""
+
+from jopa_ppl.compiling import compile, explain
+from jopa_ppl.distributions import ArrayNormal
+from jopa_ppl.errors import (
+    ConvergenceWarning,
+    DataError,
+    FileError,
+    JopaError,
+    NumericalError,
+    PriorError,
+    ShapeError,
+    SiteError,
+    StructureError,
+)
+from jopa_ppl.files import load_posterior
+from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.posterior import Posterior
+from jopa_ppl.primitives import Amortized, latent, observe, plate, scan, sparse
+from jopa_ppl.queries import condition, given
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VMP",
+    "Amortized",
+    "ArrayNormal",
+    "ConvergenceWarning",
+    "DataError",
+    "FileError",
+    "JopaError",
+    "NumericalError",
+    "Posterior",
+    "PriorError",
+    "ShapeError",
+    "SiteError",
+    "StructureError",
+    "compile",
+    "condition",
+    "explain",
+    "given",
+    "latent",
+    "load_posterior",
+    "observe",
+    "plate",
+    "scan",
+    "sparse",
+]

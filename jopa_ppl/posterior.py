@@ -1,5 +1,208 @@
+"""Beliefs after inference: look at them, draw from them, predict, save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, random
+
+from jopa_ppl import draws, files, predictive
+from jopa_ppl.distributions import ArrayNormal
+from jopa_ppl.errors import JopaError, SiteError, names
+from jopa_ppl.marginals import Marginal, marginals
+from jopa_ppl.queries import JointBelief
+
+if TYPE_CHECKING:
+    from jopa_ppl.inference.engine import Bound, State
+    from jopa_ppl.inference.signature import Call
+    from jopa_ppl.inference.vmp import Compiled
+
+
+def outward(x: Any) -> Any:
+    """Arrays in the caller's default float."""
+    floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+    return jnp.asarray(x, jnp.result_type(float)) if floating else x
+
+
 class Posterior:
-    def __init__(self, compiled, state, bound, history, plan):
-        self.compiled, self.state, self.bound, self.history, self.plan = compiled, state, bound, history, plan
-        import numpy as np
-        self.free_energy = np.asarray(history)[:int(state.sweep)]
+    """Beliefs about the latents of a program. Immutable.
+
+    `posterior["A"]` is a NumPyro distribution; sites of a scan carry time in front, (T, ...).
+    Latents that no observation reaches are predicted from the beliefs about the others.
+
+    Attributes:
+        free_energy: (sweeps,) in nats, = -ELBO with every normaliser in it.
+        converged: whether it settled within `tol`; num_iters: sweeps done.
+    """
+
+    def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,
+                 plan: Any = None) -> None:
+        self.compiled, self.call = compiled, call
+        self.state, self.bound, self.plan = state, bound, plan
+        self.num_iters = int(state.sweep)
+        self.converged = bool(state.converged)
+        self.free_energy = np.asarray(history)[:self.num_iters]
+
+    # -- sites -----------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the latent sites, in program order."""
+        return tuple(self.compiled.graph.variables)
+
+    @property
+    def global_sites(self) -> tuple[str, ...]:
+        """Latent sites outside scans and plates, first states excluded."""
+        graph = self.compiled.graph
+        return tuple(n for n in self.sites if graph.block_of(n).kind != "chain"
+                     and not graph.block_of(n).plates)
+
+    @cached_property
+    def _marginals(self) -> dict[str, Marginal]:
+        with jax.enable_x64(True):
+            return marginals(self.compiled, self.state, self.bound, self.plan)
+
+    def _marginal(self, name: str) -> Marginal:
+        if name not in self._marginals:
+            graph = self.compiled.graph
+            if name in graph.program.sites:
+                raise SiteError("the site has no belief", site=name,
+                                found="data" if graph.program.sites[name].observed
+                                else "a site that is only predicted",
+                                expected=f"one of {names(self.sites)}",
+                                fix="draw it with posterior.predict(rng_key)")
+            raise SiteError("unknown site", site=name, found=f"'{name}'",
+                            expected=f"one of {names(self.sites)}", fix="check the spelling")
+        return self._marginals[name]
+
+    def __getitem__(self, name: str) -> dist.Distribution:
+        m = self._marginal(name)
+        parts = {k: outward(v) for k, v in m.parts.items()}
+        if m.family == "gamma":
+            return dist.Gamma(parts["a"], parts["b"])
+        if m.family == "wishart":
+            return dist.Wishart(parts["dof"], rate_matrix=parts["rate"])
+        mean, cov = parts["mean"], parts["cov"]
+        if m.event_dim == 0:
+            return dist.Normal(mean, jnp.sqrt(cov[..., 0, 0]).reshape(mean.shape))
+        if m.event_dim == 1:
+            return dist.MultivariateNormal(mean, covariance_matrix=cov)
+        return ArrayNormal(mean, cov, m.event_dim)
+
+    def mean(self, name: str) -> Array:
+        """Posterior mean of a site, of the site's shape (time in front inside a scan)."""
+        return outward(self._marginal(name).mean)
+
+    def variance(self, name: str) -> Array:
+        """Posterior variance of every element of a site (of a Wishart: of every entry)."""
+        return outward(self._marginal(name).variance)
+
+    # -- draws -----------------------------------------------------------------------------------
+
+    def sample(self, rng_key: Array, sample_shape: tuple[int, ...] = ()) -> dict[str, Array]:
+        """Joint draws of all latent sites: {name: (*sample_shape, *site shape)}.
+
+        Sites of one block are drawn jointly (a trajectory as a whole); steps that no observation
+        reaches follow the program, each draw with parameters of its own.
+        """
+        with jax.enable_x64(True):
+            count = int(np.prod(sample_shape, dtype=int))
+            found = draws.sample(self.compiled, self.state, self.bound, self.plan, rng_key, count)
+        return {n: outward(x.reshape((*sample_shape, *x.shape[1:]))) for n, x in found.items()}
+
+    def predict(self, *args: Any, rng_key: Array | None = None, num_samples: int = 100,
+                **kwargs: Any) -> dict[str, Array]:
+        """Posterior predictive draws of every site of the program, observed ones included.
+
+        Without arguments: for the steps of this run. With arguments (those of the model): the
+        program is run on them, with draws of the global sites.
+
+        Returns:
+            {name: (num_samples, *site shape)}; time in front of the site shape inside a scan.
+        """
+        key = random.key(0) if rng_key is None else rng_key
+        draw_key, run_key = random.split(key)
+        found = self.sample(draw_key, (num_samples,))
+        model, own_args, own_kwargs = self.call.rebuild(self.call.dynamic)
+        if args or kwargs:
+            found = {n: found[n] for n in self.global_sites}
+            own_args, own_kwargs = args, kwargs
+        return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
+                                 keep_data=bool(args or kwargs))
+
+    # -- beliefs for `given`, files, tables ------------------------------------------------------
+
+    def beliefs(self, sites: Sequence[str] | None = None
+                ) -> tuple[dict[str, JointBelief], dict[str, dist.Distribution], tuple]:
+        """Beliefs about global sites: joint Gaussians by block, distributions for the rest."""
+        graph = self.compiled.graph
+        chosen = self.global_sites if sites is None else tuple(sites)
+        joint, single, shapes = {}, {}, []
+        for name in chosen:
+            if name not in graph.variables:
+                self._marginal(name)
+            if graph.program.sites[name].scan is not None:
+                raise SiteError("a site inside a scan cannot be given", site=name,
+                                found="a site of a scan", expected=f"one of {self.global_sites}",
+                                fix="give the first state: jp.given(model, {'x0': ...})")
+            block = graph.block_of(name)
+            m = self.state.moments[block.name]
+            if block.kind == "dense":
+                belief = self.compiled.engine.beliefs[block.name]
+                members = [n for n in block.members if n in chosen]
+                if name == members[0]:
+                    index = np.concatenate([np.arange(*_span(belief.pieces[n])) for n in members])
+                    joint[",".join(members)] = JointBelief(
+                        m.mean[..., index], m.cov[..., index[:, None], index[None, :]])
+                    shapes += [(n, (graph.variables[n].site.shape,
+                                    len(graph.variables[n].local))) for n in members]
+            else:
+                with jax.enable_x64(True):
+                    single[name] = self[name]
+        return joint, single, tuple(shapes)
+
+    def summary(self) -> str:
+        """A table of all global sites, elementwise: mean, standard deviation, 90 % interval."""
+        rows = [("site", "mean", "sd", "5 %", "95 %")]
+        for name in self.sites:
+            if self.compiled.graph.program.sites[name].scan is not None:
+                continue
+            mean = np.asarray(self.mean(name))
+            sd = np.sqrt(np.asarray(self.variance(name)))
+            draws_ = np.asarray(self[name].sample(random.key(0), (2000,)))
+            low, high = np.quantile(draws_, [0.05, 0.95], axis=0)
+            for index in np.ndindex(mean.shape):
+                label = name + (f"[{','.join(map(str, index))}]" if index else "")
+                rows.append((label, *(f"{float(a[index]):.4g}" for a in (mean, sd, low, high))))
+        widths = [max(len(r[i]) for r in rows) for i in range(5)]
+        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w)
+                           for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
+        status = "converged" if self.converged else "not converged"
+        end = f"{self.free_energy[-1]:.6g}" if self.num_iters else "none"
+        return "\n".join([*lines, f"free energy {end} nats after {self.num_iters} sweeps, {status}"])
+
+    def __repr__(self) -> str:
+        return (f"Posterior(sites={list(self.sites)}, num_iters={self.num_iters}, "
+                f"converged={self.converged})")
+
+    def to_arviz(self, num_samples: int = 500, rng_key: Array | None = None) -> Any:
+        """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x)."""
+        from jopa_ppl.export import to_arviz
+        return to_arviz(self, num_samples, random.key(0) if rng_key is None else rng_key)
+
+    def save(self, path: str) -> None:
+        """Write the beliefs to a safetensors file; read them with `jp.load_posterior`."""
+        files.save(self, path)
+
+
+def _span(piece: tuple[int, int]) -> tuple[int, int]:
+    return piece[0], piece[0] + piece[1]
+
+
+__all__ = ["JopaError", "Posterior"]

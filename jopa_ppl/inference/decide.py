@@ -27,7 +27,7 @@ from jopa_ppl.graph.factor_graph import Factor
 from jopa_ppl.graph.unroll import Context
 from jopa_ppl.inference.bind import FactorArrays
 from jopa_ppl.inference.engine import Bound, Engine, State
-from jopa_ppl.inference.forward import Follow, nature, over_time, roll, smoothed
+from jopa_ppl.inference.forward import Follow, Smoothed, nature, over_time, roll, smoothed
 from jopa_ppl.inference.steps import (
     Coordinates,
     SiteMap,
@@ -41,10 +41,15 @@ from jopa_ppl.messages.families import symmetric
 
 
 class Plan(NamedTuple):
-    """Moments of h = (1, head, last k nodes, this node) at every step: (T, *plates, H)."""
+    """Moments of h = (1, head, last k nodes, this node) at every step: (T, *plates, H).
+
+    gains: by context, for every decision its gain on h and its covariance; past: the evidence.
+    """
 
     mean: Array
     cov: Array
+    gains: list[dict[str, tuple[Array, Array]]]
+    past: Smoothed
 
 
 class Node(NamedTuple):
@@ -166,7 +171,7 @@ class Decision:
         f = evidence + cost
         state = State(moments, f, jnp.ones((), int), jnp.where(jnp.isfinite(f), -1, 0),
                       jnp.ones((), bool))
-        return bound, state, history.at[0].set(f), Plan(mean, cov)
+        return bound, state, history.at[0].set(f), Plan(mean, cov, gains, past)
 
     # -- backward --------------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ class VMP:
                         bar.set_postfix(F=f"{float(state.free_energy):.6g}")
                 if bar is not None:
                     bar.close()
-        posterior = Posterior(compiled, state, bound, history, plan)
+        posterior = Posterior(compiled, call, state, bound, history, plan)
         if bad >= 0:
             updates = compiled.schedule.updates
             where = (f"block '{updates[bad].block.name}'" if bad < len(updates)

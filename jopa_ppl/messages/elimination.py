@@ -160,29 +160,47 @@ def _log_partition(variables, sizes, cliques, columns, left, right):
     # Funsor's names: ours may coincide (a plate and a variable "x") or mean something to it.
     plate = {p: f"plate{i}" for i, p in enumerate(sizes)}
     site = {v: f"site{i}" for i, v in enumerate(variables)}
+    dtype = cliques[0].root.dtype
     waiting = set(variables)  # for a clique in just their plates, to hold their carriers
 
-    def factor(clique, column):
-        root, ones = [clique.root, column[..., None]], 0
-        for name in clique.names:
-            if name in waiting and set(variables[name].plates) == set(clique.plates):
-                waiting.remove(name)
-                both = jnp.stack([left[name], right[name]], -1)
-                rows = _rows(variables, clique.names, (name,))
-                root.append(jnp.zeros((*column.shape, 2), both.dtype).at[..., rows, :].set(both))
-                ones += 2
-        root = jnp.concatenate(root, -1)
-        white = jnp.where(jnp.arange(root.shape[-1]) < root.shape[-1] - ones, 0, 1)
-        white = jnp.broadcast_to(white.astype(root.dtype), (*column.shape[:-1], root.shape[-1]))
-        inputs = [(plate[p], funsor.Bint[sizes[p]]) for p in clique.plates]
-        inputs += [(site[n], funsor.Reals[variables[n].dim]) for n in clique.names]
+    def factor(group):  # cliques of the same plates, side by side
+        names = tuple(n for n in variables if any(n in cliques[i].names for i in group))
+        plates = cliques[group[0]].plates
+        blocks, white = [], []
+        for i in group:
+            rows = _rows(variables, names, cliques[i].names)
+            blocks += [(cliques[i].root, rows), (columns[i][..., None], rows)]
+            white += [0] * (cliques[i].root.shape[-1] + 1)
+        for name in waiting.intersection(n for n in names if local(n, plates)):
+            waiting.remove(name)
+            rows = _rows(variables, names, (name,))
+            blocks.append((jnp.stack([left[name], right[name]], -1), rows))
+            white += [1, 1]
+        eye = np.eye(sum(variables[n].dim for n in names), dtype=dtype)
+        root = jnp.concatenate([eye[:, rows] @ block for block, rows in blocks], -1)
+        white = jnp.broadcast_to(jnp.array(white, dtype), (*root.shape[:-2], len(white)))
+        inputs = [(plate[p], funsor.Bint[sizes[p]]) for p in plates]
+        inputs += [(site[n], funsor.Reals[variables[n].dim]) for n in names]
         return Gaussian(white, root, tuple(inputs))
+
+    def local(name, plates):
+        return set(variables[name].plates) == set(plates)
+
+    groups = []  # of cliques that share a variable of just their plates
+    for i, (names, plates, _) in enumerate(cliques):
+        meets = [
+            g
+            for g in groups
+            if cliques[g[0]].plates == plates
+            and any(n in cliques[j].names and local(n, plates) for j in g for n in names)
+        ]
+        groups = [g for g in groups if g not in meets] + [sum(meets, []) + [i]]
 
     with Gaussian.set_compression_threshold(math.inf):
         result = sum_product(
             funsor.ops.logaddexp,
             funsor.ops.add,
-            [factor(clique, column) for clique, column in zip(cliques, columns)],
+            [factor(group) for group in groups],
             eliminate=frozenset([*site.values(), *plate.values()]),
             plates=frozenset(plate.values()),
         )

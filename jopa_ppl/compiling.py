@@ -1,0 +1,26 @@
+"""See what a program was compiled to, before running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jopa_ppl.graph.show import explain_table
+from jopa_ppl.inference.vmp import VMP, Compiled
+
+
+def compile(model: Callable, *args: Any, **kwargs: Any) -> Compiled:
+    """Compile a program for given arguments: `.graph` and `.schedule` print as tables.
+
+    Raises:
+        StructureError, ShapeError, SiteError: as `VMP.run`; no inference is run.
+    """
+    return VMP(model).compile(*args, **kwargs)
+
+
+def explain(model: Callable, *args: Any, **kwargs: Any) -> None:
+    """Print one line a site: family, role, block and the message it sends.
+
+    A site that is not conjugate is shown with the operation, file and line that made it so.
+    """
+    print(explain_table(model, args, kwargs))

@@ -1,0 +1,157 @@
+"""Joint draws from a posterior."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array, random
+
+from jopa_ppl.inference.engine import Bound, Engine, State
+from jopa_ppl.inference.forward import Follow, nature, over_time
+from jopa_ppl.inference.layout import join
+from jopa_ppl.inference.steps import Coordinates
+from jopa_ppl.marginals import chain_segments, settled
+from jopa_ppl.messages import chain, elimination
+from jopa_ppl.messages.factors import augment
+from jopa_ppl.messages.families import Gamma, Gaussian, Wishart
+
+
+def sample(compiled: Any, state: State, bound: Bound, plan: Any, key: Array, count: int
+           ) -> dict[str, Array]:
+    """`count` joint draws, {site: (count, *site shape)}."""
+    if not hasattr(compiled, "draw"):
+        def draw(keys: Array, moments: dict, bound: Bound, plan: Any) -> dict[str, Array]:
+            # One draw at a time: memory stays that of one trajectory per lane.
+            return jax.lax.map(lambda k: one(compiled.engine, moments, bound, plan, k), keys,
+                               batch_size=64)
+        compiled.draw = jax.jit(draw)
+    return compiled.draw(random.split(key, count), state.moments, bound, plan)
+
+
+def point(engine: Engine, moments: dict, key: Array) -> tuple[dict, dict[str, Array]]:
+    """A draw of everything but chains: as beliefs without spread, and as site values."""
+    fixed, values = dict(moments), {}
+    for i, block in enumerate(engine.graph.blocks):
+        m, k = moments[block.name], random.fold_in(key, i)
+        if block.kind == "gamma":
+            t = random.gamma(k, m.a) / m.b
+            fixed[block.name] = Gamma(t, jnp.log(t), jnp.full_like(m.a, -1.0), m.b)
+            values[block.name] = t
+        elif block.kind == "wishart":
+            W = dist.Wishart(m.dof, rate_matrix=m.rate).sample(k)
+            logdet = jnp.linalg.slogdet(W)[1]
+            fixed[block.name] = Wishart(W, logdet, jnp.full_like(m.dof, -1.0), m.rate)
+            values[block.name] = W
+        elif block.kind == "dense":
+            chol = jnp.linalg.cholesky(m.cov)
+            z = m.mean + jnp.einsum("...ij,...j->...i", chol,
+                                    random.normal(k, m.mean.shape, m.mean.dtype))
+            fixed[block.name] = Gaussian(z, jnp.zeros_like(m.cov), m.logdet)
+            belief = engine.beliefs[block.name]
+            for name in block.members:
+                start, size = belief.pieces[name]
+                values[name] = _site(engine, name, z[..., start:start + size], 0)
+        elif block.kind == "elimination":
+            belief = engine.beliefs[block.name]
+            _, terms = belief.terms(m.precision, None)
+            drawn = elimination.sample(k, belief.variables, belief.sizes, terms)
+            mean = {n: m.mean[n] + drawn[n] for n in m.mean}
+            fixed[block.name] = m._replace(mean=mean, cov=jax.tree.map(jnp.zeros_like, m.cov))
+            values |= {n: _site(engine, n, mean[n], 0) for n in mean}
+    return fixed, values
+
+
+def _site(engine: Engine, name: str, vector: Array, lead: int) -> Array:
+    v = engine.graph.variables[name]
+    return join(vector, v.site, v.local, lead)
+
+
+def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> dict[str, Array]:
+    """One joint draw of every site."""
+    shared, inside = random.split(key)
+    fixed, values = point(engine, moments, shared)
+    for i, block in enumerate(engine.graph.blocks):
+        if block.kind == "chain":
+            k = random.fold_in(inside, i)
+            values |= _trajectory(engine, block, fixed, moments, bound, plan, k)
+    return values
+
+
+def _trajectory(engine: Engine, block: Any, fixed: dict, moments: dict, bound: Bound, plan: Any,
+                key: Array) -> dict[str, Array]:
+    """A trajectory: from the smoother where observations reach, then by the program."""
+    belief, m = engine.beliefs[block.name], moments[block.name]
+    c = Coordinates(belief)
+    smooth, noise = random.split(key)
+    clamp = bound.clamps[block.name]
+    z = chain.sample(smooth, m.diag, m.off)
+    z = jnp.where(clamp.free > 0, m.mean + z, clamp.value)
+    drawn = m._replace(mean=z, cov=jnp.zeros_like(m.cov), cross=jnp.zeros_like(m.cross))
+    given = (settled(engine, block, {**moments, block.name: drawn}, bound) if plan is None
+             else plan.past._replace(**_drawn_past(engine, block, drawn, bound, plan)))
+    segments = chain_segments(engine, block, fixed, bound)
+    nodes, at = [], 0
+    carry = given.state_mean[0]
+    for j, (length, sites) in enumerate(segments):
+        rules = []
+        for (where, site), name in zip(sites, _names(engine, block)):
+            rule = nature(site, where)._replace(K=None, slots=())
+            if plan is not None and name in plan.gains[j]:
+                rule = Follow(*plan.gains[j][name])
+            rules.append((where, rule))
+        places = [w for w, _ in rules]
+        here = jax.tree.map(lambda a, at=at, n=length: a[at:at + n], given)
+        keys = random.split(random.fold_in(noise, j), length)
+
+        def step(mean: Array, inputs: Any, places: list = places) -> tuple[Array, Array]:
+            here, rules, k = inputs
+            mean = jnp.where(here.settled[..., None], here.state_mean, mean)
+            h = jnp.pad(augment(mean), [(0, 0)] * (mean.ndim - 1) + [(0, c.width)])
+            for i, (where, rule) in enumerate(zip(places, rules)):
+                drift = jnp.einsum("...nh,...h->...n", rule.mean, h)
+                eps = random.normal(random.fold_in(k, i), drift.shape, drift.dtype)
+                spread = jnp.einsum("...nm,...m->...n", _root(rule.cov), eps)
+                h = h.at[..., where].set(drift + spread)
+            z = h[..., c.size - c.width:]
+            z = jnp.where(here.free > 0, here.node_mean, z)
+            h = h.at[..., c.size - c.width:].set(z)
+            return h[..., c.shift()[1:]], z
+
+        # Keys must step with time even where a segment has one step.
+        carry, out = over_time(step, carry, (here, [r for _, r in rules], keys), length)
+        nodes.append(out)
+        at += length
+    nodes = jnp.concatenate(nodes)
+    found = {}
+    for name in block.variables:
+        start, size = belief.node[name]
+        found[name] = _site(engine, name, nodes[..., start:start + size], 1)
+    for name in block.head:
+        start, size = belief.head[name]
+        found[name] = _site(engine, name, z[0][..., start:start + size], 0)
+    return found
+
+
+def _names(engine: Engine, block: Any) -> list[str]:
+    scan = engine.graph.program.scans[block.scan]
+    return [n for n in scan.sites if n in block.variables]
+
+
+def _root(cov: Array) -> Array:
+    """A square root that also serves covariances with zero rows (decisions that are data)."""
+    values, vectors = jnp.linalg.eigh(cov)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
+
+
+def _drawn_past(engine: Engine, block: Any, drawn: Any, bound: Bound, plan: Any) -> dict:
+    from jopa_ppl.inference.forward import smoothed
+    past = smoothed(engine.beliefs[block.name], drawn, bound.clamps[block.name],
+                    Coordinates(engine.beliefs[block.name]), plan.past.settled, plan.past.free)
+    return {"state_mean": past.state_mean, "node_mean": past.node_mean}
+
+
+__all__ = ["partial", "point", "sample"]

@@ -1,0 +1,170 @@
+"""Graphs and schedules as tables and pictures."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jopa_ppl.errors import JopaError
+from jopa_ppl.graph.unroll import base_name, lag
+
+if TYPE_CHECKING:
+    from jopa_ppl.graph.factor_graph import Factor, Graph
+    from jopa_ppl.inference.schedule import Schedule
+
+KINDS = {"chain": "chain (block-tridiagonal Gaussian)", "dense": "joint Gaussian",
+         "elimination": "joint Gaussian (Funsor)", "gamma": "Gamma", "wishart": "Wishart"}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns under a header."""
+    rows = [tuple(header), *(tuple(r) for r in rows)]
+    widths = [max(len(str(r[i])) for r in rows) for i in range(len(header))]
+    lines = ["  ".join(str(c).ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def pretty(instance: str) -> str:
+    """"x@-1" -> "x[t-1]"."""
+    back = lag(instance)
+    return instance if back is None else (
+        f"{base_name(instance)}[t{f'-{back}' if back else ''}]")
+
+
+def _scope(graph: Graph, name: str) -> str:
+    site = graph.program.sites[name]
+    parts = [] if site.scan is None else [f"time {graph.program.scans[site.scan].length}"]
+    return " x ".join(parts + [f"{p.name} {p.size}" for p in site.plates]) or "-"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def graph_table(graph: Graph) -> str:
+    """Variables, then factors."""
+    rows = []
+    for name, v in graph.variables.items():
+        block = graph.block_of(name)
+        rows.append((name, v.family, _shape(v.site.shape), _scope(graph, name), block.name,
+                     KINDS[block.kind] + (", held" if block.held else "")))
+    variables = table(("variable", "family", "shape", "over", "block", "belief"), rows)
+    factors = table(
+        ("factor", "family", "of", "depends on", "precision"),
+        [(f.name, f.family, "data" if f.site.observed else f.site.name, terms(f),
+          ", ".join(f.noise) or "known") for f in graph.factors])
+    text = f"{variables}\n\n{factors}"
+    if graph.predicted:
+        text += "\n\npredicted afterwards (nothing observed depends on them): " + ", ".join(
+            graph.predicted)
+    return text
+
+
+def terms(factor: Factor) -> str:
+    """The residual's products of latents and data, readable."""
+    own = factor.value
+    inside = [" ".join(pretty(n) for n in p) for p in factor.products if p != (own,)]
+    return " + ".join(inside + [f"{pretty(n)} (data)" for n in factor.knowns]) or "data"
+
+
+def schedule_table(schedule: Schedule) -> str:
+    """The updates of one sweep, in order."""
+    rows = [(str(i + 1), u.block.name, KINDS[u.block.kind],
+             ", ".join(f.name for f in u.factors)) for i, u in enumerate(schedule.updates)]
+    text = table(("", "update", "belief", "takes messages from"), rows)
+    if schedule.held:
+        text += "\nheld: " + ", ".join(b.name for b in schedule.held)
+    return text
+
+
+def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
+    """One line a site; a program that does not compile is explained up to its errors."""
+    from jopa_ppl.inference.vmp import VMP
+    try:
+        graph = VMP(model).compile(*args, **kwargs).graph
+    except JopaError as error:
+        return f"{getattr(model, '__name__', 'the model')} does not compile:\n{error}"
+    rows = []
+    for name, site in graph.program.sites.items():
+        family = site.family
+        if name in graph.predicted:
+            rows.append((name, family, "predicted", "-", "none: nothing observed depends on it"))
+            continue
+        factor = next(f for f in graph.factors[::-1] if f.site.name == name)
+        role = ("data" if site.observed and not site.partial else
+                "data where given" if site.partial else "held" if site.held else "latent")
+        block = graph.block_of(name).name if name in graph.variables else "-"
+        message = "amortised (encoder's Gaussian)" if site.amortized else "exact"
+        if not (factor.latents or factor.noise):
+            message = "none: it depends on no latent"
+        elif family in ("normal", "mvn"):
+            message += f", on {terms(factor)}" if not site.amortized else ""
+        rows.append((name, family, role, block, message))
+    return table(("site", "family", "role", "block", "message"), rows)
+
+
+def _edges(graph: Graph) -> list[tuple[str, str]]:
+    edges: dict[tuple[str, str], None] = {}
+    for f in graph.factors:
+        names = [base_name(n) for n in (*f.latents, *f.noise)]
+        if f.site.observed and not f.site.partial:
+            names.append(f"{f.site.name}\n(data)")
+        for name in names:
+            edges[(name, f.site.name + " factor")] = None
+    return list(edges)
+
+
+def dot(graph: Graph) -> str:
+    """The graph in graphviz's language: variables round, data grey, factors square."""
+    lines = ["graph {", "rankdir=LR; node [fontname=Helvetica, fontsize=11];"]
+    for block in graph.blocks:
+        inside = " ".join(f'"{n}";' for n in block.members)
+        lines.append(f'subgraph "cluster_{block.name}" {{ label="{KINDS[block.kind]}"; '
+                     f'style=dashed; color="#999999"; fontsize=9; fontname=Helvetica; {inside} }}')
+    for a, b in _edges(graph):
+        if "(data)" in a:
+            lines.append(f'"{a}" [style=filled, fillcolor="#dddddd"];')
+        lines.append(f'"{b}" [shape=square, label="", width=0.15, style=filled, '
+                     f'fillcolor="#333333", xlabel="{b.removesuffix(" factor")}"];')
+        lines.append(f'"{a}" -- "{b}";')
+    return "\n".join([*lines, "}"])
+
+
+def render(graph: Graph, path: str) -> str:
+    """Write an SVG of the graph: by graphviz where its `dot` is installed, else by Matplotlib."""
+    target = Path(path).with_suffix(".svg")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.which("dot"):
+        subprocess.run(["dot", "-Tsvg", "-o", str(target)], input=dot(graph), text=True, check=True)
+        return str(target)
+    from matplotlib.figure import Figure
+
+    edges = _edges(graph)
+    left = list(dict.fromkeys(a for a, _ in edges))
+    right = list(dict.fromkeys(b for _, b in edges))
+    height = max(len(left), len(right))
+    figure = Figure(figsize=(6.5, 0.6 * height + 0.8))
+    ax = figure.subplots()
+
+    def at(items: list[str], item: str) -> float:
+        return -(items.index(item) + 0.5) * height / len(items)
+
+    for a, b in edges:
+        ax.plot([0, 1], [at(left, a), at(right, b)], color="#999999", lw=1, zorder=1)
+    for a in left:
+        data = "(data)" in a
+        ax.scatter(0, at(left, a), s=500, color="#dddddd" if data else "white",
+                   edgecolor="#333333", zorder=2)
+        ax.annotate(a.replace("\n", " "), (-0.05, at(left, a)), ha="right", va="center")
+    for b in right:
+        ax.scatter(1, at(right, b), s=60, marker="s", color="#333333", zorder=2)
+        ax.annotate(b.removesuffix(" factor"), (1.03, at(right, b)), va="center")
+    ax.set_xlim(-0.6, 1.5)
+    ax.set_ylim(-height - 0.2, 0.2)
+    ax.axis("off")
+    figure.savefig(target, format="svg", bbox_inches="tight")
+    return str(target)

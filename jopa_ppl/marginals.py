@@ -1,0 +1,126 @@
+"""Marginal beliefs of every latent site, predicted ones included."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.graph.trace import Site
+from jopa_ppl.inference.engine import Bound, Engine, State
+from jopa_ppl.inference.forward import Smoothed, nature, roll, smoothed
+from jopa_ppl.inference.layout import join
+from jopa_ppl.inference.steps import Coordinates, site_map
+
+
+class Marginal(NamedTuple):
+    """Belief about one site: its mean and variance (site shape) and its parameters."""
+
+    family: str
+    event_dim: int
+    mean: Array
+    variance: Array
+    parts: dict[str, Array]
+
+
+def marginals(compiled: Any, state: State, bound: Bound, plan: Any) -> dict[str, Marginal]:
+    """Marginals of all latent sites; compiled once per program."""
+    if not hasattr(compiled, "marginals"):
+        compiled.marginals = jax.jit(partial(_arrays, compiled.engine))
+    arrays = compiled.marginals(state.moments, bound, plan)
+    found = {}
+    for name, variable in compiled.graph.variables.items():
+        site, parts = variable.site, arrays[name]
+        if variable.family == "gamma":
+            found[name] = Marginal("gamma", 0, parts["a"] / parts["b"],
+                                   parts["a"] / parts["b"]**2, parts)
+        elif variable.family == "wishart":
+            found[name] = Marginal("wishart", 2, parts["mean"], parts["variance"],
+                                   {"dof": parts["dof"], "rate": parts["rate"]})
+        else:
+            found[name] = _gaussian(site, variable.local, parts)
+    return found
+
+
+def _gaussian(site: Site, local: tuple, parts: dict[str, Array]) -> Marginal:
+    """Elements that are not local to a plate are one event, else the site's own event."""
+    lead = 0 if site.scan is None else 1
+    mean = join(parts["mean"], site, local, lead)
+    variance = join(jnp.diagonal(parts["cov"], axis1=-2, axis2=-1), site, local, lead)
+    event_dim = len(site.shape) - len(local)
+    plates = sorted(p.axis for p in local)
+    cov = parts["cov"]
+    if plates == list(range(len(local))):
+        cov = jnp.moveaxis(cov, [lead + i for i in range(len(local))],
+                           [lead + p.axis for p in local])
+    return Marginal("gaussian", event_dim, mean, variance, {"mean": mean, "cov": cov})
+
+
+def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str, dict[str, Array]]:
+    found: dict[str, dict[str, Array]] = {}
+    for block in engine.graph.blocks:
+        belief, m = engine.beliefs[block.name], moments[block.name]
+        if block.kind == "gamma":
+            found[block.name] = {"a": m.a, "b": m.b}
+        elif block.kind == "wishart":
+            scale = m.mean / m.dof[..., None, None]
+            diag = jnp.diagonal(scale, axis1=-2, axis2=-1)
+            variance = m.dof[..., None, None] * (
+                scale**2 + diag[..., :, None] * diag[..., None, :])
+            found[block.name] = {"dof": m.dof, "rate": m.rate, "mean": m.mean,
+                                 "variance": variance}
+        elif block.kind != "chain":
+            for name in block.members:
+                mean, cov = belief.site(m, name)
+                found[name] = {"mean": mean, "cov": cov}
+        else:
+            c = Coordinates(belief)
+            mean, cov = (plan.mean, plan.cov) if plan is not None else forward(
+                engine, block, moments, bound)
+            for name in block.variables:
+                at = c.of(f"{name}@0")
+                found[name] = {"mean": mean[..., at], "cov": cov[..., at[:, None], at[None, :]]}
+            for name in block.head:
+                first, spread = belief.site(m, name)
+                found[name] = {"mean": first, "cov": spread}
+    return found
+
+
+def settled(engine: Engine, block: Any, moments: dict, bound: Bound) -> Smoothed:
+    """The smoother's share of a chain, and where it holds."""
+    belief = engine.beliefs[block.name]
+    c = Coordinates(belief)
+    free = jnp.concatenate(
+        [jnp.broadcast_to(bound.alive[n][..., None],
+                          (*bound.alive[n].shape, engine.graph.variables[n].dims))
+         for n in block.variables], -1)
+    whole = free.all(-1)
+    before = [jnp.concatenate([jnp.ones((min(j, len(whole)), *whole.shape[1:]), bool),
+                               whole[:-j]])[:len(whole)] for j in range(1, c.k + 1)]
+    return smoothed(belief, moments[block.name], bound.clamps[block.name], c,
+                    jnp.stack(before).all(0), free.astype(jnp.result_type(float)))
+
+
+def chain_segments(engine: Engine, block: Any, moments: dict, bound: Bound) -> list:
+    """The latent sites of every step of a chain, by context: (steps, [(places in h, map)])."""
+    belief = engine.beliefs[block.name]
+    c = Coordinates(belief)
+    scan = engine.graph.program.scans[block.scan]
+    out = []
+    for ctx in engine.graph.reader.contexts(scan):
+        here = {f.site.name: f for f in engine.graph.factors if f.context == ctx}
+        sites = [(c.of(f"{n}@0"), site_map(engine, c, here[n], bound, moments))
+                 for n in scan.sites if n in block.variables]
+        out.append((scan.length - ctx.order if ctx.at is None else 1, sites))
+    return out
+
+
+def forward(engine: Engine, block: Any, moments: dict, bound: Bound) -> tuple[Array, Array]:
+    """Smoothed moments where observations reach, predicted ones after."""
+    c = Coordinates(engine.beliefs[block.name])
+    segments = [(n, [(w, nature(s, w)) for w, s in sites])
+                for n, sites in chain_segments(engine, block, moments, bound)]
+    return roll(settled(engine, block, moments, bound), segments, c)

@@ -1,0 +1,101 @@
+"""Posterior predictive draws: the program itself, run forward with draws of its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from jax import Array, random
+from numpyro.ops.pytree import PytreeTrace
+from numpyro.primitives import Messenger
+
+
+class _Replay(Messenger):
+    """Sets latents to their draws, draws the rest, and runs scans step by step."""
+
+    def __init__(self, values: dict[str, Array], key: Array, keep_data: bool) -> None:
+        super().__init__(None)
+        self.values, self.key, self.keep_data = values, key, keep_data
+        self.found: dict[str, Array] = {}
+        self.count = 0
+
+    def _draw(self, msg: dict, given: Array | None, key: Array) -> None:
+        if given is not None:
+            msg["value"] = given
+        elif msg["value"] is None or not (self.keep_data or msg.get("_conditioned")):
+            msg["value"] = msg["fn"].sample(key)
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "control_flow":
+            self._scan(msg)
+        elif msg["type"] == "sample" and not msg.get("_in_scan"):
+            self.count += 1
+            self._draw(msg, self.values.get(msg["name"]), random.fold_in(self.key, self.count))
+            self.found[msg["name"]] = msg["value"]
+
+    def _scan(self, msg: dict) -> None:
+        f, init, xs, length, _ = msg["args"][:5]
+        stack = msg["kwargs"].get("substitute_stack") or []
+        length = jax.tree.leaves(xs)[0].shape[0] if length is None else length
+        self.count += 1
+        keys = random.split(random.fold_in(self.key, self.count), length)
+        outer = self
+
+        class Inner(Messenger):
+            def __init__(self, values: dict, key: Array, t: Array) -> None:
+                super().__init__(None)
+                self.values, self.key, self.t, self.found = values, key, t, {}
+
+            def process_message(self, msg: dict) -> None:
+                if msg["type"] != "sample":
+                    return
+                msg["_control_flow_done"] = msg["_in_scan"] = True
+                key = random.fold_in(self.key, len(self.found))
+                for _, data in stack:
+                    series = None if callable(data) else data.get(msg["name"])
+                    if series is not None and msg["value"] is None:
+                        value = jnp.asarray(series)
+                        steps = len(value)
+                        value = value[jnp.minimum(self.t, steps - 1)]
+                        fresh = msg["fn"].sample(key)
+                        here = (self.t < steps) & ~jnp.isnan(value)
+                        msg["value"] = jnp.where(here, value, fresh)
+                        msg["_conditioned"] = True
+                outer._draw(msg, self.values.get(msg["name"]), key)
+                self.found[msg["name"]] = msg["value"]
+
+        inside = {n: v for n, v in self.values.items()}
+
+        def step(carry: Any, inputs: tuple) -> tuple[Any, Any]:
+            x, values, key, t = inputs
+            inner = Inner(values, key, t)
+            with inner:
+                carry, y = f(carry, x)
+            return carry, (inner.found, y)
+
+        series = {n: v for n, v in inside.items() if n not in self.found and v.ndim
+                  and v.shape[0] == length}
+        init = jax.tree.map(jnp.asarray, init)
+        carry, (found, ys) = jax.lax.scan(step, init, (xs, series, keys, jnp.arange(length)),
+                                          length=length)
+        self.found |= found
+        msg["value"] = ((length, None, carry), (PytreeTrace({}), ys))
+
+
+def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], key: Array,
+           num_samples: int, keep_data: bool = False) -> dict[str, Array]:
+    """Run the program once per draw: {site: (num_samples, *site shape)}.
+
+    `keep_data`: whether observed values stay as they are (a program run on new data) or are
+    replicated (posterior predictive).
+    """
+    def run(values: dict[str, Array], key: Array) -> dict[str, Array]:
+        replayed = _Replay(values, key, keep_data)
+        with replayed, numpyro.handlers.seed(rng_seed=0):
+            model(*args, **kwargs)
+        return replayed.found
+
+    return jax.jit(jax.vmap(run))(draws, random.split(key, num_samples))

@@ -1,0 +1,272 @@
+"""What turns one program into four questions: `condition` makes sites data, `given` sets beliefs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.linalg import cho_solve
+from jax.typing import ArrayLike
+from numpyro.primitives import Messenger
+
+from jopa_ppl.distributions import ArrayNormal
+from jopa_ppl.errors import DataError, ShapeError, SiteError, names
+from jopa_ppl.graph.trace import Series
+
+if TYPE_CHECKING:
+    from jopa_ppl.posterior import Posterior
+
+
+class _Query:
+    """A model wrapped by a query: a pytree whose arrays are data, so that it compiles once."""
+
+    fn: Callable
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.fn, "__name__", type(self.fn).__name__)
+
+    def _inner(self) -> tuple[tuple, Any]:
+        return ((self.fn,), None) if isinstance(self.fn, _Query) else ((), self.fn)
+
+
+class _Used(Series):
+    """Conditioning data that notes which of its sites the program has."""
+
+    def __init__(self, data: dict, partial: frozenset[str]) -> None:
+        super().__init__(data)
+        self.partial, self.used = partial, set()
+
+    def __contains__(self, name: object) -> bool:
+        self.used.add(name)
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.used.add(name)
+        return super().get(name, default)
+
+
+class _Conditioner(numpyro.handlers.condition):
+    def process_message(self, msg: dict) -> None:
+        data: _Used = self.data
+        name = msg.get("name")
+        if (msg["type"] == "sample" and not msg.get("_control_flow_done", False)
+                and dict.__contains__(data, name)):
+            shape = tuple(msg["fn"].shape())
+            if np.shape(data[name]) != shape:
+                raise ShapeError("the conditioning data have the wrong shape", site=name,
+                                 found=np.shape(data[name]), expected=shape,
+                                 fix="pass one value per element; NaN for what is missing")
+            if name in data.partial:
+                msg["infer"] = {**(msg.get("infer") or {}), "jopa_partial": True}
+        super().process_message(msg)
+
+
+@jax.tree_util.register_pytree_node_class
+class Condition(_Query):
+    """A model some of whose sites are data; made by `condition`."""
+
+    def __init__(self, fn: Callable, values: dict[str, Array], partial: frozenset[str]) -> None:
+        self.fn, self.values, self.partial = fn, values, partial
+
+    def tree_flatten(self) -> tuple[tuple, Any]:
+        inner, fn = self._inner()
+        return (self.values, inner), (fn, self.partial)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: tuple) -> Condition:
+        (values, inner), (fn, partial) = children, aux
+        return cls(inner[0] if inner else fn, values, partial)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        data = _Used(self.values, self.partial)
+        with _Conditioner(data=data):
+            out = self.fn(*args, **kwargs)
+        _check_known(set(self.values) - data.used, data.used, "jp.condition")
+        return out
+
+
+def _check_known(unknown: set[str], seen: set, where: str) -> None:
+    if unknown:
+        name = sorted(unknown)[0]
+        raise SiteError(f"unknown site in {where}", site=name, found=f"'{name}'",
+                        expected=f"one of {names(sorted(map(str, seen - unknown)))}",
+                        fix="check the spelling, or declare the site in the program")
+
+
+def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
+    """Make sites data: the model with `data[name]` observed at every named site.
+
+    Inside a scan pass the whole series (T, ...); a shorter one, or NaN in it, leaves those values
+    latent. The result compiles once for all data of the same shapes.
+
+    Raises:
+        DataError: a value holds infinities; SiteError (when run): a name is not in the program.
+    """
+    values, partial = {}, set()
+    for name, value in data.items():
+        if value is None:
+            raise DataError("it is conditioned on None", site=name, found="None",
+                            expected="an array", fix="leave the site out to infer it")
+        if not isinstance(value, jax.core.Tracer):
+            array = np.asarray(value)
+            if array.dtype.kind not in "fiub":
+                raise ShapeError("the conditioning data have the wrong dtype", site=name,
+                                 found=array.dtype, expected="real numbers",
+                                 fix="pass a float array")
+            if array.dtype.kind == "f":
+                if np.isinf(array).any():
+                    raise DataError("the data hold infinities", site=name,
+                                    found=f"{int(np.isinf(array).sum())} infinite values",
+                                    expected="finite numbers, or NaN for missing ones",
+                                    fix="replace them by NaN")
+                if np.isnan(array).any():
+                    partial.add(name)
+        values[name] = jnp.asarray(value)
+    return Condition(model, values, frozenset(partial))
+
+
+class JointBelief(NamedTuple):
+    """A Gaussian belief over several sites: mean (*plates, n), covariance (*plates, n, n)."""
+
+    mean: Array
+    cov: Array
+
+
+@jax.tree_util.register_pytree_node_class
+class Given(_Query):
+    """A model whose priors are earlier beliefs; made by `given`.
+
+    `joint`: joint Gaussian beliefs keyed by their sites ("A,B"), with their event shapes in
+    `shapes`; `single`: a distribution for every other site.
+    """
+
+    def __init__(self, fn: Callable, joint: dict[str, JointBelief],
+                 single: dict[str, dist.Distribution], shapes: tuple, held: bool) -> None:
+        self.fn, self.joint, self.single, self.shapes, self.held = fn, joint, single, shapes, held
+
+    def tree_flatten(self) -> tuple[tuple, Any]:
+        inner, fn = self._inner()
+        return (self.joint, self.single, inner), (fn, self.shapes, self.held)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: tuple) -> Given:
+        (joint, single, inner), (fn, shapes, held) = children, aux
+        return cls(inner[0] if inner else fn, joint, single, shapes, held)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        handler = _Beliefs(self)
+        with handler:
+            out = self.fn(*args, **kwargs)
+        wanted = set(self.single) | {n for key in self.joint for n in key.split(",")}
+        _check_known(wanted - handler.seen, handler.seen | wanted, "jp.given")
+        return out
+
+
+class _Beliefs(Messenger):
+    """Replaces priors. A joint Gaussian enters as a chain of conditionals, each affine in the
+    sites before it: exact in every engine."""
+
+    def __init__(self, query: Given) -> None:
+        super().__init__(None)
+        self.query, self.seen, self.values = query, set(), {}
+        self.group = {n: key for key in query.joint for n in key.split(",")}
+        self.shape = dict(query.shapes)
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] != "sample":
+            return
+        name = msg["name"]
+        self.seen.add(name)
+        if name in self.query.single or name in self.group:
+            if msg.get("_scan") is not None:
+                raise SiteError("a belief about a site inside a scan", site=name,
+                                found="a site that is drawn anew at every step",
+                                expected="a site outside scans",
+                                fix="give the belief to the first state, or condition the series")
+        if msg["value"] is not None:
+            return
+        if name in self.query.single:
+            fn = jax.tree.map(_default_float, self.query.single[name])
+        elif name in self.group:
+            fn = self._conditional(name)
+        else:
+            return
+        shape = tuple(msg["fn"].shape())
+        if tuple(fn.shape()) != shape:
+            raise ShapeError("the belief does not fit the site", site=name,
+                             found=f"a belief of shape {tuple(fn.shape())}", expected=shape,
+                             fix="use a posterior of the same program and sizes")
+        msg["fn"] = fn
+        if self.query.held:
+            msg["infer"] = {**(msg.get("infer") or {}), "jopa_held": True}
+
+    def postprocess_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.group:
+            self.values[msg["name"]] = msg["value"]
+
+    def _conditional(self, name: str) -> ArrayNormal:
+        key = self.group[name]
+        belief = jax.tree.map(_default_float, self.query.joint[key])
+        at, before, own = 0, [], None
+        for member in key.split(","):
+            shape, batch = self.shape[member]
+            size = int(np.prod(shape[batch:], dtype=int))
+            if member == name:
+                own = (at, size, shape, batch)
+                break
+            before.append((member, at, size, batch))
+            at += size
+        start, size, shape, batch = own
+        mean, cov = belief.mean[..., start:start + size], belief.cov
+        block = cov[..., start:start + size, start:start + size]
+        if before:
+            gaps = [self.values[m].reshape((*self.values[m].shape[:b], n))
+                    - belief.mean[..., a:a + n] for m, a, n, b in before]
+            past = cov[..., :start, :start]
+            across = cov[..., :start, start:start + size]
+            gain = cho_solve((jnp.linalg.cholesky(past), True), across)
+            mean = mean + jnp.einsum("...ij,...i->...j", gain, jnp.concatenate(gaps, -1))
+            block = block - jnp.einsum("...ij,...ik->...jk", gain, across)
+            block = 0.5 * (block + jnp.swapaxes(block, -1, -2))
+        return ArrayNormal(mean.reshape(shape), block, len(shape) - batch)
+
+
+def _default_float(x: Any) -> Any:
+    floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+    return jnp.asarray(x, jnp.result_type(float)) if floating else x
+
+
+def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution],
+          sites: Sequence[str] | None = None, update: bool = False) -> Given:
+    """Put earlier beliefs in place of priors.
+
+    Args:
+        model: the program.
+        posterior: a `Posterior` (its global sites, jointly), or distributions by site name.
+        sites: which sites; default: all global ones.
+        update: False: the beliefs are used in full, mean and uncertainty, but not moved; True:
+            they are the prior for new data (streaming). SVI and NUTS always treat them as priors.
+
+    Raises:
+        SiteError: a site is not in the posterior, not global, or (when run) not in the program.
+    """
+    if isinstance(posterior, Mapping):
+        chosen = dict(posterior)
+        for name in sites or ():
+            _check_known({name} - set(chosen), {name, *chosen}, "jp.given(sites=)")
+        single = {n: d for n, d in chosen.items() if sites is None or n in sites}
+        for name, d in single.items():
+            if not isinstance(d, dist.Distribution):
+                raise SiteError("a belief is not a distribution", site=name,
+                                found=type(d).__name__, expected="a NumPyro distribution",
+                                fix="wrap the value in dist.Delta, or use jp.condition")
+        return Given(model, {}, single, (), not update)
+    joint, single, shapes = posterior.beliefs(sites)
+    return Given(model, joint, single, shapes, not update)
