@@ -18,6 +18,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 from scipy import ndimage
+from tqdm import tqdm
+
+import jopa_ppl as jp
 
 Array = NDArray[np.float32]
 
@@ -130,6 +133,14 @@ class DigitVAE(nnx.Module):
         """p(y | z), event shape (H, W, C); grey pixels are scored as fractions of ink."""
         return dist.Bernoulli(logits=self.logits(z), validate_args=False).to_event(3)
 
+    def message(self, frame: ArrayLike) -> dist.Distribution:
+        """q(z | y) as a distribution, event shape (d,)."""
+        return dist.Normal(*self.encode(frame)).to_event(1)
+
+    def likelihood(self, x: jax.Array) -> jp.Amortized:
+        """p(y | x) with the encoder's Gaussian as its message to x, for one state x (d,)."""
+        return jp.Amortized(self.pixels(x), on=x, message=self.message)
+
 
 def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: int = 1000,
           batch: int = 4, rate: float = 2e-3, beta: float = 10.0, hide: float = 0.3,
@@ -147,7 +158,7 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
         vae: has `encode` and `decode`; d = 4 or more.
         sequences: (N, T, H, W, C), the last frame followed by the first.
         steps, batch, rate: of Adam with a cosine schedule; sequences a step.
-        beta: weight of the KL term, reached over the first 300 steps.
+        beta: weight of the KL term, reached over the first three tenths of the steps.
         hide: part of the pixels hidden from the encoder while training.
         rho: correlation of neighbours, in [0, 1); 0 is the ordinary prior.
 
@@ -184,7 +195,7 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
         parameters, state = carry
         pick, key = jax.random.split(jax.random.fold_in(rng_key, i))
         y = frames[jax.random.choice(pick, len(frames), (batch,), replace=False)]
-        weight = beta * jnp.minimum(1.0, (i + 1) / 300)
+        weight = beta * jnp.minimum(1.0, (i + 1) / (0.3 * steps))
         value, slope = jax.value_and_grad(loss)(parameters, y, key, weight)
         change, state = optimiser.update(slope, state, parameters)
         return (optax.apply_updates(parameters, change), state), value
@@ -192,6 +203,13 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
     # two planes turning at different rates: at R = I, no plane is preferred and K has no slope
     k = jnp.zeros((vae.d, vae.d)).at[1, 0].set(0.17).at[3, 2].set(0.35)
     parameters = (weights, k)
-    run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(steps)))
-    (parameters, _), losses = run((parameters, optimiser.init(parameters)))
-    return nnx.merge(graph, parameters[0]), turn(parameters[1]), losses
+    run = jax.jit(lambda carry, indices: jax.lax.scan(update, carry, indices))
+    carry, losses = (parameters, optimiser.init(parameters)), []
+    with tqdm(total=steps, desc="training the VAE", unit="step", leave=False) as bar:
+        for indices in jnp.array_split(jnp.arange(steps), max(1, steps // 50)):
+            carry, values = run(carry, indices)
+            losses.append(values)
+            bar.update(len(values))
+            bar.set_postfix(loss=f"{float(values.mean()):.1f}")
+    weights, k = carry[0]
+    return nnx.merge(graph, weights), turn(k), jnp.concatenate(losses)

@@ -46,9 +46,7 @@ def joint(diag, off):
 def dense(diag, off, vector):
     """Marginals of one chain or of each chain of a batch, by a dense inverse."""
     if vector.ndim > 2:
-        each = [
-            dense(diag[:, i], off[:, i], vector[:, i]) for i in range(vector.shape[1])
-        ]
+        each = [dense(diag[:, i], off[:, i], vector[:, i]) for i in range(vector.shape[1])]
         return chain.Marginals(*(np.stack(x, -1 if x[0].ndim == 0 else 1) for x in zip(*each)))
     blocks, dim = vector.shape
     precision = np.asarray(joint(diag, off))

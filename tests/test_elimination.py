@@ -90,7 +90,6 @@ def assert_matches_dense(found, variables, sizes, terms, vectors, rtol=1e-9):
 NAMES = [f"x{i}" for i in range(10)]
 OTHER = [f"y{i}" for i in range(10)]
 PROBLEMS = {
-    "one variable": ({"x": (3, ())}, {}, [(("x",), (), None)]),
     "tree": (
         {"a": (2, ()), "b": (1, ()), "c": (3, ()), "d": (2, ())},
         {},
@@ -149,11 +148,6 @@ PROBLEMS = {
         {"I": 3, "J": 2},
         [(("mu",), (), None), (("mu", "a"), ("I",), 1), (("b", "mu"), ("J",), 2)],
     ),
-    "crossed plates": (
-        {"row": (1, ("I",)), "col": (2, ("J",))},
-        {"I": 3, "J": 4},
-        [(("row",), ("I",), None), (("col",), ("J",), None), (("row", "col"), ("I", "J"), 1)],
-    ),
     "crossed plates under a root": (
         {"mu": (1, ()), "row": (1, ("I",)), "col": (2, ("J",))},
         {"I": 3, "J": 4},
@@ -171,21 +165,116 @@ PROBLEMS = {
         [(("x",), ("x",), None), (("x", "_PREV_x"), ("x",), 1), (("_PREV_x",), (), None)],
     ),
 }
-# Transitions of rank 2 and a prior leave each x in "chain" and "coupled" determined; a further
-# unary term of full rank keeps the rest of the problems positive definite.
-for name in ("tree", "chain", "two coupled chains", "hierarchical means", "groups and members",
-             "a root without a term of its own", "two plates that meet in a root"):
-    variables, sizes, cliques = PROBLEMS[name]
-    cliques += [((n,), plates, dim) for n, (dim, plates) in variables.items()]
+for plain in ("tree", "two coupled chains", "hierarchical means", "groups and members"):
+    PROBLEMS[plain][2].extend(((n,), p, d) for n, (d, p) in PROBLEMS[plain][0].items())
+PROBLEMS["two plates that meet in a root"][2].extend([(("a",), ("I",), 1), (("b",), ("J",), 2)])
+
+
+def jitted(variables, sizes, terms, vectors):
+    def solve(precisions, vectors):
+        new = [t._replace(precision=p) for t, p in zip(terms, precisions)]
+        return marginals(variables, sizes, new, vectors)
+
+    return jax.jit(solve)([t.precision for t in terms], vectors)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_moments_match_dense_joint(name):
-    variables, sizes, terms, vectors = build(*PROBLEMS[name])
-    precisions = [t.precision for t in terms]
-    found = jax.jit(
-        lambda p, v: marginals(
-            variables, sizes, [t._replace(precision=x) for t, x in zip(terms, p)], v
-        )
-    )(precisions, vectors)
-    assert_matches_dense(found, variables, sizes, terms, vectors)
+    problem = build(*PROBLEMS[name])
+    assert_matches_dense(jitted(*problem), *problem)
+
+
+def test_precision_of_1e8_next_to_1_within_a_clique():
+    variables, sizes, terms, vectors = build(*PROBLEMS["hierarchical means"])
+    scale = jnp.array([1e4, 1.0])  # of theta's and mu's two elements
+    scaled = [
+        t._replace(precision=t.precision * (s := jnp.tile(scale, len(t.names))) * s[:, None])
+        for t in terms
+    ]
+    problem = variables, sizes, scaled, vectors
+    assert_matches_dense(jitted(*problem), *problem, rtol=1e-8)
+
+
+def test_agrees_with_the_chain_kernel():
+    variables, sizes, terms, vectors = build(*PROBLEMS["chain"])
+    found = jitted(variables, sizes, terms, vectors)
+    diag, off = [jnp.zeros((2, 2))] * 10, []
+    for term in terms:
+        first = int(term.names[0][1:])
+        diag[first] += term.precision[:2, :2]
+        if len(term.names) == 2:
+            diag[first + 1] += term.precision[2:, 2:]
+            off.append(term.precision[2:, :2])
+    vector = jnp.stack([vectors[n] for n in NAMES])
+    expected = chain.marginals(jnp.stack(diag), jnp.stack(off), vector)
+    np.testing.assert_allclose(jnp.stack([found.mean[n] for n in NAMES]), expected.mean, 1e-8)
+    np.testing.assert_allclose(found.logdet, expected.logdet, 1e-10)
+    pairs = jnp.stack([c for c, t in zip(found.cov, terms) if len(t.names) == 2])
+    np.testing.assert_allclose(pairs[:, :2, :2], expected.cov[:-1], 1e-8, 1e-12)
+    np.testing.assert_allclose(pairs[:, 2:, 2:], expected.cov[1:], 1e-8, 1e-12)
+    np.testing.assert_allclose(pairs[:, 2:, :2], expected.cross, 1e-8, 1e-12)
+
+
+def test_inside_a_while_loop():
+    variables, sizes, terms, vectors = build(*PROBLEMS["factor analysis"])
+
+    def body(carry):
+        i, m = carry
+        m = marginals(variables, sizes, terms, {"z": vectors["z"] + m})
+        return i + 1, m.mean["z"]
+
+    start = 0, jnp.zeros((5, 2))
+    _, found = jax.jit(lambda: jax.lax.while_loop(lambda c: c[0] < 3, body, start))()
+    precision, expected = np.asarray(terms[0].precision + terms[1].precision), np.zeros((5, 2))
+    for _ in range(3):
+        expected = np.linalg.solve(precision, (vectors["z"] + expected)[..., None])[..., 0]
+    np.testing.assert_allclose(found, expected, 1e-10)
+
+
+def test_samples_have_the_joint_covariance():
+    variables, sizes, terms, _ = build(*PROBLEMS["groups and members"])
+    draw = jax.jit(lambda key: sample(key, variables, sizes, terms, (200, 100)))
+    draws = draw(jax.random.key(0))
+    assert draws["m"].shape == (200, 100, 3, 4, 1) and draws["mu"].shape == (200, 100, 1)
+    flat = np.concatenate([draws[n].reshape(20_000, -1) for n in variables], 1)
+    white = flat @ np.linalg.cholesky(dense(variables, sizes, terms))
+    np.testing.assert_allclose(white.mean(0), 0, atol=0.04)
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(flat.shape[1]), atol=0.06)
+
+
+def test_indefinite_precision_gives_nan():
+    variables, sizes, terms, vectors = build(*PROBLEMS["factor analysis"])
+    terms[0] = terms[0]._replace(precision=-terms[0].precision)
+    found = jitted(variables, sizes, terms, vectors)
+    assert np.isnan(found.logdet) and np.isnan(found.mean["z"]).all()
+
+
+def test_funsor_is_set_up_at_first_use_and_leaves_jax_alone():
+    program = """
+import sys, jax
+before = dict(jax.config.values)
+import jopa_ppl.messages.elimination as e
+import jax.numpy as jnp
+assert "funsor" not in sys.modules or sys.modules["funsor"].get_backend() == "numpy"
+e.marginals({"x": e.Variable(1)}, {}, [e.Term(("x",), (), jnp.eye(1))], {"x": jnp.ones(1)})
+import funsor
+assert funsor.get_backend() == "jax"
+assert dict(jax.config.values) == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_descriptions_that_do_not_fit_are_errors():
+    variables, sizes, terms, vectors = build(*PROBLEMS["hierarchical means"])
+    with pytest.raises(ValueError, match="at least one term"):
+        marginals(variables, sizes, [], vectors)
+    with pytest.raises(ValueError, match="unknown variables"):
+        marginals(variables, sizes, [terms[0]._replace(names=("nu",))], vectors)
+    with pytest.raises(ValueError, match="expected a precision"):
+        marginals(variables, sizes, [terms[0]._replace(precision=jnp.eye(3))], vectors)
+    with pytest.raises(ValueError, match="needs the plates"):
+        marginals(variables, sizes, [terms[1]._replace(plates=())], vectors)
+    with pytest.raises(ValueError, match="no size for the plates"):
+        marginals(variables, {"N": 4}, terms, vectors)
+    with pytest.raises(ValueError, match="expected a vector"):
+        marginals(variables, sizes, terms, vectors | {"mu": jnp.zeros(3)})

@@ -86,7 +86,7 @@ class Engine:
         checks = self._checks(arrays, outer, series)
         if weigh is not None:
             arrays = weigh(arrays, present)
-        activity = Activity(graph, arrays, present)
+        activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         weights = activity.weights()
         arrays = {k: a._replace(weight=weights[k]) for k, a in arrays.items()}
         clamps = {b.name: self._clamp(b, activity.alive, values, present) for b in graph.blocks}

@@ -38,8 +38,8 @@ class Activity:
     """For every site, where it counts: (T,) * plates for sites of a scan, plates outside."""
 
     def __init__(self, graph: Graph, arrays: Mapping[str, FactorArrays],
-                 present: Mapping[str, Array]) -> None:
-        self.graph, self.arrays = graph, arrays
+                 present: Mapping[str, Array], keep_outer: bool = False) -> None:
+        self.graph, self.arrays, self.keep_outer = graph, arrays, keep_outer
         self.present = present                  # partial sites: where they are data
         self.active: dict[str, Array] = {}      # by factor: (*batch) without elements
         self.alive: dict[str, Array] = {}       # by variable: (T,) * local plates
@@ -111,7 +111,8 @@ class Activity:
         graph = self.graph
         if site.name in graph.variables:
             want = _local(graph, site.name)
-            alive = jnp.zeros(_shape(graph, site.name), bool)
+            # Planning keeps all beliefs outside scans: they are used, whatever the evidence.
+            alive = jnp.full(_shape(graph, site.name), self.keep_outer)
             for f in graph.factors:
                 touches = site.name in f.latents or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:

@@ -194,7 +194,9 @@ def _forward(diag, following, rhs, left, draw):
     [precision, rhs] and J[it, l]), l's own losses, and each block's (K, k, P^-1), log|P|.
     """
     d, w, columns = diag.shape[1], left.shape[1], 0 if draw else rhs.shape[2]
-    zeros = lambda rows: jnp.zeros((rows, rows + columns, *left.shape[2:]), left.dtype)
+
+    def zeros(rows):
+        return jnp.zeros((rows, rows + columns, *left.shape[2:]), left.dtype)
 
     def step(carry, xs):
         lost, left, left_lost = carry

@@ -2,17 +2,21 @@
 
 The density is proportional to exp(-1/2 z' J z + v' z), its precision J a sum of terms
 -1/2 w' Lambda w over cliques w of named variables. Funsor's plated `sum_product` (Obermeyer et
-al. 2019, "Tensor variable elimination") gives log Z; everything else is a derivative of it.
+al. 2019, "Tensor variable elimination") gives log Z; all else is a derivative of it.
 
-Funsor holds a Gaussian as -1/2 |P' w - c|^2, Lambda = P P'. A square root of a singular Lambda is
-not differentiable, but no root needs to be: append a column e to P and 0 or 1 to c, at e = 0, so
+Funsor holds a Gaussian as -1/2 |P' w - c|^2, Lambda = P P'. The square root of a singular Lambda
+has no derivative, but needs none: append a column e to P and 0 or 1 to c, and at e = 0
 
-    c = 0:  d^2 log Z / de de' = -Cov(w), and zero between the columns of different cliques;
-    c = 1:  d^2 log Z / da db' = Cov(w_a, w_b) for two columns a and b of any two cliques,
+    c = 0:  d^2 log Z / de de' = -Cov(w), and zero between columns of different cliques;
+    c = 1:  d^2 log Z / da db' = Cov(w_a, w_b) for columns a and b of any two cliques.
 
-the first of which gives every covariance in max(L) products, the second J^-1 times a vector. For
-the same reason Funsor's QR compression is off: cost is that of the number of columns that meet in
-a variable. Variables of no plate are eliminated in one dense Cholesky; chains have `chain`.
+The first gives every covariance in max(L) products, the second J^-1 times a vector. Funsor's QR
+compression is off, having no derivative at singular matrices either.
+
+Variables of no plate are eliminated by one dense Cholesky, cubic in their number; those in a
+plate in each of its indices at once, then quadratic in the number of members where these are
+summed onto a variable that is itself in a plate. Plates that cross (rows and columns) cost as
+much as the smaller one unrolled, which Funsor does.
 """
 
 import math
@@ -143,7 +147,9 @@ def _linearise(variables, sizes, cliques):
     }
 
     def gradient(columns, right):
-        log_z = lambda c, left: _log_partition(variables, sizes, cliques, c, left, right)
+        def log_z(columns, left):
+            return _log_partition(variables, sizes, cliques, columns, left, right)
+
         value, gradient = jax.value_and_grad(log_z, (0, 1))(columns, carriers)
         return gradient, value
 
@@ -300,7 +306,7 @@ def _check(variables, sizes, terms, vectors):
         raise ValueError("a joint Gaussian needs at least one term")
     for name, variable in variables.items():
         if missing := set(variable.plates) - set(sizes):
-            raise ValueError(f"variable {name!r}: no size for plates {sorted(missing)}")
+            raise ValueError(f"variable {name!r}: no size for the plates {sorted(missing)}")
         shape = (*(sizes[p] for p in variable.plates), variable.dim)
         if vectors is not None and (name not in vectors or vectors[name].shape != shape):
             found = vectors[name].shape if name in vectors else "none"
@@ -309,8 +315,10 @@ def _check(variables, sizes, terms, vectors):
         if unknown := set(term.names) - set(variables):
             raise ValueError(f"term {term.names}: unknown variables {sorted(unknown)}")
         own = {p for n in term.names for p in variables[n].plates}
-        if missing := own - set(term.plates) or set(term.plates) - set(sizes):
-            raise ValueError(f"term {term.names} in plates {term.plates}: see {sorted(missing)}")
+        if missing := own - set(term.plates):
+            raise ValueError(f"term {term.names}: needs the plates {sorted(missing)}")
+        if missing := set(term.plates) - set(sizes):
+            raise ValueError(f"term {term.names}: no size for the plates {sorted(missing)}")
         length = sum(variables[n].dim for n in term.names)
         shape = (*(sizes[p] for p in term.plates), length, length)
         if term.precision.shape != shape:
