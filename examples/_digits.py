@@ -6,8 +6,10 @@ Angles are in degrees, counter-clockwise; frames are (28, 28, 1) in [0, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,48 +170,70 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
     Source: Kingma & Welling 2014; Higgins et al. 2017 (beta); Krishnan, Shalit & Sontag 2015 for a
     dynamical prior.
     """
-    frames = jnp.asarray(sequences)
     graph, weights = nnx.split(vae)
+    recipe = _Recipe(graph, steps, batch, rate, beta, hide, rho)
+    # two planes turning at different rates: at R = I, no plane is preferred and K has no slope
+    k = jnp.zeros((vae.d, vae.d)).at[1, 0].set(0.17).at[3, 2].set(0.35)
+    carry, losses = ((weights, k), recipe.optimiser().init((weights, k))), []
+    with tqdm(total=steps, desc="training the VAE", unit="step", leave=False) as bar:
+        for indices in np.array_split(np.arange(steps), max(1, steps // 50)):
+            carry, values = _advance(recipe, carry, jnp.asarray(sequences), rng_key, indices)
+            losses.append(values)
+            bar.set_postfix(loss=f"{float(values.mean()):.1f}", refresh=False)
+            bar.update(len(values))
+    weights, k = carry[0]
+    return nnx.merge(graph, weights), _turn(k), jnp.concatenate(losses)
+
+
+class _Recipe(NamedTuple):
+    """What shapes the compiled training step, apart from arrays; see `train`."""
+
+    graph: nnx.GraphDef
+    steps: int
+    batch: int
+    rate: float
+    beta: float
+    hide: float
+    rho: float
+
+    def optimiser(self) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(self.rate, self.steps))
+
+
+def _turn(k: jax.Array) -> jax.Array:
+    return jax.scipy.linalg.expm(k - k.T)
+
+
+def _loss(parameters: tuple, recipe: _Recipe, y: jax.Array, key: jax.Array, weight: jax.Array
+          ) -> jax.Array:
+    """Nats a frame of whole turns y (batch, T, H, W, C), with the KL term times `weight`."""
+    weights, k = parameters
+    vae, r, rho = nnx.merge(recipe.graph, weights), _turn(k), recipe.rho
     noise = 1 - rho**2
+    key_hide, key_z = jax.random.split(key)
+    seen = jax.random.bernoulli(key_hide, 1 - recipe.hide, y.shape) / (1 - recipe.hide)
+    mean, std = vae.encode(y * seen)
+    z = mean + std * jax.random.normal(key_z, mean.shape)
+    ink = jnp.clip(vae.decode(z), 1e-6, 1 - 1e-6)
+    fit = jnp.sum(y * jnp.log(ink) + (1 - y) * jnp.log1p(-ink), (-3, -2, -1))
+    gap = jnp.roll(mean, -1, 1) - rho * mean @ r.T
+    spread = jnp.roll(std, -1, 1) ** 2 + rho**2 * std**2 @ (r**2).T
+    kl = jnp.sum((gap**2 + spread) / noise + jnp.log(noise) - 1 - 2 * jnp.log(std), -1) / 2
+    return jnp.mean(weight * kl - fit)
 
-    def turn(k: jax.Array) -> jax.Array:
-        return jax.scipy.linalg.expm(k - k.T)
 
-    def loss(parameters: tuple, y: jax.Array, key: jax.Array, weight: jax.Array) -> jax.Array:
-        weights, k = parameters
-        model, r = nnx.merge(graph, weights), turn(k)
-        key_hide, key_z = jax.random.split(key)
-        seen = jax.random.bernoulli(key_hide, 1 - hide, y.shape) / (1 - hide)
-        mean, std = model.encode(y * seen)
-        z = mean + std * jax.random.normal(key_z, mean.shape)
-        ink = jnp.clip(model.decode(z), 1e-6, 1 - 1e-6)
-        fit = jnp.sum(y * jnp.log(ink) + (1 - y) * jnp.log1p(-ink), (-3, -2, -1))
-        gap = jnp.roll(mean, -1, 1) - rho * mean @ r.T
-        spread = jnp.roll(std, -1, 1) ** 2 + rho**2 * std**2 @ (r**2).T
-        kl = jnp.sum((gap**2 + spread) / noise + jnp.log(noise) - 1 - 2 * jnp.log(std), -1) / 2
-        return jnp.mean(weight * kl - fit)
-
-    optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
+@partial(jax.jit, static_argnums=0)
+def _advance(recipe: _Recipe, carry: tuple, frames: jax.Array, rng_key: jax.Array,
+             indices: jax.Array) -> tuple[tuple, jax.Array]:
+    """Training steps `indices`; compiled once for all seeds."""
 
     def update(carry: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
         parameters, state = carry
         pick, key = jax.random.split(jax.random.fold_in(rng_key, i))
-        y = frames[jax.random.choice(pick, len(frames), (batch,), replace=False)]
-        weight = beta * jnp.minimum(1.0, (i + 1) / (0.3 * steps))
-        value, slope = jax.value_and_grad(loss)(parameters, y, key, weight)
-        change, state = optimiser.update(slope, state, parameters)
+        y = frames[jax.random.choice(pick, len(frames), (recipe.batch,), replace=False)]
+        weight = recipe.beta * jnp.minimum(1.0, (i + 1) / (0.3 * recipe.steps))
+        value, slope = jax.value_and_grad(_loss)(parameters, recipe, y, key, weight)
+        change, state = recipe.optimiser().update(slope, state, parameters)
         return (optax.apply_updates(parameters, change), state), value
 
-    # two planes turning at different rates: at R = I, no plane is preferred and K has no slope
-    k = jnp.zeros((vae.d, vae.d)).at[1, 0].set(0.17).at[3, 2].set(0.35)
-    parameters = (weights, k)
-    run = jax.jit(lambda carry, indices: jax.lax.scan(update, carry, indices))
-    carry, losses = (parameters, optimiser.init(parameters)), []
-    with tqdm(total=steps, desc="training the VAE", unit="step", leave=False) as bar:
-        for indices in jnp.array_split(jnp.arange(steps), max(1, steps // 50)):
-            carry, values = run(carry, indices)
-            losses.append(values)
-            bar.update(len(values))
-            bar.set_postfix(loss=f"{float(values.mean()):.1f}")
-    weights, k = carry[0]
-    return nnx.merge(graph, weights), turn(k), jnp.concatenate(losses)
+    return jax.lax.scan(update, carry, indices)

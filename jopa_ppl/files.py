@@ -1,7 +1,293 @@
-"""Placeholder until posteriors are written."""
+"""Posteriors on disk: safetensors with a JSON header, never pickle.
+
+The header tells the program's name, its sites and blocks, the schedule, the free energy and the
+versions that wrote it; the tensors, in float64, are
+
+    blocks/<block>/<statistic>   the belief of every block, as inference left it
+    sites/<site>/<parameter>     the marginal of every site, predicted steps included
+    smoothed/<block>             where a chain was smoothed (elsewhere it is data, or predicted)
+
+Data are not kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import astuple
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+import jopa_ppl
+from jopa_ppl import draws
+from jopa_ppl.errors import FileError, JopaError, names
+from jopa_ppl.graph.factor_graph import Block, Factor, Graph, Variable
+from jopa_ppl.graph.trace import Plate, Program, Scan, Site
+from jopa_ppl.graph.unroll import CarryForm, Context
+from jopa_ppl.inference.beliefs import slot_of
+from jopa_ppl.inference.engine import Engine, State
+from jopa_ppl.messages import chain
+from jopa_ppl.posterior import Posterior
+
+FORMAT = 1
+KEY = "jopa_ppl"
+
+_SITE = ("name", "family", "observed", "scan", "batch_shape", "event_shape", "plates", "partial",
+         "held", "amortized", "role")
+_BLOCK = ("name", "kind", "variables", "head", "scan", "order", "plates", "held")
+_PARTS = {"gaussian": ("mean", "cov"), "gamma": ("a", "b"),
+          "wishart": ("dof", "rate", "mean", "variance")}
 
 
-def save(p, path): raise NotImplementedError
+class Kept(NamedTuple):
+    """What a file holds in place of data: marginals by site, and where each chain is smoothed."""
+
+    sites: dict[str, dict[str, Array]]
+    smoothed: dict[str, Array]
 
 
-def load_posterior(path): raise NotImplementedError
+class StoredPosterior(Posterior):
+    """A posterior read from a file: everything but what needs the model itself.
+
+    `sample` draws every block jointly, chains where they are smoothed; the predicted steps after
+    the last observation are drawn from their marginals, one by one.
+    """
+
+    def __init__(self, header: dict[str, Any], graph: Graph, engine: Engine, moments: dict,
+                 kept: Kept) -> None:
+        history = np.asarray(header["free_energy"], np.float64)
+        state = State(moments, history[-1:].sum(), header["num_iters"], -1, header["converged"])
+        super().__init__(_Restored(graph, engine, header["schedule"]), None, state, kept, history)
+        self.header = header
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """Not without the model: raises JopaError."""
+        raise JopaError(
+            "a loaded posterior cannot predict by itself",
+            found=f"beliefs about '{self.header['program']}', without its model and arguments",
+            expected="the model and its arguments",
+            fix="run it again from these beliefs, jp.VMP(jp.given(model, posterior)).run(...), "
+                "and call predict on the result")
+
+
+class _Restored:
+    """Stands for the compiled program of a stored posterior."""
+
+    def __init__(self, graph: Graph, engine: Engine, schedule: str) -> None:
+        self.graph, self.engine, self.schedule = graph, engine, schedule
+        self.draw = jax.jit(self._draw)
+
+    def marginals(self, moments: dict, kept: Kept, plan: None) -> dict[str, dict[str, Array]]:
+        return kept.sites
+
+    def _draw(self, keys: Array, moments: dict, kept: Kept, plan: None) -> dict[str, Array]:
+        return jax.lax.map(lambda k: _one(self.engine, moments, kept, k), keys, batch_size=64)
+
+
+def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Array]:
+    """One joint draw of every site; predicted steps from their marginals."""
+    shared, inside = random.split(key)
+    _, values = draws.point(engine, moments, shared)
+    for i, block in enumerate(engine.graph.blocks):
+        if block.kind != "chain":
+            continue
+        belief, m, free = engine.beliefs[block.name], moments[block.name], kept.smoothed[block.name]
+        joint, alone = random.split(random.fold_in(inside, i))
+        z = m.mean + jnp.where(free, chain.sample(joint, m.diag, m.off), 0.0)
+        for j, name in enumerate(block.variables):
+            own = kept.sites[name]
+            eps = random.normal(random.fold_in(alone, j), own["mean"].shape, own["mean"].dtype)
+            single = own["mean"] + jnp.einsum("...nm,...m->...n", draws._root(own["cov"]), eps)
+            drawn = jnp.where(belief.steps(free, name, 1), belief.steps(z, name, 1), single)
+            values[name] = draws._site(engine, name, drawn, 1)
+        for name, (start, size) in belief.head.items():
+            values[name] = draws._site(engine, name, z[0][..., start:start + size], 0)
+    return values
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library and of what its numbers come from."""
+    return {"jopa_ppl": jopa_ppl.__version__, "jax": jax.__version__,
+            "numpyro": version("numpyro")}
+
+
+def save(posterior: Posterior, path: str | os.PathLike) -> None:
+    """Write a posterior to a safetensors file, whole or not at all.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    path = Path(path)
+    stored = isinstance(posterior, StoredPosterior)
+    header = posterior.header if stored else _header(posterior)
+    kept = posterior.bound if stored else _kept(posterior)
+    leaves = _flat({"blocks": posterior.state.moments, **kept._asdict()})
+    tensors = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part, {KEY: json.dumps(header, default=_plate_record)})
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        raise FileError("the posterior cannot be written", found=error,
+                        expected=f"to write '{path}'",
+                        fix="check that the directory exists and may be written to") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf for at, leaf in leaves}
+
+
+def _header(posterior: Posterior) -> dict[str, Any]:
+    compiled, graph = posterior.compiled, posterior.compiled.graph
+    solved = [b for b in graph.blocks if b.kind == "elimination"]
+    return {
+        "format": FORMAT, "versions": versions(), "program": graph.program.name,
+        "num_iters": posterior.num_iters, "converged": posterior.converged,
+        "free_energy": posterior.free_energy.tolist(), "schedule": str(compiled.schedule),
+        "sites": [_record(s, _SITE) for s in graph.program.sites.values()],
+        "scans": [{**_record(s, ("index", "length", "sites")),
+                   **_record(graph.reader.forms[s.index], ("order", "seeds"))}
+                  for s in graph.program.scans],
+        "latents": [_record(v, ("name", "family", "local")) for v in graph.variables.values()],
+        "blocks": [_record(b, _BLOCK) for b in graph.blocks],
+        "factors": [{"site": f.site.name, **_record(f, ("latents", "plates")),
+                     "context": astuple(f.context)}
+                    for f in graph.factors if any(slot_of(b, f) for b in solved)],
+        "predicted": graph.predicted, "sizes": dict(graph.sizes)}
+
+
+def _record(item: Any, fields: tuple[str, ...]) -> dict[str, Any]:
+    return {f: getattr(item, f) for f in fields}
+
+
+def _plate_record(plate: Plate) -> list:
+    return [plate.name, plate.axis, plate.size]
+
+
+def _kept(posterior: Posterior) -> Kept:
+    compiled, bound, plan = posterior.compiled, posterior.bound, posterior.plan
+    _ = posterior._marginals         # compiles `compiled.marginals` where that is still to be done
+    with jax.enable_x64(True):
+        sites = compiled.marginals(posterior.state.moments, bound, plan)
+        smoothed = {}
+        for block in compiled.graph.blocks:
+            if block.kind != "chain":
+                continue
+            belief, free = compiled.engine.beliefs[block.name], bound.clamps[block.name].free > 0
+            if plan is not None:     # what follows the first decision is rolled out
+                past = belief.nodes(plan.past.free) > 0
+                free = jnp.concatenate([free[:belief.h], free[belief.h:] & past])
+            smoothed[block.name] = free
+    return Kept(sites, smoothed)
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def load_posterior(path: str | os.PathLike) -> StoredPosterior:
+    """Read a posterior that `posterior.save(path)` wrote; the model is not needed.
+
+    Beliefs come back exactly (float64), joint ones jointly, so `jp.given(model, loaded)` is
+    `jp.given(model, posterior)`. What needs the model (`predict`) or the data is not there.
+
+    Raises:
+        FileError: no such file, not a safetensors file, not a posterior, written by a newer
+            version, or incomplete.
+    """
+    header, tensors = _read(Path(path))
+    with jax.enable_x64(True):
+        try:
+            graph = _graph(header)
+            engine = Engine(graph)
+            tree = {"blocks": {n: jax.eval_shape(b.zero) for n, b in engine.beliefs.items()},
+                    **Kept({v.name: dict.fromkeys(_PARTS[v.family], 0)
+                            for v in graph.variables.values()},
+                           {b.name: 0 for b in graph.blocks if b.kind == "chain"})._asdict()}
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise FileError("the header of the file is damaged", found=f"'{path}': {error!r}",
+                            expected=f"a header of format {FORMAT}",
+                            fix="save the posterior again") from error
+        wanted = _flat(tree)
+        if missing := [n for n in wanted if n not in tensors]:
+            raise FileError("tensors are missing", found=f"'{path}' without {names(missing)}",
+                            expected=f"{len(wanted)} tensors",
+                            fix="the file is incomplete: save the posterior again")
+        leaves = [jnp.asarray(tensors[n]) for n in wanted]
+        tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+        return StoredPosterior(header, graph, engine, tree["blocks"],
+                               Kept(tree["sites"], tree["smoothed"]))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and tensors of a file of ours."""
+    expected = "a file written by posterior.save(path)"
+    if not path.is_file():
+        raise FileError("there is no such file", found=f"'{path}'", expected=expected,
+                        fix="check the path")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise FileError("it is not a safetensors file, or damaged", found=f"'{path}': {error}",
+                        expected=expected, fix="save the posterior again") from error
+    try:
+        header = json.loads(metadata[KEY])
+        number = int(header["format"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError("it is not a saved posterior",
+                        found=f"'{path}' with metadata {names(metadata)}", expected=expected,
+                        fix="write it with posterior.save(path)") from error
+    if number > FORMAT:
+        raise FileError("the file is of a newer version",
+                        found=f"format {number}, written by {header.get('versions')}",
+                        expected=f"format {FORMAT} or older (jopa_ppl {jopa_ppl.__version__})",
+                        fix="upgrade jopa_ppl")
+    return header, tensors
+
+
+def _graph(header: dict[str, Any]) -> Graph:
+    """The sites, blocks and eliminated factors of the program, as far as beliefs need them."""
+    sites = {r["name"]: Site(**_read_record(r), outputs={}) for r in header["sites"]}
+    scans = tuple(Scan(r["index"], r["length"], (), (), {}, tuple(r["sites"]))
+                  for r in header["scans"])
+    forms = {r["index"]: CarryForm(r["order"], (), tuple((n, tuple(at)) for n, at in r["seeds"]))
+             for r in header["scans"]}
+    variables = {r["name"]: Variable(**_read_record(r), site=sites[r["name"]])
+                 for r in header["latents"]}
+    factors = []
+    for r in header["factors"]:
+        site, found = sites[r["site"]], _read_record(r)
+        factors.append(Factor(
+            site, Context(*r["context"]), site.family, found["plates"], found["latents"],
+            knowns=(), noise=(), varying=frozenset(), noise_varying=False, products=(),
+            noise_key=""))
+    blocks = tuple(Block(**_read_record(r)) for r in header["blocks"])
+    return Graph(Program(header["program"], sites, scans, None, (), {}),
+                 SimpleNamespace(forms=forms), variables, tuple(factors), blocks,
+                 tuple(header["predicted"]), header["sizes"])
+
+
+def _read_record(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples and plates they were."""
+    def value(x: Any) -> Any:
+        if not isinstance(x, list):
+            return x
+        return tuple(Plate(*i) if isinstance(i, list) else i for i in x)
+
+    return {k: value(x) for k, x in record.items()}

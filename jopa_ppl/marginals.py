@@ -114,7 +114,7 @@ def chain_segments(engine: Engine, block: Any, moments: dict, bound: Bound) -> l
         here = {f.site.name: f for f in engine.graph.factors if f.context == ctx}
         sites = [(c.of(f"{n}@0"), site_map(engine, c, here[n], bound, moments))
                  for n in scan.sites if n in block.variables]
-        out.append((scan.length - ctx.order if ctx.at is None else 1, sites))
+        out.append((scan.length - ctx.first if ctx.at is None else 1, sites))
     return out
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from jopa_ppl import draws, files, predictive
+from jopa_ppl import draws, predictive
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import JopaError, SiteError, names
 from jopa_ppl.marginals import Marginal, marginals
@@ -191,14 +192,19 @@ class Posterior:
         return (f"Posterior(sites={list(self.sites)}, num_iters={self.num_iters}, "
                 f"converged={self.converged})")
 
-    def to_arviz(self, num_samples: int = 500, rng_key: Array | None = None) -> Any:
-        """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x)."""
-        from jopa_ppl.export import to_arviz
-        return to_arviz(self, num_samples, random.key(0) if rng_key is None else rng_key)
+    def to_arviz(self, num_samples: int = 500, rng_key: Array | None = None,
+                 dims: Mapping[str, Sequence[str]] | None = None) -> Any:
+        """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x).
 
-    def save(self, path: str) -> None:
+        `dims` names the axes of sites; see `jopa_ppl.export.to_arviz`.
+        """
+        from jopa_ppl.export import to_arviz
+        return to_arviz(self, num_samples, random.key(0) if rng_key is None else rng_key, dims)
+
+    def save(self, path: str | PathLike) -> None:
         """Write the beliefs to a safetensors file; read them with `jp.load_posterior`."""
-        files.save(self, path)
+        from jopa_ppl.files import save
+        save(self, path)
 
 
 def _span(piece: tuple[int, int]) -> tuple[int, int]:

@@ -51,7 +51,7 @@ class Encoder(nnx.Module):
         )
         h, w = sizes[-1]
         self.hidden = nnx.Linear(h * w * channels[-1], hidden, rngs=rngs)
-        self.out = nnx.Linear(hidden, out, rngs=rngs)
+        self.out = nnx.Linear(hidden, out, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for convolution in self.convolutions:

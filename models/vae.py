@@ -30,6 +30,9 @@ class VAE(nnx.Module):
         self.shape, self.d = tuple(shape), d
         self.encoder = Encoder(self.shape, 2 * d, width=width, rngs=rngs)
         self.decoder = Decoder(self.shape, d, width=width, rngs=rngs)
+        # the mean of q starts at the frames' principal components (`train` sets these)
+        self.centre = nnx.Param(jnp.zeros(self.shape))
+        self.components = nnx.Param(jnp.zeros((math.prod(self.shape), d)))
         self.background = nnx.Param(jnp.zeros(self.shape))  # logits of the mean frame
         self.log_sigma = nnx.Param(jnp.full((), math.log(0.1)))
 
@@ -38,8 +41,9 @@ class VAE(nnx.Module):
         frames = jnp.asarray(frames)
         batch = frames.shape[: frames.ndim - 3]
         out = self.encoder(frames.reshape(-1, *self.shape)).reshape(*batch, 2 * self.d)
+        linear = (frames - self.centre[...]).reshape(*batch, -1) @ self.components[...]
         # bounded, so that an odd frame can send neither an infinite nor an empty message
-        return out[..., : self.d], jnp.exp(jnp.clip(out[..., self.d :] - 1.0, -8.0, 2.0))
+        return linear + out[..., : self.d], jnp.exp(jnp.clip(out[..., self.d :] - 1.0, -8.0, 2.0))
 
     def decode(self, z: ArrayLike) -> jax.Array:
         """Mean frames in [0, 1]: latents (..., d) -> (..., H, W, C)."""
@@ -89,6 +93,7 @@ def train(
     frames = jax.random.permutation(key_split, frames)
     held, frames = jnp.split(frames, [len(frames) // 10])
     mean = jnp.clip(frames.mean(0), 0.02, 0.98)
+    centre, components = principal_components(held, d)
     graph, _ = nnx.split(VAE(frames.shape[1:], d, width=width, rngs=nnx.Rngs(0)))
     schedule = optax.warmup_cosine_decay_schedule(rate / 30, rate, steps // 10, steps, rate / 50)
     optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule))
@@ -96,6 +101,7 @@ def train(
     def create(key: jax.Array) -> nnx.State:
         vae = VAE(frames.shape[1:], d, width=width, rngs=nnx.Rngs(key))
         vae.background[...] = jnp.log(mean / (1 - mean))
+        vae.centre[...], vae.components[...] = centre, components
         return nnx.state(vae)
 
     def loss(weights: nnx.State, y: jax.Array, key: jax.Array, beta: ArrayLike) -> jax.Array:
@@ -138,6 +144,14 @@ def train(
     whole = alive & (gap < _TORN)
     best = int(jnp.argmin(jnp.where(jnp.where(whole.any(), whole, alive), energy, jnp.inf)))
     return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[best], weights)), losses[:, best]
+
+
+def principal_components(frames: jax.Array, d: int) -> tuple[jax.Array, jax.Array]:
+    """Mean frame (H, W, C), and V (H W C, d): (y - mean) V has variances 1, the d largest."""
+    centre = frames.mean(0)
+    y = (frames - centre).reshape(len(frames), -1)
+    _, scale, v = jnp.linalg.svd(y, full_matrices=False)
+    return centre, v[:d].T * jnp.sqrt(len(frames)) / scale[:d]
 
 
 def _neighbours(frames: jax.Array) -> jax.Array:

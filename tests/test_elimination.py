@@ -104,14 +104,14 @@ PROBLEMS = {
     "chain": (
         {n: (2, ()) for n in NAMES},
         {},
-        [(("x0",), (), None)] + [((a, b), (), 2) for a, b in zip(NAMES, NAMES[1:])],
+        [(("x0",), (), None)] + [((a, b), (), 2) for a, b in itertools.pairwise(NAMES)],
     ),
     "two coupled chains": (
         {n: (2 if n[0] == "x" else 1, ()) for n in NAMES + OTHER},
         {},
         [(("x0",), (), None), (("y0",), (), None)]
-        + [((a, b), (), 2) for a, b in zip(NAMES, NAMES[1:])]
-        + [((a, b), (), 1) for a, b in zip(OTHER, OTHER[1:])]
+        + [((a, b), (), 2) for a, b in itertools.pairwise(NAMES)]
+        + [((a, b), (), 1) for a, b in itertools.pairwise(OTHER)]
         + [((a, b), (), 1) for a, b in zip(NAMES, OTHER)],
     ),
     "factor analysis": (  # local latents that do not meet
@@ -165,7 +165,7 @@ PROBLEMS = {
         [(("x",), ("x",), None), (("x", "_PREV_x"), ("x",), 1), (("_PREV_x",), (), None)],
     ),
 }
-for plain in ("tree", "two coupled chains", "hierarchical means", "groups and members"):
+for plain in ("tree", "chain", "two coupled chains", "hierarchical means", "groups and members"):
     PROBLEMS[plain][2].extend(((n,), p, d) for n, (d, p) in PROBLEMS[plain][0].items())
 PROBLEMS["two plates that meet in a root"][2].extend([(("a",), ("I",), 1), (("b",), ("J",), 2)])
 
@@ -256,7 +256,8 @@ before = dict(jax.config.values)
 import jopa_ppl.messages.elimination as e
 import jax.numpy as jnp
 assert "funsor" not in sys.modules or sys.modules["funsor"].get_backend() == "numpy"
-e.marginals({"x": e.Variable(1)}, {}, [e.Term(("x",), (), jnp.eye(1))], {"x": jnp.ones(1)})
+term, vectors = e.Term(("x",), (), jnp.eye(1)), {"x": jnp.ones(1)}
+jax.jit(lambda v: e.marginals({"x": e.Variable(1)}, {}, [term], v))(vectors)
 import funsor
 assert funsor.get_backend() == "jax"
 assert dict(jax.config.values) == before

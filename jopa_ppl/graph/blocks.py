@@ -66,6 +66,10 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     inside = {n for n in gaussian if program.sites[n].scan is not None}
     heads = {n for scan in program.scans for n in reader.heads(scan)} & set(gaussian)
     groups = _Groups(gaussian)
+    for form in reader.forms.values():
+        for seed, (site, _) in form.seeds:
+            if seed in groups.parent and site in groups.parent:
+                groups.union(seed, site)
     if override is not None:
         _apply_override(override, gaussian, groups, variables, inside)
     else:
@@ -78,7 +82,7 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                     or (x in heads and y in heads))
             if x == y or pair in forbidden:
                 continue
-            if head:
+            if head and frozenset((groups.find(x), groups.find(y))) not in forbidden:
                 chain, outer = (x, y) if x in inside else (y, x)
                 if both_outside or variables[outer].plates == variables[chain].plates:
                     groups.union(x, y)

@@ -134,6 +134,9 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
                             fix="move the statement into the body of the scan")
                     if base_name(name) in children:
                         children[base_name(name)].add(site.name)
+    for form in reader.forms.values():
+        for seed, (site, _) in form.seeds:
+            children[seed] |= children[site]
     seen = {s.name for s in program.sites.values() if s.observed}
     if not seen:
         raise SiteError("nothing is observed", found="a program without observed sites",

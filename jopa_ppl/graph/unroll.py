@@ -24,13 +24,14 @@ MAX_ORDER = 8
 class Context:
     """Where a site's factor stands: outside (scan None), at step `at` of a scan, or in its bulk.
 
-    The first `order` steps of a scan still see the first carry, so each has a context of its own;
-    from there on all steps share one (`at` None).
+    All steps from `first` on share one context (`at` None). Where the first carry is not simply
+    made of latents, the first `order` steps still see it, so each has a context of its own.
     """
 
     scan: int | None = None
     at: int | None = None
     order: int = 0
+    first: int = 0
 
     @property
     def depth(self) -> int:
@@ -44,10 +45,15 @@ class Context:
 
 @dataclass(frozen=True)
 class CarryForm:
-    """How a scan carries its past: order, and which leaves of its carry are data."""
+    """How a scan carries its past: order, and which leaves of its carry are data.
+
+    `seeds`: where every leaf of the first carry is itself a latent that stands for an earlier value
+    of a site of the step, {latent: (site, steps back)}; then all steps are alike.
+    """
 
     order: int
     data_leaves: tuple[int, ...]
+    seeds: tuple[tuple[str, tuple[str, int]], ...] = ()
 
 
 def base_name(instance: str) -> str:
@@ -116,7 +122,7 @@ class Reader:
             left = [i for i, k in enumerate(keys) if i not in data
                     and any(n.startswith("carry") for n in states[k].names)]
             if not left:
-                return CarryForm(order, tuple(sorted(data)))
+                return CarryForm(order, tuple(sorted(data)), self._seeds(scan, data))
             out = self._analyse(scan.carry, 0, states)
             states = {k: states[k] if i in data else out[i] for i, k in enumerate(keys)}
         raise StructureError(
@@ -126,18 +132,51 @@ class Reader:
             expected="a carry made of the last few latent values",
             fix="make the recursion a latent: x = jp.latent('x', Normal(mean, scale))")
 
-    def heads(self, scan: Scan) -> set[str]:
-        """Outer sites that the first carry is made of and that no step sees directly."""
+    def _seeds(self, scan: Scan, data: set[int]) -> tuple[tuple[str, tuple[str, int]], ...]:
+        """Latents of the first carry by the value they stand for; empty if it is not that simple."""
+        sites, jaxpr = self.program.sites, self.program.jaxpr.jaxpr
+        key = dict(zip(map(id, jaxpr.invars), self.program.inputs))
+        found: dict[str, tuple[str, int]] = {}
+        for i in range(len(scan.carry)):
+            if i in data:
+                continue
+            back, at = 1, i
+            source = key.get(id(jaxpr.outvars[scan.carry[at]]), "")
+            while source.startswith("carry/") and back <= MAX_ORDER:
+                back, at = back + 1, int(source.rsplit("/", 1)[1])
+                source = key.get(id(jaxpr.outvars[scan.carry[at]]), "")
+            first = key.get(id(jaxpr.outvars[scan.init[i]]), "")
+            if not (source.startswith("latent/") and first.startswith("latent/")):
+                return ()
+            seed, site = sites[first[7:]], sites[source[7:]]
+            plates = [[(p.name, p.axis) for p in s.axes] for s in (seed, site)]
+            if (seed.scan is not None or seed.partial or seed.shape != site.shape
+                    or plates[0] != plates[1] or site.scan is None
+                    or (site.name, back) in found.values() or seed.name in found):
+                return ()
+            found[seed.name] = (site.name, back)
+        seen = self._body_names(scan)
+        return () if seen & set(found) else tuple(found.items())
+
+    def _body_names(self, scan: Scan) -> set[str]:
+        """Names that the sites of a step see directly, not through the carry."""
         outputs = tuple(i for n in scan.sites for i in self.program.sites[n].outputs.values())
         opaque = {k: variable("carry", self.program.shapes[k], {}) for k in self._carry_keys(scan)}
-        seen = {n for d in self._analyse(outputs, 0, opaque) for n in d.names}
+        return {n for d in self._analyse(outputs, 0, opaque) for n in d.names}
+
+    def heads(self, scan: Scan) -> set[str]:
+        """Outer sites that the first carry is made of and that no step sees directly."""
+        seen = self._body_names(scan)
         return {n for d in self._analyse(scan.init, None, {}) for n in d.names} - seen
 
     def contexts(self, scan: Scan) -> list[Context]:
         """The contexts of a scan's sites: its first steps, then the bulk."""
-        order = self.forms[scan.index].order
-        firsts = [Context(scan.index, t, order) for t in range(min(order, scan.length))]
-        return firsts + ([Context(scan.index, None, order)] if scan.length > order else [])
+        form = self.forms[scan.index]
+        if form.seeds:
+            return [Context(scan.index, None, form.order, 0)]
+        order = form.order
+        firsts = [Context(scan.index, t, order, t) for t in range(min(order, scan.length))]
+        return firsts + ([Context(scan.index, None, order, order)] if scan.length > order else [])
 
     def dependence(self, outputs: Sequence[int], context: Context) -> list[Dependence]:
         """How the given outputs depend on latents, known sites and data in a context."""

@@ -74,7 +74,7 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
     """The numbers of one factor; `slots` are its instances by slot, the main slot last."""
     reader, site, ctx = graph.reader, factor.site, factor.context
     bulk = ctx.scan is not None and ctx.at is None
-    length = graph.program.scans[ctx.scan].length - ctx.order if bulk else 1
+    length = graph.program.scans[ctx.scan].length - ctx.first if bulk else 1
     names = [p.name for p in factor.plates]
     evaluate = _evaluator(graph, factor, data, outer, series)
 
@@ -169,10 +169,12 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
     values = {**outer, **values}
     windows = []
     if ctx.scan is not None:
-        first = (step + ctx.order) if ctx.at is None else ctx.at
+        first = (step + ctx.first) if ctx.at is None else ctx.at
         for back in range(ctx.depth, -1, -1):
-            windows.append({k: v[first - back] for k, v in steps.items()})
-            values |= {f"{n}@{-back}": v[first - back] for n, v in known.items()
+            # Before step 0 only latents reach back (the seeds of the carry), so data never count.
+            at = jnp.maximum(first - back, 0)
+            windows.append({k: v[at] for k, v in steps.items()})
+            values |= {f"{n}@{-back}": v[at] for n, v in known.items()
                        if f"{n}@{-back}" not in values}
     return reader.values(outputs, ctx, values, data, windows)
 
@@ -210,7 +212,7 @@ def _known(graph: Graph, factor: Factor, instance: str, local: tuple, outer: dic
     values = series[site.scan].known[site.name]
     back = -int(instance.split("@")[1])
     if bulk:
-        values = values[ctx.order - back:ctx.order - back + length]
+        values = values[ctx.first - back:ctx.first - back + length]
         return align(split(values, site, local), 1, have, want, 1)
     return align(split(values[ctx.at - back], site, local), 0, have, want, 1)
 
@@ -225,7 +227,7 @@ def _own_value(factor: Factor, outer: dict, series: list[Windows], bulk: bool,
         value = outer[site.name]
     else:
         values = series[ctx.scan].known[site.name]
-        value = values[ctx.order:] if bulk else values[ctx.at]
+        value = values[ctx.first:] if bulk else values[ctx.at]
     return split(value.astype(jnp.result_type(float)), site, factor.plates)
 
 

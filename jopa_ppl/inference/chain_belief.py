@@ -45,7 +45,12 @@ class ChainBelief:
         self.node: dict[str, tuple[int, int]] = {}
         self.head: dict[str, tuple[int, int]] = {}
         self.width = self._lay_out(block.variables, self.node)
+        self.seeds = dict(graph.reader.forms[block.scan].seeds)
         self.dims = max(self.k * self.width, self._lay_out(block.head, self.head))
+        for name, (site, back) in self.seeds.items():
+            # A seed is an earlier value of a site: the head group holds the k nodes before step 0.
+            start, size = self.node[site]
+            self.head[name] = ((self.k - back) * self.width + start, size)
         self.h = int(bool(block.head))
         self.batch = tuple(graph.sizes[p] for p in block.plates)
 
@@ -77,6 +82,14 @@ class ChainBelief:
         grouped = grouped.reshape((*grouped.shape[:-2], self.k * self.width))
         extra = [(0, 0)] * (grouped.ndim - 1) + [(0, self.dims - self.k * self.width)]
         return jnp.pad(grouped, extra, constant_values=fill)
+
+    def head_vector(self, parts: dict[str, Array]) -> Array:
+        """Values of the head's members (*plates, dims) -> the head group (*plates, D)."""
+        out = jnp.zeros((*self.batch, self.dims))
+        for name, part in parts.items():
+            start, size = self.head[name]
+            out = out.at[..., start:start + size].set(part)
+        return out
 
     def view(self, stats: tuple[Array, Array, Array], factor: Factor) -> Moments:
         instances = slot_of(self.block, factor)
@@ -113,9 +126,10 @@ class ChainBelief:
                 ) -> tuple[Array, Array]:
         """Joint moments of the instances for every step from the order on (all steps if 0)."""
         mean, cov, cross = stats
-        z, kD = slice(self.h, None), self.k * self.width
+        z, kD = slice(0 if self.seeds else self.h, None), self.k * self.width
         if depth == 0:
             pieces = [self.node[base_name(n)] for n in instances]
+            z = slice(self.h, None)
             return (take(mean[z], pieces, [-1])[:self.length],
                     take(cov[z], pieces, [-2, -1])[:self.length])
         mean, cov, cross = (a[z] for a in (mean, cov, cross))
@@ -129,7 +143,7 @@ class ChainBelief:
                 pieces.append(((phase + depth - lag(n)) * self.width + start, size))
             means.append(take(pair, pieces, [-1]))
             covs.append(take(block, pieces, [-2, -1]))
-        count = self.length - self.k
+        count = self.length - (0 if self.seeds else self.k)
         flat = [jnp.stack(x, 1).reshape((-1, *x[0].shape[1:]))[:count] for x in (means, covs)]
         return flat[0], flat[1]
 

@@ -9,11 +9,22 @@ from jopa_ppl.errors import DataError, PriorError
 from jopa_ppl.graph.factor_graph import Graph
 
 
+def raise_if_missing(graph: Graph, seen: bool) -> None:
+    """Refuse data in which nothing is observed.
+
+    Raises:
+        DataError: every observed value is NaN.
+    """
+    if not seen and not any(v.site.partial for v in graph.variables.values()):
+        raise DataError("all data are missing", found="NaN in every observed value",
+                        expected="at least one value", fix="check how the arrays were built")
+
+
 def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
     """Raise the first error the data deserve; nothing if they are fine.
 
     Raises:
-        DataError: infinities; everything missing; negative weights; NaN in a model's inputs.
+        DataError: infinities; negative weights; NaN in a model's inputs.
         PriorError: a matrix that is not positive definite, or too few degrees of freedom.
     """
     found = jax.device_get(checks)
@@ -54,8 +65,3 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
             raise DataError("it has negative weights", site=name,
                             found="handlers.scale below zero", expected="weights >= 0",
                             fix="check the weights")
-    seen = [int(c["seen"]) for c in found.values() if "seen" in c]
-    partial = [v for v in graph.variables.values() if v.site.partial]
-    if seen and not any(seen) and not partial:
-        raise DataError("all data are missing", found="NaN in every observed value",
-                        expected="at least one value", fix="check how the arrays were built")

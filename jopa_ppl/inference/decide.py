@@ -116,7 +116,7 @@ class Decision:
 
     def _times(self, f: Factor) -> Array:
         ctx = f.context
-        return jnp.arange(ctx.order, self.length) if ctx.at is None else jnp.array([ctx.at])
+        return jnp.arange(ctx.first, self.length) if ctx.at is None else jnp.array([ctx.at])
 
     def _split(self, f: Factor, weight: Array, start: Array) -> tuple[Array, Array]:
         """Weights of a factor as evidence and as preference (time axis in front)."""
@@ -199,7 +199,7 @@ class Decision:
                         self._cost(site, kept[f.name], logdet, f), f, self.block, 2)
                 elif name in self.belief.node:
                     sites.append((name, self._node(f, site, bound, moments, kept)))
-            nodes.append((self.length - ctx.order if ctx.at is None else 1, sites))
+            nodes.append((self.length - ctx.first if ctx.at is None else 1, sites))
             costs.append(cost)
         return nodes, costs
 
@@ -230,7 +230,7 @@ class Decision:
         if name in self.decide:
             prior = self._cost(site, one, self._logdet(f, bound, moments), f)
         if name in kept["present"]:
-            times = np.arange(f.context.order, self.length) if f.context.at is None else [
+            times = np.arange(f.context.first, self.length) if f.context.at is None else [
                 f.context.at]
             clamp = bound.clamps[self.block.name]
             steps = self.belief.steps(clamp.value, name, 1)[np.array(times)]

@@ -32,7 +32,7 @@ class Bound(NamedTuple):
     clamps: dict[str, Any]
     alive: dict[str, Array]
     series: list[Windows]
-    checks: dict[str, dict[str, Array]]
+    checks: dict[str, Array]
 
 
 class State(NamedTuple):
@@ -83,7 +83,7 @@ class Engine:
                     raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
                         [site.outputs["weight"]], {**data, **s})[0])(series[site.scan].steps)
         values, present = partial_values(graph, series, outer, raw)
-        checks = self._checks(arrays, outer, series)
+        checks = self._checks(arrays)
         if weigh is not None:
             arrays = weigh(arrays, present)
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
@@ -117,36 +117,49 @@ class Engine:
         for i in (0, 1):
             nodes = belief.nodes(jnp.concatenate([parts[n][i] for n in block.variables], -1))
             if block.head:
-                head = jnp.concatenate([parts[n][i] for n in block.head], -1)
-                pad = [(0, 0)] * (head.ndim - 1) + [(0, belief.dims - head.shape[-1])]
-                nodes = jnp.concatenate([jnp.pad(head, pad)[None], nodes])
+                head = belief.head_vector({n: parts[n][i] for n in block.head})
+                nodes = jnp.concatenate([head[None], nodes])
             both.append(nodes)
         return Clamp(*both)
 
-    def _checks(self, arrays: dict[str, FactorArrays], outer: dict[str, Array],
-                series: list[Windows]) -> dict[str, dict[str, Array]]:
-        """What is wrong with the data, as numbers that the host reads and turns into errors."""
+    def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
+        """The few faults of the data that do not show as a free energy that is not finite."""
+        seen, negative, shape = [], [], []
+        for f in self.graph.factors:
+            a = arrays[f.name]
+            if f.site.observed and not f.site.partial and "weight" in f.site.outputs:
+                seen.append((a.weight > 0).any())
+            elif f.site.observed:
+                seen.append(jnp.ones((), bool))
+            if "weight" in f.site.outputs:
+                negative.append((a.weight < 0).any())
+            if f.family == "gamma":
+                shape.append((a.K <= 0).any())
+        return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
+                for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
+
+    def diagnose(self, data: dict[str, Array]) -> dict[str, dict[str, Array]]:
+        """What is wrong with the data, site by site; compiled only when something is."""
+        outer, series = read_series(self.graph, data)
         found: dict[str, dict[str, Array]] = {}
         known = {**outer, **{k: v for w in series for k, v in w.known.items()}}
         for name, value in known.items():
             found[name] = {"infinite": jnp.isinf(value).sum()}
         for f in self.graph.factors:
-            a, here = arrays[f.name], found.setdefault(f.site.name, {})
-            here["coefficients"] = here.get("coefficients", 0) + (
-                0 if f.family in ("gamma", "wishart")
-                else (~jnp.isfinite(a.K)).sum() + (~jnp.isfinite(a.offset)).sum())
+            slots = [names for _, names in self.energy.slots[f.name]]
+            a = bind_factor(self.graph, f, slots, data, outer, series)
+            here = found.setdefault(f.site.name, {})
             if a.precision is not None:
                 here["precision"] = here.get("precision", 0) + (
                     (~jnp.isfinite(a.precision)).sum() + (~jnp.isfinite(a.logdet)).sum())
-            if f.site.observed and not f.site.partial:
-                here["seen"] = here.get("seen", 0) + (a.weight > 0).sum()
+            if f.family not in ("gamma", "wishart"):
+                here["coefficients"] = here.get("coefficients", 0) + (
+                    (~jnp.isfinite(a.K)).sum() + (~jnp.isfinite(a.offset)).sum())
             here["negative"] = here.get("negative", 0) + (a.weight < 0).sum()
             if f.family == "wishart":
-                n = f.site.shape[-1]
-                rate = self.energy.wishart_rate(f, a)
-                chol = jnp.linalg.cholesky(rate)
+                chol = jnp.linalg.cholesky(self.energy.wishart_rate(f, a))
                 here["wishart_rate"] = (~jnp.isfinite(chol)).sum()
-                here["wishart_dof"] = (a.K <= n - 1).sum()
+                here["wishart_dof"] = (a.K <= f.site.shape[-1] - 1).sum()
             if f.family == "gamma":
                 here["gamma"] = (a.K <= 0).sum()
         return found

@@ -85,7 +85,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
     """Moments of (head, z_{t-k}, .., z_{t-1}) for every t."""
     means, covs = [], []
     first = belief.first(stats)
-    for t in range(min(c.k, belief.length)):
+    for t in range(0 if belief.seeds else min(c.k, belief.length)):
         index, live = list(range(c.head_dims)), [1.0] * c.head_dims
         for node in range(t - c.k, t):
             at = belief.place(node) if node >= 0 else 0
@@ -94,7 +94,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
         at, on = np.array(index, int), np.array(live)
         means.append((first[0][..., at] * on)[None])
         covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
-    if belief.length > c.k:
+    if belief.seeds or belief.length > c.k:
         names = [f"{n}@{-back}" for back in range(c.k, 0, -1) for n in belief.block.variables]
         mean, cov = belief.windows(stats, names, c.k)
         pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]

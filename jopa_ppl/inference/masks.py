@@ -104,7 +104,7 @@ class Activity:
             if name in graph.variables:
                 self.alive[name] = _reduce(whole, batch[name], _local(graph, name), 1)
             for f in self._factors(name):
-                self.active[f.name] = (whole[f.context.order:] if f.context.at is None
+                self.active[f.name] = (whole[f.context.first:] if f.context.at is None
                                        else whole[f.context.at])
 
     def _outer(self, site: Site) -> None:
@@ -112,7 +112,7 @@ class Activity:
         if site.name in graph.variables:
             want = _local(graph, site.name)
             # Planning keeps all beliefs outside scans: they are used, whatever the evidence.
-            alive = jnp.full(_shape(graph, site.name), self.keep_outer)
+            alive = jnp.full(_shape(graph, site.name), self.keep_outer) | self._seeds(site.name)
             for f in graph.factors:
                 touches = site.name in f.latents or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:
@@ -130,6 +130,22 @@ class Activity:
                     tuple(p.size for p in f.plates))
             else:
                 self.active[f.name] = self._seen(f)
+
+    def _seeds(self, name: str) -> Array:
+        """Whether a latent of the first carry is needed, by the steps that reach back to it."""
+        alive = jnp.zeros((), bool)
+        want = _local(self.graph, name)
+        for scan in self.graph.program.scans:
+            site, back = dict(self.graph.reader.forms[scan.index].seeds).get(name, ("", 0))
+            for f in self.graph.factors:
+                if f.context.scan != scan.index or f.name not in self.active:
+                    continue
+                for i in f.latents:
+                    t = (lag(i) or 0) - back
+                    if base_name(i) == site and 0 <= t < scan.length:
+                        act = self.active[f.name][t]
+                        alive = alive | _reduce(act, [p.name for p in f.plates], want)
+        return alive
 
     def weights(self) -> dict[str, Array]:
         """The factors' weights with what is barren at zero."""

@@ -46,7 +46,7 @@ class Coordinates:
     def __init__(self, belief: ChainBelief) -> None:
         self.belief = belief
         self.k, self.width = belief.k, belief.width
-        self.head_dims = sum(size for _, size in belief.head.values())
+        self.head_dims = 0 if belief.seeds else sum(n for _, n in belief.head.values())
         self.state = self.head_dims + self.k * self.width
         self.size = 1 + self.state + self.width
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
 from jopa_ppl.graph.factor_graph import Graph, build_graph
 from jopa_ppl.graph.trace import trace_program
-from jopa_ppl.inference.checks import raise_for_data
+from jopa_ppl.inference.checks import raise_for_data, raise_if_missing
 from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.signature import Cache, Call, split_call
@@ -56,6 +56,11 @@ class Compiled:
         state = self.engine.start(key, bound)
         state, history = self.engine.advance(state, bound, history, until, self.tol, self.damping)
         return bound, state, history, None
+
+    def raise_for_data(self, dynamic: list[Array]) -> None:
+        """Find out which site's data or prior are at fault, if any are, and say so."""
+        raise_for_data(self.graph, jax.jit(
+            lambda leaves: self.engine.diagnose(self._data(leaves)))(dynamic))
 
     def _more(self, state: State, bound: Bound, history: Array, until: Array
               ) -> tuple[State, Array]:
@@ -133,8 +138,10 @@ class VMP:
             chunk = min(max_iters, 10)
             clock = time.perf_counter()
             bound, state, history, plan = compiled.first(call.dynamic, key, chunk)
-            raise_for_data(compiled.graph, bound.checks)
-            sweeps, done, bad = _status(state)
+            (sweeps, done, bad), checks = _status(state), jax.device_get(bound.checks)
+            raise_if_missing(compiled.graph, bool(checks["seen"]))
+            if bad >= 0 or checks["negative"] or checks["shape"]:
+                compiled.raise_for_data(call.dynamic)
             if plan is None and not done and bad < 0 and sweeps < max_iters:
                 bound_, bar = bound, None
                 while not done and bad < 0 and sweeps < max_iters:

@@ -120,8 +120,8 @@ def sample(
 
     def draw(key):
         vectors = dict(carriers)
-        for clique, key in zip(cliques, jax.random.split(key, len(cliques))):
-            noise = jax.random.normal(key, clique.root.shape[:-1], clique.root.dtype)
+        for clique, own_key in zip(cliques, jax.random.split(key, len(cliques))):
+            noise = jax.random.normal(own_key, clique.root.shape[:-1], clique.root.dtype)
             noise = jnp.einsum("...ij,...j->...i", clique.root, noise)
             for name in clique.names:
                 own = noise[..., _rows(variables, clique.names, (name,))]
@@ -200,7 +200,7 @@ def _log_partition(variables, sizes, cliques, columns, left, right):
             if cliques[g[0]].plates == plates
             and any(n in cliques[j].names and local(n, plates) for j in g for n in names)
         ]
-        groups = [g for g in groups if g not in meets] + [sum(meets, []) + [i]]
+        groups = [g for g in groups if g not in meets] + [[i, *(j for g in meets for j in g)]]
 
     with Gaussian.set_compression_threshold(math.inf):
         result = sum_product(

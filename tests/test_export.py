@@ -1,0 +1,91 @@
+"""Posteriors as ArviZ's objects, on ArviZ 0.x and 1.x alike."""
+
+import arviz
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import xarray
+from test_files import D, T, lds, learned, loaded, path, series  # noqa: F401
+
+import jopa_ppl as jp
+
+
+@pytest.fixture(scope="session")
+def tree(learned):  # noqa: F811
+    return learned.to_arviz(num_samples=50)
+
+
+def test_draws_are_one_chain_with_named_axes(tree):
+    x = tree.posterior["x"]
+    assert x.dims == ("chain", "draw", "time", "x_dim_0") and x.shape == (1, 50, T, D)
+    np.testing.assert_array_equal(x["time"], np.arange(T))
+    assert tree.posterior["A"].dims == ("chain", "draw", "A_dim_0", "A_dim_1")
+    assert tree.posterior["tau"].dims == ("chain", "draw")
+
+
+def test_data_are_nan_where_missing(tree):
+    y = tree.observed_data["y"]
+    assert y.dims == ("time", "y_dim_0")
+    np.testing.assert_allclose(y, series()[0])
+    u = np.asarray(tree.observed_data["u"])             # T - 1 actions were given
+    np.testing.assert_allclose(u[:-1], series()[1])
+    assert np.isnan(u[-1])
+
+
+def test_attributes_tell_how_it_came_about(tree, learned):  # noqa: F811
+    attrs = tree.posterior.attrs
+    assert attrs["inference_library"] == "jopa_ppl" and attrs["program"] == "lds"
+    assert {"jopa_ppl_version", "jax_version", "numpyro_version"} <= set(attrs)
+    assert attrs["free_energy"] == learned.free_energy[-1]
+    assert (attrs["num_iters"], attrs["converged"]) == (learned.num_iters, learned.converged)
+    assert "A,B" in attrs["schedule"]
+
+
+def test_netcdf_round_trip(tree, learned, tmp_path):  # noqa: F811
+    file = str(tmp_path / "posterior.nc")
+    tree.to_netcdf(file, engine="h5netcdf")
+    for group in ("posterior", "observed_data"):
+        back = xarray.load_dataset(file, group=group, engine="h5netcdf")
+        for name, x in tree[group].data_vars.items():
+            np.testing.assert_array_equal(back[name], x)
+            assert back[name].dims == x.dims
+        if group == "posterior":
+            np.testing.assert_array_equal(back.attrs["free_energy_history"], learned.free_energy)
+            assert back.attrs["schedule"] == str(learned.compiled.schedule)
+
+
+def test_arviz_summarises_it(tree):
+    table = arviz.summary(tree, var_names=["A", "tau"])
+    assert len(table) == D * D + 1
+
+
+def test_a_loaded_posterior_exports_its_draws(loaded):  # noqa: F811
+    tree = loaded.to_arviz(num_samples=20)
+    assert tree.posterior["x"].shape == (1, 20, T, D)
+    assert "y" not in tree.posterior and not hasattr(tree, "observed_data")
+    assert "A,B" in tree.posterior.attrs["schedule"]
+
+
+def test_axes_can_be_named(learned):  # noqa: F811
+    tree = learned.to_arviz(5, dims={"x": ("time", "state"), "A": ("state", "from")})
+    assert tree.posterior["x"].dims == ("chain", "draw", "time", "state")
+    assert tree.posterior["A"].dims == ("chain", "draw", "state", "from")
+    with pytest.raises(jp.ShapeError, match=r"dims=(.|\n)*2 names"):
+        learned.to_arviz(5, dims={"x": ("state",)})
+
+
+def test_plates_and_encoded_frames():
+    def factors(y):
+        with jp.plate("items", 3):
+            z = jp.latent("z", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+            jp.observe("y", jp.Amortized(
+                dist.Normal(jnp.concatenate([z, z], -1), 1.0).to_event(1), on=z,
+                message=lambda y: dist.Normal(y[..., :D], 0.5).to_event(1)), y)
+
+    frames = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    frames[1] = np.nan
+    tree = jp.VMP(factors).run(frames).to_arviz(5)
+    assert tree.posterior["z"].dims == ("chain", "draw", "items", "z_dim_1")
+    np.testing.assert_allclose(tree.observed_data["y"], frames)      # frames, not messages
+    assert tree.observed_data["y"].dims == ("items", "y_dim_1")
