@@ -146,7 +146,7 @@ class DigitVAE(nnx.Module):
 
 def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: int = 1000,
           batch: int = 4, rate: float = 2e-3, beta: float = 10.0, hide: float = 0.3,
-          rho: float = 0.97) -> tuple[nnx.Module, jax.Array, jax.Array]:
+          rho: float = 0.97, label: str = "VAE") -> tuple[nnx.Module, jax.Array, jax.Array]:
     """Train a VAE on closed sequences under a prior in which latents turn linearly.
 
         z_t | z_{t-1} ~ N(rho R z_{t-1}, (1 - rho^2) I),   R = expm(K - K') learned
@@ -163,6 +163,7 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
         beta: weight of the KL term, reached over the first three tenths of the steps.
         hide: part of the pixels hidden from the encoder while training.
         rho: correlation of neighbours, in [0, 1); 0 is the ordinary prior.
+        label: of the progress bar.
 
     Returns:
         The VAE, R (d, d), the losses (steps,) in nats a frame.
@@ -175,7 +176,7 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
     # two planes turning at different rates: at R = I, no plane is preferred and K has no slope
     k = jnp.zeros((vae.d, vae.d)).at[1, 0].set(0.17).at[3, 2].set(0.35)
     carry, losses = ((weights, k), recipe.optimiser().init((weights, k))), []
-    with tqdm(total=steps, desc="training the VAE", unit="step", leave=False) as bar:
+    with tqdm(total=steps, desc=label, unit="step") as bar:
         for indices in np.array_split(np.arange(steps), max(1, steps // 50)):
             carry, values = _advance(recipe, carry, jnp.asarray(sequences), rng_key, indices)
             losses.append(values)

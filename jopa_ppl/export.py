@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl import predictive
-from jopa_ppl.errors import ShapeError
+from jopa_ppl.errors import ShapeError, SiteError, names
 from jopa_ppl.files import versions
 from jopa_ppl.graph.trace import Program, Site
 from jopa_ppl.inference.bind import each_step, read_series
@@ -30,20 +30,28 @@ def to_arviz(posterior: Posterior, num_samples: int, rng_key: Array,
         dims: names of all axes of a site, {site: (name, ..)}. Default: "time" for the steps of a
             scan (coordinates 0, 1, ..), the plate's name for a plate, "<site>_dim_<i>" otherwise.
 
+    In names "/" becomes ".", as it separates groups in netCDF.
+
     Raises:
-        ShapeError: `dims` does not name every axis of a site.
+        ShapeError: `dims` does not name every axis of a site; SiteError: it names no site.
     """
     program = posterior.compiled.graph.program
     sampled = {n: np.asarray(x)[None] for n, x in posterior.sample(rng_key, (num_samples,)).items()}
     data = {} if posterior.call is None else observed(posterior)
-    axes = {n: _axes(program, n) for n in (*sampled, *data)}
+    axes = {n: _axes(program, n, x.ndim - 2) for n, x in sampled.items()}
+    axes |= {n: _axes(program, n, x.ndim) for n, x in data.items()}
     for name, own in (dims or {}).items():
-        if name in axes and len(own) != len(axes[name]):
+        if name not in axes:
+            raise SiteError("unknown site in dims=", site=name, found=f"'{name}'",
+                            expected=f"one of {names(axes)}", fix="check the spelling")
+        if len(own) != len(axes[name]):
             raise ShapeError("dims= does not fit the site", site=name, found=tuple(own),
                              expected=f"{len(axes[name])} names", fix="name every axis, time first")
         axes[name] = list(own)
     coords = {_time(program, s.index): np.arange(s.length) for s in program.scans}
     groups = {"posterior": sampled} | ({"observed_data": data} if data else {})
+    groups = {g: {_plain(n): x for n, x in found.items()} for g, found in groups.items()}
+    axes = {_plain(n): [_plain(a) for a in own] for n, own in axes.items()}
     attrs = _attributes(posterior)
     if int(arviz.__version__.split(".")[0]) >= 1:
         return arviz.from_dict(groups, coords=coords, dims=axes, attrs={"posterior": attrs})
@@ -88,13 +96,18 @@ def _with_gaps(program: Program, site: Site, value: Array, weight: Array | None)
     if weight is None:
         return array
     lead = 0 if site.scan is None else 1
-    shape = np.shape(weight)[lead:]
-    # Right-aligned with the site; that of an amortized one has a trailing axis of the message.
-    own = (shape[:len(site.batch_shape)] + (1,) * len(site.event_shape) if site.amortized
-           else (1,) * (len(site.shape) - len(shape)) + shape)
+    shape, rank = np.shape(weight)[lead:], array.ndim - lead
+    if site.amortized:           # weighs whole frames; its last axes are the message's
+        shape = shape[:len(site.batch_shape)]
+        shape += (1,) * (rank - len(shape))
+    own = (1,) * (rank - len(shape)) + shape
     missing = np.asarray(weight).reshape((*np.shape(weight)[:lead], *own)) == 0
     array[np.broadcast_to(missing, array.shape)] = np.nan
     return array
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", ".")
 
 
 def _time(program: Program, scan: int) -> str:
@@ -103,11 +116,11 @@ def _time(program: Program, scan: int) -> str:
     return "time" if same else f"time_{scan}"
 
 
-def _axes(program: Program, name: str) -> list[str]:
+def _axes(program: Program, name: str, ndim: int) -> list[str]:
     site = program.sites[name]
+    lead = [] if site.scan is None else [_time(program, site.scan)]
     plates = {p.axis: p.name for p in site.plates}
-    own = [plates.get(i, f"{name}_dim_{i}") for i in range(len(site.shape))]
-    return own if site.scan is None else [_time(program, site.scan), *own]
+    return lead + [plates.get(i, f"{name}_dim_{i}") for i in range(ndim - len(lead))]
 
 
 def _attributes(posterior: Posterior) -> dict[str, Any]:

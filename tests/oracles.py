@@ -14,7 +14,7 @@ LOG_2PI = np.log(2 * np.pi)
 
 
 class DenseGaussian(NamedTuple):
-    """The exact posterior: mean and var by site, the joint covariance over all of them, log p(y)."""
+    """The exact posterior: mean and var by site, the covariance over all of them, log p(y)."""
 
     mean: dict[str, np.ndarray]
     var: dict[str, np.ndarray]
@@ -178,3 +178,26 @@ def mean_field_regression(X: np.ndarray, y: np.ndarray, *, w_sd: float = 2.0, a0
     entropy = (0.5 * p * (LOG_2PI + 1) + 0.5 * np.linalg.slogdet(S)[1]
                + a - np.log(b) + gammaln(a) + (1 - a) * digamma(a))
     return Regression(w, S, a, b, float(-energy - entropy))
+
+
+def settled(posterior: Any, sweeps: int = 1000) -> Any:
+    """The posterior after many more sweeps: at the fixed point to rounding, where F no longer sees
+    the difference (its error is the square of theirs)."""
+    engine = posterior.compiled.engine
+    run = jax.jit(lambda m: jax.lax.fori_loop(
+        0, sweeps, lambda _, m: engine.sweep(m, posterior.bound)[0], m))
+    moments = run(posterior.state.moments)
+    free_energy = engine.free_energy(moments, posterior.bound)
+    state = posterior.state._replace(moments=moments, free_energy=free_energy)
+    history = np.append(posterior.free_energy, free_energy)
+    return type(posterior)(posterior.compiled, posterior.call,
+                           state._replace(sweep=jnp.asarray(len(history))), posterior.bound,
+                           history)
+
+
+def numerical_gradient(fn: Callable, at: Any, eps: float = 1e-3) -> Any:
+    """Central differences of a scalar function of a pytree: exact for quadratics."""
+    flat, unravel = ravel_pytree(at)
+    steps = eps * jnp.eye(flat.size)
+    f = jax.jit(jax.vmap(lambda s: fn(unravel(flat + s)) - fn(unravel(flat - s))))
+    return unravel(f(steps) / (2 * eps))

@@ -233,13 +233,13 @@ def test_inside_a_while_loop():
 
 def test_samples_have_the_joint_covariance():
     variables, sizes, terms, _ = build(*PROBLEMS["groups and members"])
-    draw = jax.jit(lambda key: sample(key, variables, sizes, terms, (200, 100)))
+    draw = jax.jit(lambda key: sample(key, variables, sizes, terms, (50, 100)))
     draws = draw(jax.random.key(0))
-    assert draws["m"].shape == (200, 100, 3, 4, 1) and draws["mu"].shape == (200, 100, 1)
-    flat = np.concatenate([draws[n].reshape(20_000, -1) for n in variables], 1)
+    assert draws["m"].shape == (50, 100, 3, 4, 1) and draws["mu"].shape == (50, 100, 1)
+    flat = np.concatenate([draws[n].reshape(5000, -1) for n in variables], 1)
     white = flat @ np.linalg.cholesky(dense(variables, sizes, terms))
-    np.testing.assert_allclose(white.mean(0), 0, atol=0.04)
-    np.testing.assert_allclose(white.T @ white / len(white), np.eye(flat.shape[1]), atol=0.06)
+    np.testing.assert_allclose(white.mean(0), 0, atol=0.07)
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(flat.shape[1]), atol=0.1)
 
 
 def test_indefinite_precision_gives_nan():

@@ -15,6 +15,7 @@ import jopa_ppl as jp
 from jopa_ppl.files import FORMAT, KEY
 
 T, D = 12, 2
+N = 1024        # draws: the same everywhere, as every count compiles anew
 
 
 def lds(y=None, *, length):
@@ -83,34 +84,41 @@ def test_beliefs_come_back_exactly(learned, loaded):
     assert loaded.summary() == learned.summary()
 
 
-def test_the_joint_covariance_of_a_block_is_kept(learned, loaded):
+@pytest.fixture(scope="session")
+def drawn(loaded):
+    return loaded.sample(jax.random.key(1), (N,))
+
+
+def test_the_joint_covariance_of_a_block_is_kept(learned, loaded, drawn):
     joint = loaded.beliefs()[0]["A,B"]
     same(joint, learned.beliefs()[0]["A,B"])
-    assert np.abs(joint.cov[:D * D, D * D:]).max() > 1e-4
-    draws = loaded.sample(jax.random.key(0), (4000,))
-    flat = np.concatenate([np.reshape(draws[n], (4000, -1)) for n in ("A", "B")], 1)
-    np.testing.assert_allclose(np.cov(flat.T), joint.cov, atol=0.06 * np.max(joint.cov))
+    cov = np.asarray(joint.cov)
+    assert np.abs(cov[:D * D, D * D:]).max() > 1e-4          # A and B are correlated
+    flat = np.concatenate([np.reshape(drawn[n], (N, -1)) for n in ("A", "B")], 1)
+    np.testing.assert_allclose(np.cov(flat.T), cov, atol=0.2 * cov.max())
 
 
-def test_draws(learned, loaded):
-    key = jax.random.key(1)
-    draws, originals = loaded.sample(key, (2000,)), learned.sample(key, (2000,))
+def test_draws(learned, loaded, drawn):
+    originals = learned.sample(jax.random.key(1), (N,))
     for name, x in originals.items():
-        assert draws[name].shape == x.shape and draws[name].dtype == x.dtype
+        assert drawn[name].shape == x.shape and drawn[name].dtype == x.dtype
     for name in ("A", "B", "W", "tau"):
-        same(draws[name], originals[name])
+        same(drawn[name], originals[name])
     for name in ("x", "u", "x0"):                     # predicted steps included
         sd = np.sqrt(np.asarray(loaded.variance(name)))
-        gap = np.abs(np.mean(draws[name], 0) - loaded.mean(name))
-        assert np.all(gap <= 5 * sd / np.sqrt(2000) + 1e-6)
-        np.testing.assert_allclose(np.std(draws[name], 0), sd, rtol=0.1, atol=1e-6)
-    np.testing.assert_allclose(draws["u"][:, :-1], np.broadcast_to(series()[1], (2000, T - 1, 1)))
-    x, other = np.asarray(draws["x"]), np.asarray(originals["x"])
-    for t in (0, 3):                                  # neighbours move together, as before
-        expected = np.cov(other[:, t].T, other[:, t + 1].T)
-        np.testing.assert_allclose(np.cov(x[:, t].T, x[:, t + 1].T), expected,
-                                   atol=0.1 * np.abs(expected).max())
-    assert loaded.sample(key)["x"].shape == (T, D)
+        gap = np.abs(np.mean(drawn[name], 0) - loaded.mean(name))
+        assert np.all(gap <= 5 * sd / np.sqrt(N) + 1e-6)
+        np.testing.assert_allclose(np.std(drawn[name], 0), sd, rtol=0.12, atol=1e-6)
+    np.testing.assert_allclose(drawn["u"][:, :-1], np.broadcast_to(series()[1], (N, T - 1, 1)))
+
+    block = learned.compiled.graph.block_of("x").name     # neighbours move together
+    belief, cross = learned.compiled.engine.beliefs[block], learned.state.moments[block].cross
+    at = slice(*np.cumsum(belief.node["x"]))
+    x = np.asarray(drawn["x"], float)
+    for t in (0, 3, 6):
+        expected = np.asarray(cross)[belief.h + t, at, at]
+        found = np.cov(x[:, t + 1].T, x[:, t].T)[:D, D:]
+        np.testing.assert_allclose(found, expected, atol=0.2 * np.abs(np.cov(x[:, t].T)).max())
 
 
 def test_plans_from_a_loaded_posterior_are_the_same(learned, loaded, tmp_path):
@@ -123,10 +131,10 @@ def test_plans_from_a_loaded_posterior_are_the_same(learned, loaded, tmp_path):
     plan.save(tmp_path / "plan")                      # a plan is a posterior too
     stored = jp.load_posterior(tmp_path / "plan")
     same(stored.mean("x"), plan.mean("x"))
-    draws = stored.sample(jax.random.key(0), (4000,))["u"]
+    u = stored.sample(jax.random.key(0), (N,))["u"]
     sd = np.sqrt(np.asarray(plan.variance("u")))
-    np.testing.assert_allclose(np.mean(draws, 0), plan.mean("u"), atol=5 * sd.max() / 60)
-    np.testing.assert_allclose(np.std(draws, 0), sd, rtol=0.1)
+    np.testing.assert_allclose(np.mean(u, 0), plan.mean("u"), atol=5 * sd.max() / np.sqrt(N))
+    np.testing.assert_allclose(np.std(u, 0), sd, rtol=0.12)
 
 
 def test_elimination_blocks_come_back(tmp_path):
@@ -145,7 +153,9 @@ def test_elimination_blocks_come_back(tmp_path):
     p.save(tmp_path / "tree")
     q = jp.load_posterior(tmp_path / "tree")
     same(q.state.moments, p.state.moments)
-    same(q.sample(jax.random.key(0), (5,)), p.sample(jax.random.key(0), (5,)))
+    means = q.sample(jax.random.key(0), (N,))["mean"]
+    np.testing.assert_allclose(np.mean(means, 0), p.mean("mean"), atol=0.1)
+    np.testing.assert_allclose(np.var(means, 0), p.variance("mean"), rtol=0.25)
     assert q.sites == p.sites and q.global_sites == p.global_sites
 
 
@@ -154,14 +164,20 @@ def test_saving_what_was_loaded(path, loaded, tmp_path):
     assert (tmp_path / "copy").read_bytes() == path.read_bytes()
 
 
-def test_predicting_needs_the_model(loaded):
+def test_a_loaded_posterior_goes_to_arviz_without_data(loaded):
+    tree = loaded.to_arviz(num_samples=N)
+    assert tree.posterior["x"].shape == (1, N, T, D) and "y" not in tree.posterior
+    assert not hasattr(tree, "observed_data")
+    assert "A,B" in tree.posterior.attrs["schedule"]
+
+
+def test_predicting_needs_the_model(loaded, drawn):
     for args in ((), (series()[0],)):
         with pytest.raises(jp.JopaError, match=r"cannot predict(.|\n)*'lds'(.|\n)*jp.given"):
             loaded.predict(*args)
     with pytest.raises(jp.SiteError, match="the site has no belief"):
         loaded["y"]
-    samples = loaded.sample(jax.random.key(0), (3,))
-    samples = {n: samples[n] for n in loaded.global_sites}
+    samples = {n: drawn[n][:3] for n in loaded.global_sites}
     found = numpyro.infer.Predictive(lds, samples)(jax.random.key(1), length=T)
     assert found["y"].shape == (3, T, D)
 
@@ -236,10 +252,10 @@ def test_a_failed_write_leaves_the_old_file(learned, path, tmp_path, monkeypatch
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(jp.FileError, match="cannot be written(.|\n)*no space left"):
+    with pytest.raises(jp.FileError, match=r"cannot be written(.|\n)*no space left"):
         learned.save(target)
     monkeypatch.undo()
     assert [f.name for f in tmp_path.iterdir()] == ["p"]
     assert target.read_bytes() == path.read_bytes()
-    with pytest.raises(jp.FileError, match="cannot be written(.|\n)*directory"):
+    with pytest.raises(jp.FileError, match=r"cannot be written(.|\n)*directory"):
         learned.save(tmp_path / "nowhere" / "p")

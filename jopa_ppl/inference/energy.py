@@ -84,9 +84,7 @@ class Energy:
         else:
             *slots, main = views
         tails = 1 if diagonal else 2
-        fixed = [arrays.K.shape[:len(batch)], precision.shape[:precision.ndim - tails],
-                 *(s.mean.shape[:-1] for s in slots)]
-        keep = [any(shape[i] > 1 for shape in fixed) for i in range(len(batch))]
+        keep = [n > 1 for n in precision.shape[:precision.ndim - tails]]
         square = expected_square(arrays.K, arrays.offset, arrays.weight, slots, main,
                                  arrays.known, keep, diagonal)
         count = batch_einsum([(arrays.weight, "n")], "n", keep)

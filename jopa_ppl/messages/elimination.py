@@ -129,7 +129,9 @@ def sample(
                 vectors[name] += _gather(own, clique.plates, kept)
         return _ordered(hessian(columns, vectors)[1], variables, sizes, back=True)
 
-    draws = jax.vmap(draw)(jax.random.split(rng_key, math.prod(sample_shape)))
+    # A product costs as much memory as log Z itself, so not all draws at once.
+    keys = jax.random.split(rng_key, math.prod(sample_shape))
+    draws = jax.lax.map(draw, keys, batch_size=32)
     return {name: z.reshape(*sample_shape, *z.shape[1:]) for name, z in draws.items()}
 
 

@@ -84,20 +84,29 @@ def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Mome
     other = "n" if diagonal else "m"
     total = batch_einsum([(w, wl), (residual, "n"), (residual, other)], out, keep)
 
-    spread = None
-    if q:
+    # Second moments of the main slot are summed before anything else is done with them, unless
+    # coefficients or slots differ along the very axes that are summed.
+    varying = [K.shape[:len(keep)], *(s.mean.shape[:-1] for s in slots)]
+    early = all(k or all(s[i] == 1 for s in varying) for i, k in enumerate(keep))
+    live, squares = slice(1, 1 + q), []
+    if q and early:
         spread = batch_einsum([(w, wl), (main.cov, "lk")], wl + "lk", keep)
-        live = at_means[..., 1:1 + q]
-        total += batch_einsum([(live, "nl"), (live, other + "k"), (spread, wl + "lk")], out,
-                              [True] * len(keep))
-    if slots:
+        squares.append(([(spread, wl + "lk")], live))
+    elif q:
+        squares.append(([(w, wl), (main.cov, "lk")], live))
+    for operands, _ in squares:
+        part = at_means[..., live]
+        total += batch_einsum([(part, "nl"), (part, other + "k"), *operands], out, keep)
+    if slots and early:
         second = batch_einsum([(w, wl), (point, "l"), (point, "k")], wl + "lk", keep)
-        if spread is not None:
-            pad = [(0, 0)] * (spread.ndim - 2) + [(1, point.shape[-1] - 1 - q)] * 2
-            second = second + jnp.pad(spread, pad)
+        squares.append(([(second, wl + "lk")], slice(None)))
+    elif slots:
+        squares.append(([(w, wl), (point, "l"), (point, "k")], slice(None)))
     for part, a, b, spreads in moving(K, slots, len(keep)):
-        total += batch_einsum([(part, "n" + a + "l"), (part, other + b + "k"),
-                               (second, wl + "lk"), *spreads], out, [True] * len(keep))
+        for operands, piece in squares:
+            here = part[..., piece]
+            total += batch_einsum([(here, "n" + a + "l"), (here, other + b + "k"), *operands,
+                                   *spreads], out, keep)
     return total
 
 
