@@ -76,16 +76,16 @@ def test_plates_and_encoded_frames():
             with jp.plate("films", 3):
                 z = jp.latent("film/z", dist.Normal(0.9 * z, 1.0).to_event(1))
                 jp.observe("y", jp.Amortized(
-                    dist.Normal(jnp.tanh(z), 1.0).to_event(1), on=z,
-                    message=lambda y: dist.Normal(2 * y, 0.5).to_event(1)), y)
+                    dist.Normal(jnp.zeros((3, 2, 2)) + z[:, None], 1.0).to_event(2), on=z,
+                    message=lambda y: dist.Normal(2 * y[:, 0], 0.5).to_event(1)), y)
             return z, None
 
         jp.scan(step, jnp.zeros((3, D)), y)
 
-    frames = np.arange(4 * 3 * D, dtype=np.float32).reshape(4, 3, D)
+    frames = np.arange(48.0, dtype=np.float32).reshape(4, 3, 2, D)
     frames[1, 2] = np.nan
     tree = jp.VMP(movies).run(frames).to_arviz(5)
     dims = ("chain", "draw", "time", "films", "film.z_dim_1")     # netCDF forbids "/"
     assert tree.posterior["film.z"].dims == dims
     np.testing.assert_allclose(tree.observed_data["y"], frames)      # frames, not messages
-    assert tree.observed_data["y"].dims == ("time", "films", "y_dim_1")
+    assert tree.observed_data["y"].dims == ("time", "films", "y_dim_1", "y_dim_2")

@@ -32,6 +32,7 @@ class Described:
     family: str
     params: dict[str, Array]
     amortized: bool = False
+    event_shape: tuple[int, ...] = ()
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None,
@@ -60,7 +61,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
     if amortized:
         base, given = _message(name, base, value, params)
         if base is None:
-            return Described("amortized", {}, True)
+            return Described("amortized", {}, True, tuple(fn.event_shape))
         shape, mask = given, _to_batch(mask, fn)
         mask = None if mask is None else mask[..., None]
     family, found, elementwise = _parameters(base, shape)
@@ -82,7 +83,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
             events = tuple(range(len(shape) - _event_dim(family, base), len(shape)))
             weight = weight.min(axis=events, keepdims=True)
         params["weight"] = weight
-    return Described(family, params, amortized)
+    # An amortised site is a Gaussian over what its message is about.
+    return Described(family, params, amortized, shape[len(fn.batch_shape):])
 
 
 def _unwrap(fn: dist.Distribution, shape: tuple[int, ...]) -> tuple[dist.Distribution, Array | None]:

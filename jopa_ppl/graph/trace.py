@@ -230,7 +230,7 @@ class _Tracer(Messenger):
         plates = tuple(sorted(
             (Plate(f.name, f.dim + len(batch), f.size) for f in msg["cond_indep_stack"]),
             key=lambda p: p.axis))
-        site = Site(name, described.family, observed, scan, batch, tuple(fn.event_shape), plates,
+        site = Site(name, described.family, observed, scan, batch, described.event_shape, plates,
                     {}, partial=bool(infer.get("jopa_partial")), held=bool(infer.get("jopa_held")),
                     amortized=described.amortized, role="observed" if observed else "latent")
         self.sites[name] = (site, described.params)

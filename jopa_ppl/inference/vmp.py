@@ -40,6 +40,7 @@ class Compiled:
         self.engine = Engine(self.graph, method)
         self.decision = Decision(self.engine, self.decide) if self.decide else None
         self.schedule = self.engine.schedule
+        self.single = len(self.schedule.updates) <= 1
         self.first = jax.jit(self._first)
         self.more = jax.jit(self._more)
 
@@ -54,7 +55,9 @@ class Compiled:
             return self.decision.run(self._data(dynamic), history)
         bound = self.engine.bind(self._data(dynamic))
         state = self.engine.start(key, bound)
-        state, history = self.engine.advance(state, bound, history, until, self.tol, self.damping)
+        if self.single:     # one call for everything; else the sweeps are compiled on their own
+            state, history = self.engine.advance(state, bound, history, until, self.tol,
+                                                 self.damping)
         return bound, state, history, None
 
     def raise_for_data(self, dynamic: list[Array]) -> None:
@@ -135,29 +138,29 @@ class VMP:
         with jax.enable_x64(True):
             key = random.key(0) if rng_key is None else rng_key
             max_iters = compiled.max_iters
-            chunk = min(max_iters, 10)
-            clock = time.perf_counter()
+            chunk = min(max_iters, 20)
             bound, state, history, plan = compiled.first(call.dynamic, key, chunk)
             (sweeps, done, bad), checks = _status(state), jax.device_get(bound.checks)
             raise_if_missing(compiled.graph, bool(checks["seen"]))
-            if bad >= 0 or checks["negative"] or checks["shape"]:
+            if checks["negative"] or checks["shape"]:
                 compiled.raise_for_data(call.dynamic)
             if plan is None and not done and bad < 0 and sweeps < max_iters:
-                bound_, bar = bound, None
+                bar = None
                 while not done and bad < 0 and sweeps < max_iters:
-                    spent = time.perf_counter() - clock
-                    chunk = max(10, min(1000, int(chunk * 0.3 / max(spent, 1e-3))))
-                    clock = time.perf_counter()
-                    state, history = compiled.more(state, bound_, history,
+                    begun, clock = sweeps, time.perf_counter()
+                    state, history = compiled.more(state, bound, history,
                                                    min(sweeps + chunk, max_iters))
                     sweeps, done, bad = _status(state)
-                    if self.progress:
-                        bar = bar or tqdm(total=max_iters, desc="VMP", unit="sweep", delay=1.0,
-                                          leave=False)
+                    spent = time.perf_counter() - clock
+                    chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
+                    if self.progress and (bar is not None or not done and spent > 0.2):
+                        bar = bar or tqdm(total=max_iters, desc="VMP", unit="sweep", leave=False)
+                        bar.set_postfix(F=f"{float(state.free_energy):.6g}", refresh=False)
                         bar.update(sweeps - bar.n)
-                        bar.set_postfix(F=f"{float(state.free_energy):.6g}")
                 if bar is not None:
                     bar.close()
+            if bad >= 0:
+                compiled.raise_for_data(call.dynamic)
         posterior = Posterior(compiled, call, state, bound, history, plan)
         if bad >= 0:
             updates = compiled.schedule.updates
