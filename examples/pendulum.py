@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +36,8 @@ SIZE = 24              # pixels a side
 HORIZON = 20           # steps of a plan, 1 s
 SEEN = 3               # frames that are filtered before a plan
 STEPS = 80             # steps of control, 4 s
-REPLAY = 1500          # transitions kept for local models
-NEAR = 30              # transitions that count as near a state
+NEAR = 30              # the distance to the 30th nearest transition is the width of "near"
+REPLAY = 128           # transitions replayed for a state; farther ones weigh next to nothing
 ACTION_SCALE = 20.0    # standard deviation of the torque's prior, N m
 NOISE = 0.02           # of the local models, in latent units
 
@@ -46,8 +47,8 @@ class World(NamedTuple):
 
     vae: VAE
     learned: jp.Posterior
-    features: Array        # (N, 2 d + du + 1): x_{t-1}, x_t, u_t, 1
-    following: Array       # (N, d): x_{t+1}
+    features: np.ndarray   # (transitions, 2 d + du + 1): x_{t-1}, x_t, u_t, 1
+    following: np.ndarray  # (transitions, d): x_{t+1}
     losses: np.ndarray
     frames: np.ndarray
     torques: np.ndarray
@@ -73,18 +74,25 @@ def learn(pendulum: Pendulum, seed: int, episodes: int, vae_steps: int, clock: d
     features = jnp.concatenate([poses[:-2], poses[1:-1], torques[:len(poses) - 2],
                                 jnp.ones((len(poses) - 2, episodes, 1))], -1)
     flat, following = features.reshape(-1, features.shape[-1]), poses[2:].reshape(-1, d)
-    keep = np.random.default_rng(seed).permutation(len(flat))[:REPLAY]
-    return World(vae, learned, flat[keep], following[keep], np.asarray(losses), data.frames,
-                 data.torques)
+    return World(vae, learned, np.asarray(flat), np.asarray(following), np.asarray(losses), data.frames, data.torques)
 
 
-@jax.jit
-def nearness(states: Array, features: Array) -> Array:
-    """Weights (H, N) of transitions by distance to the planned states (H, 2 d)."""
-    at = features[:, :states.shape[1]]
+def replay(states: np.ndarray, world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The transitions nearest to each planned state (H, 2 d): following, features and weights."""
+    at = world.features[:, :states.shape[1]]
     gap = ((states[:, None] - at[None])**2).sum(-1)
-    near = -jax.lax.top_k(-gap, NEAR)[0][:, -1:]
-    return jnp.exp(-gap / near)
+    index = np.argpartition(gap, REPLAY, 1)[:, :REPLAY]
+    gap = np.take_along_axis(gap, index, 1)
+    near = np.partition(gap, NEAR, 1)[:, NEAR:NEAR + 1]
+    return world.following[index], world.features[index], np.exp(-gap / near)
+
+
+@partial(jax.jit, static_argnums=1)
+def unpack(M: Array, past: int) -> tuple[Array, Array, Array]:
+    """A, B, c of every step from local models (H, 2 d + 2, d); the first ones serve the past."""
+    M = jnp.swapaxes(jnp.concatenate([jnp.repeat(M[:1], past, 0), M, M[-1:]]), 1, 2)
+    d = M.shape[1]
+    return M[..., :2 * d], M[..., 2 * d:2 * d + 1], M[..., 2 * d + 1]
 
 
 class Controller:
@@ -94,7 +102,6 @@ class Controller:
         self.world, self.goal = world, goal
         d = world.vae.d
         self.prior = jnp.concatenate([constant_velocity(d).T, jnp.zeros((2, d))])
-        self.target = jnp.broadcast_to(world.following, (HORIZON, *world.following.shape))
         self.refit = jp.VMP(local_dynamics, max_iters=1)
         self.goals = np.broadcast_to(goal, (HORIZON, *goal.shape))
         self.frames: list[np.ndarray] = []
@@ -102,13 +109,11 @@ class Controller:
         self.states: Array | None = None
 
     def models(self, states: Array) -> tuple[Array, Array, Array]:
-        """Local beliefs near every planned state: A (H, d, 2 d), B (H, d, 1), c (H, d)."""
-        w = self.world
-        local = self.refit.run(self.target, features=w.features,
-                               weights=nearness(states, w.features), prior=self.prior, noise=NOISE)
-        M = jnp.swapaxes(local.mean("M")[:, 0], 1, 2)
-        d2 = 2 * w.vae.d
-        return M[..., :d2], M[..., d2:d2 + 1], M[..., d2 + 1]
+        """Local beliefs near every planned state, as the known A_t, B_t, c_t of a plan."""
+        following, features, weights = replay(np.asarray(states), self.world)
+        local = self.refit.run(following, features=features, weights=weights, prior=self.prior,
+                               noise=NOISE)
+        return unpack(local.mean("M")[:, 0], SEEN - 1)
 
     def act(self, frame: np.ndarray, relinearise: int = 3) -> tuple[float, jp.Posterior]:
         """The torque for this frame, and the plan it is the first action of."""
@@ -118,7 +123,7 @@ class Controller:
             self.torques.insert(0, np.full(1, np.nan, np.float32))
         past = SEEN - 1
         seen = np.stack([*self.frames[-SEEN:], *self.goals])
-        known = np.full((SEEN - 1 + HORIZON + 1, 1), np.nan, np.float32)
+        known = np.full((len(seen), 1), np.nan, np.float32)
         known[:past] = np.nan_to_num(np.stack(self.torques[-past:]))
         planner = jp.VMP(jp.condition(local_plan, {"u": known}), decide="u")
         if self.states is None:
@@ -126,9 +131,7 @@ class Controller:
             self.states = jnp.broadcast_to(jnp.concatenate([mean, mean]), (HORIZON, 2 * len(mean)))
         states = self.states
         for _ in range(relinearise):
-            first = jax.tree.map(lambda x: jnp.repeat(x[:1], past, 0), models := self.models(states))
-            series = jax.tree.map(lambda a, b: jnp.concatenate([a, b, b[-1:]]), first, models)
-            plan = planner.run(seen, series, vae=self.world.vae, noise=NOISE,
+            plan = planner.run(seen, self.models(states), vae=self.world.vae, noise=NOISE,
                                action_scale=ACTION_SCALE)
             x = plan.mean("x")[past - 2:past + HORIZON]
             states = jnp.concatenate([x[:-2], x[1:-1]], -1)

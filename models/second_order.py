@@ -50,20 +50,20 @@ def dynamics(frames: Array | None = None, *, T: int, trajectories: int, vae: VAE
 
 def local_dynamics(following: Array, *, features: Array, weights: Array, prior: Array,
                    noise: float) -> None:
-    """A linear model of its own near each of H states, from N replayed transitions.
+    """A linear model of its own near each of H states, from N replayed transitions each.
 
-        following_n ~ N(features_n M_h, noise^2)^weights_hn,    M_h ~ N(prior, 1)
+        following_hn ~ N(features_hn M_h, noise^2)^weights_hn,    M_h ~ N(prior, 1)
 
     Args:
-        following: (H, N, d), the same transitions for every h; features: (N, k) =
-            (x_{t-1}, x_t, u_t, 1); weights: (H, N), nearness of transition n to state h.
+        following: (H, N, d); features: (H, N, k) = (x_{t-1}, x_t, u_t, 1); weights: (H, N), how
+            near transition n is to state h: its likelihood is tempered by it.
     """
     H, N = weights.shape
     planned, replay = jp.plate("planned", H, dim=-2), jp.plate("replay", N, dim=-1)
     with planned:
         M = jp.latent("M", dist.Normal(prior, 1.0).to_event(2))
     with planned, replay, numpyro.handlers.scale(scale=weights):
-        mean = jnp.einsum("nk,hkd->hnd", features, M[:, 0])
+        mean = jnp.einsum("hnk,hkd->hnd", features, M[:, 0])
         jp.observe("following", dist.Normal(mean, noise).to_event(1), following)
 
 

@@ -62,7 +62,7 @@ class DenseLDS(NamedTuple):
 
 def dense_lds(y: np.ndarray, u: np.ndarray, C: np.ndarray, *, noise: float = 0.3,
               A_var: float = 0.5, B_var: float = 1.0, c_var: float | None = None,
-              sweeps: int = 2000, plan: float | None = None) -> DenseLDS:
+              sweeps: int = 500) -> DenseLDS:
     """Mean-field VB q(x) q(A, B, c) q(W) of an LDS by explicit matrices over all of x.
 
         x_0 ~ N(0, I),  x_t+1 ~ N(A x_t + B u_t + c, W^-1),  y_t ~ N(C x_t, noise^2 I)
@@ -75,7 +75,7 @@ def dense_lds(y: np.ndarray, u: np.ndarray, C: np.ndarray, *, noise: float = 0.3
 
     which holds when q(x) is the last to be updated.
     """
-    T, p = y.shape
+    T = len(y)
     d, du = C.shape[1], u.shape[1]
     known = u if c_var is None else np.concatenate([u, np.ones((T, 1))], 1)
     m = d + known.shape[1]
@@ -84,6 +84,13 @@ def dense_lds(y: np.ndarray, u: np.ndarray, C: np.ndarray, *, noise: float = 0.3
                                 [] if c_var is None else [c_var]])
     prior_prec = np.diag(np.tile(1 / prior_var, d))
     dof0, rate0 = d + 2.0, np.eye(d)
+    J_seen, h_seen, const_seen = np.zeros((T * d, T * d)), np.zeros(T * d), -0.5 * d * LOG_2PI
+    J_seen[:d, :d] = np.eye(d)
+    for t, j in zip(*np.nonzero(~np.isnan(y))):
+        now = slice(t * d, t * d + d)
+        J_seen[now, now] += np.outer(C[j], C[j]) / noise**2
+        h_seen[now] += C[j] * y[t, j] / noise**2
+        const_seen -= 0.5 * (y[t, j]**2 / noise**2 + LOG_2PI) + np.log(noise)
     M, S = prior_mean.copy(), np.linalg.inv(prior_prec)
     dof, rate = dof0 + T - 1, (d + 2.0) * np.eye(d)
     for _ in range(sweeps):
@@ -92,18 +99,9 @@ def dense_lds(y: np.ndarray, u: np.ndarray, C: np.ndarray, *, noise: float = 0.3
         logW = digamma((dof - np.arange(d)) / 2).sum() + d * np.log(2) - np.linalg.slogdet(rate)[1]
         S4 = S.reshape(d, m, d, m)
         MWM = M.T @ Wbar @ M + np.einsum("il,ijlk->jk", Wbar, S4)
-        J, h, const = np.zeros((T * d, T * d)), np.zeros(T * d), 0.0
-        J[:d, :d] += np.eye(d)
-        const -= 0.5 * d * LOG_2PI
-        for t in range(T):
+        J, h, const = J_seen.copy(), h_seen.copy(), const_seen
+        for t in range(T - 1):
             now = slice(t * d, t * d + d)
-            for j in range(p):
-                if not np.isnan(y[t, j]):
-                    J[now, now] += np.outer(C[j], C[j]) / noise**2
-                    h[now] += C[j] * y[t, j] / noise**2
-                    const -= 0.5 * (y[t, j]**2 / noise**2 + LOG_2PI) + np.log(noise)
-            if t == T - 1:
-                break
             then = slice(t * d + d, t * d + 2 * d)
             k = known[t]
             J[now, now] += MWM[:d, :d]

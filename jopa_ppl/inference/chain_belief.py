@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.graph.unroll import base_name, lag
@@ -162,17 +163,19 @@ class ChainBelief:
         plates = self.block.plates
         names = [f"z{g}" for g in range(len(diag))]
         variables = {n: elimination.Variable(self.dims, plates) for n in names}
-        terms = []
+        # Funsor takes positive semi-definite terms: share the diagonal blocks between neighbours by
+        # what each leaves of the next, [[S, C'], [C, C S^-1 C']] with S what is left of its own.
+        terms, left = [], diag[0]
         for g in range(len(diag) - 1):
-            zero = jnp.zeros_like(diag[0])
-            terms.append(elimination.Term(
-                (names[g], names[g + 1]), plates, _pair(zero, zero, off[g])))
-        if len(diag) > 1:
-            # A pair term alone is indefinite: share the diagonal blocks among the pairs.
-            half = [diag[g] * (1.0 if g in (0, len(diag) - 1) else 0.5) for g in range(len(diag))]
-            terms = [t._replace(precision=_pair(half[g], half[g + 1], off[g]))
-                     for g, t in enumerate(terms)]
-        else:
+            white = solve_triangular(jnp.linalg.cholesky(left), jnp.swapaxes(off[g], -1, -2),
+                                     lower=True)
+            passed = jnp.swapaxes(white, -1, -2) @ white
+            pair = _pair(left, passed, off[g])
+            left = diag[g + 1] - passed
+            if g == len(diag) - 2:
+                pair = pair + _pair(jnp.zeros_like(left), left, jnp.zeros_like(left))
+            terms.append(elimination.Term((names[g], names[g + 1]), plates, pair))
+        if not terms:
             terms = [elimination.Term((names[0],), plates, diag[0])]
         sizes = dict(zip(plates, self.batch))
         found = elimination.marginals(variables, sizes, terms, dict(zip(names, vector)))
