@@ -68,12 +68,12 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
         spine.set(color=GREEN, lw=2)
 
     near, push = figure.add_subplot(low[0]), figure.add_subplot(low[1])
-    near.set(xlim=(0, end), ylim=(0, 3.3), xlabel="time (s)", ylabel="distance to goal (rad)",
+    near.set(xlim=(0, end), ylim=(0, 3.6), xlabel="time (s)", ylabel="distance to goal (rad)",
              yticks=range(4))
-    near.axhline(HELD, color="0.45", lw=0.8, ls="--")
-    near.annotate(f"held: {HELD} rad", (end, HELD), (0, 2), textcoords="offset points", fontsize=6,
-                  color="0.35", ha="right")
-    # After the axes of time: error[t] is measured at (t + 1) DT, torque[t] acts from t DT on.
+    near.axhline(HELD, color="0.45", lw=0.8, ls="--", label=f"held below {HELD} rad")
+    near.legend(fontsize=6, loc="upper right", frameon=False, borderaxespad=0)
+    # error[t] is measured at (t + 1) DT, torque[t] acts from t DT on; the band is about the torque
+    # as clipped.
     shown = [near.plot(DT * (np.arange(len(error)) + 1), error, color=RED, lw=1.3)[0]]
     time, level = DT * np.arange(len(torque) + 1), np.append(torque, torque[-1])
     spread = 2 * np.append(sd, sd[-1])
@@ -133,9 +133,10 @@ def draw_frames(path: Path, world: World, episode: int = 0) -> None:
                     f"from the smoothed state at step {ROLL},\nby torques alone",
                     ha="center", va="center", color="0.3")
     figure.text(0.5, 0.95, f"step ({DT} s each)", ha="center", va="center")
-    figure.text(0.5, 0.05, f"RMSE: grey level in [0, 1], all steps after {ROLL}; "
-                f"episode {episode}, one linear model of the motion", ha="center", va="center",
-                color="0.3")
+    still = np.sqrt(np.mean((world.frames.mean((0, 1)) - true[ROLL + 1:])**2))
+    figure.text(0.5, 0.05, f"RMSE: grey level in [0, 1], all steps after {ROLL} "
+                f"({still:.3f} for the mean frame); episode {episode}; one linear model for all "
+                "angles", ha="center", va="center", color="0.3")
     figure.savefig(path, dpi=130)
 
 
@@ -162,7 +163,8 @@ def draw_energies(path: Path, world: World) -> None:
     smooth = np.convolve(losses, np.ones(width) / width, "valid")
     step = np.arange(1, len(losses) + 1)
     right.plot(step, losses, color="0.75", lw=0.8, label="one batch")
-    right.plot(step[width - 1:], smooth, color=RED, lw=1.4, label=f"mean of {width} steps")
+    centre = step[(width - 1) // 2:][:len(smooth)]
+    right.plot(centre, smooth, color=RED, lw=1.4, label=f"mean of {width} steps")
     right.set(xlabel="training step", ylabel="loss (nats a frame)", title="VAE")
     right.legend(frameon=False)
     for ax in (left, middle, right):

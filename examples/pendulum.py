@@ -38,7 +38,8 @@ SEEN = 3               # frames that are filtered before a plan
 STEPS = 80             # steps of control, 4 s
 NEAR = 30              # the distance to the 30th nearest transition is the width of "near"
 REPLAY = 128           # transitions replayed for a state; farther ones weigh next to nothing
-ACTION_SCALE = 20.0    # standard deviation of the torque's prior, N m
+ACTION_SCALE = 10.0    # standard deviation of the torque's prior, N m
+GOAL_WEIGHT = 0.02     # of a goal frame's likelihood: a few hundredths of a radian do not matter
 NOISE = 0.02           # of the local models, in latent units
 
 
@@ -125,13 +126,14 @@ class Controller:
         seen = np.stack([*self.frames[-SEEN:], *self.goals])
         known = np.full((len(seen), 1), np.nan, np.float32)
         known[:past] = np.nan_to_num(np.stack(self.torques[-past:]))
+        weights = np.where(np.arange(len(seen)) < SEEN, 1.0, GOAL_WEIGHT)
         planner = jp.VMP(jp.condition(local_plan, {"u": known}), decide="u")
         if self.states is None:
             mean = self.world.vae.encode(frame)[0]
             self.states = jnp.broadcast_to(jnp.concatenate([mean, mean]), (HORIZON, 2 * len(mean)))
         states = self.states
         for _ in range(relinearise):
-            plan = planner.run(seen, self.models(states), vae=self.world.vae, noise=NOISE,
+            plan = planner.run(seen, weights, self.models(states), vae=self.world.vae, noise=NOISE,
                                action_scale=ACTION_SCALE)
             x = plan.mean("x")[past - 2:past + HORIZON]
             states = jnp.concatenate([x[:-2], x[1:-1]], -1)

@@ -67,12 +67,14 @@ def local_dynamics(following: Array, *, features: Array, weights: Array, prior: 
         jp.observe("following", dist.Normal(mean, noise).to_event(1), following)
 
 
-def local_plan(frames: Array, models: tuple[Array, Array, Array], *, vae: VAE, noise: float,
+def local_plan(frames: Array, weights: Array, models: tuple[Array, Array, Array], *, vae: VAE,
+               noise: float,
                action_scale: float = 10.0, start: float = 1.0) -> None:
     """The step of `dynamics` with a known local model (A_t, B_t, c_t) at every step.
 
     Args:
         frames: (T, H, W, C): the last frames seen, then the goal wherever it is wanted.
+        weights: (T,), 1 for what was seen, less for a goal that may be missed a little.
         models: A (T, d, 2 d), B (T, d, du), c (T, d).
     """
     d, du = vae.d, models[1].shape[-1]
@@ -80,11 +82,12 @@ def local_plan(frames: Array, models: tuple[Array, Array, Array], *, vae: VAE, n
     x1 = jp.latent("x1", dist.Normal(jnp.zeros(d), start).to_event(1))
 
     def step(carry: tuple[Array, Array], inputs: tuple) -> tuple:
-        (last, pose), (frame, (A, B, c)) = carry, inputs
-        jp.observe("y", vae.likelihood(pose), frame)
+        (last, pose), (frame, weight, (A, B, c)) = carry, inputs
+        with numpyro.handlers.scale(scale=weight):
+            jp.observe("y", vae.likelihood(pose), frame)
         u = jp.latent("u", dist.Normal(jnp.zeros(du), action_scale).to_event(1))
         new = jp.latent("x", dist.Normal(A @ jnp.concatenate([last, pose]) + B @ u + c,
                                          noise).to_event(1))
         return (pose, new), None
 
-    jp.scan(step, (x0, x1), (frames, models))
+    jp.scan(step, (x0, x1), (frames, weights, models))

@@ -12,12 +12,12 @@ from numpyro.infer.autoguide import AutoMultivariateNormal
 
 import jopa_ppl as jp
 
-NILE = ((programs.NILE[:30] - 900) / 150).astype(np.float32)
-Y, U = (a.astype(np.float32) for a in programs.simulate(10, seed=3))
+NILE = ((programs.NILE[:20] - 900) / 150).astype(np.float32)
+Y, U = (a.astype(np.float32) for a in programs.simulate(7, seed=3))
 C = np.array([[1.0, 0.5], [0.0, 1.0]], np.float32)
 PROGRAMS = {
-    "local level": (programs.local_level, (NILE,), {"T": 30}),
-    "lds": (jp.condition(programs.lds, {"u": U}), (Y,), {"T": 10, "C": C})}
+    "local level": (programs.local_level, (NILE,), {"T": 20}),
+    "lds": (jp.condition(programs.lds, {"u": U}), (Y,), {"T": 7, "C": C})}
 COMPARED = {"local level": ("x",), "lds": ("x0", "x", "A", "B")}
 
 
@@ -30,7 +30,7 @@ def vmp(name):
 @functools.cache
 def nuts(name):
     model, args, kwargs = PROGRAMS[name]
-    mcmc = MCMC(NUTS(model), num_warmup=300, num_samples=500, progress_bar=False)
+    mcmc = MCMC(NUTS(model), num_warmup=200, num_samples=300, progress_bar=False)
     mcmc.run(jax.random.key(0), *args, **kwargs)
     return mcmc.get_samples()
 
@@ -40,8 +40,8 @@ def svi(name):
     model, args, kwargs = PROGRAMS[name]
     guide = AutoMultivariateNormal(model)
     engine = SVI(model, guide, numpyro.optim.Adam(0.02), Trace_ELBO(4))
-    found = engine.run(jax.random.key(1), 2500, *args, progress_bar=False, **kwargs)
-    return guide.sample_posterior(jax.random.key(2), found.params, sample_shape=(500,))
+    found = engine.run(jax.random.key(1), 1500, *args, progress_bar=False, **kwargs)
+    return guide.sample_posterior(jax.random.key(2), found.params, sample_shape=(300,))
 
 
 @pytest.mark.parametrize("engine", [nuts, svi])
@@ -65,10 +65,10 @@ def test_predictive(name):
     prior = Predictive(model, num_samples=50)(jax.random.key(3), blank, **kwargs)
     assert prior["y"].shape == (50, *old.shape) and np.isfinite(prior["y"]).all()
     later = Predictive(model, posterior_samples=keep)(jax.random.key(3), blank, **kwargs)
-    assert later["y"].shape == (500, *old.shape)
+    assert later["y"].shape == (300, *old.shape)
     # VMP's own predictive draws against the states that NUTS found, through the same program.
     states = np.concatenate([samples["x0"][:, None], samples["x"][:, :-1]], 1)
     expected = states @ C.T if name == "lds" else states
-    mine = vmp(name).predict(rng_key=jax.random.key(4), num_samples=500)["y"]
+    mine = vmp(name).predict(rng_key=jax.random.key(4), num_samples=300)["y"]
     gap = np.abs(np.mean(mine, 0) - expected.mean(0)) / np.std(mine, 0)
-    assert mine.shape == (500, *old.shape) and gap.max() < 1.0
+    assert mine.shape == (300, *old.shape) and gap.max() < 1.0

@@ -40,12 +40,12 @@ def mean_only(y=None):
         jp.observe("y", dist.Normal(m, 1.0), y)
 
 
-def priors(y, cov, rate, dof, scale, shape, weight):
+def priors(y, cov, rate, dof, scale, shape, inverse_scale, weight):
     """Every prior and weight is an argument, so that all faults meet one compiled program."""
     m = jp.latent("m", dist.MultivariateNormal(jnp.zeros(2), covariance_matrix=cov))
     a = jp.latent("a", dist.Normal(0.0, scale))
     W = jp.latent("W", dist.Wishart(dof, rate_matrix=rate))
-    tau = jp.latent("tau", dist.Gamma(shape, 1.0))
+    tau = jp.latent("tau", dist.Gamma(shape, inverse_scale))
     with jp.plate("n", N):
         jp.observe("y", dist.MultivariateNormal(m, precision_matrix=W), y)
         with numpyro.handlers.scale(scale=weight):
@@ -101,7 +101,7 @@ def observed(fn, y=0.5):
 # -- the form of every message -------------------------------------------------------------------
 
 
-def message(error: type, call, *says: str, site: str | None = None) -> JopaError:
+def message(error: type | tuple, call, *says: str, site: str | None = None) -> JopaError:
     """The error that `call()` raises, whose message must have every part."""
     with pytest.raises(error) as caught:
         call()
@@ -113,11 +113,11 @@ def message(error: type, call, *says: str, site: str | None = None) -> JopaError
     return caught.value
 
 
-def refused(error: type, model, *args, says: tuple = (), site: str | None = None, run: dict = {},
-            **options):
+def refused(error: type, model, *args, says: tuple = (), site: str | None = None,
+            run: dict | None = None, **options):
     """`VMP(model, **options).run(*args, **run)` ends in `error`."""
-    return message(error, lambda: jp.VMP(model, progress=False, **options).run(*args, **run),
-                   *says, site=site)
+    vmp = jp.VMP(model, progress=False, **options)
+    return message(error, lambda: vmp.run(*args, **run or {}), *says, site=site)
 
 
 # -- structure -----------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def refused(error: type, model, *args, says: tuple = (), site: str | None = None
 def test_a_nonlinear_mean_is_blamed_on_its_operation_and_line():
     def program():
         a = jp.latent("a", dist.Normal(0.0, 1.0))
-        bent = jnp.sin(a)                                       # the fourth line of the function
+        bent = jnp.sin(a)                                       # two lines below `def`
         jp.observe("y", dist.Normal(bent, 1.0), 0.5)
 
     line = inspect.getsourcelines(program)[1] + 2
@@ -304,8 +304,7 @@ def test_decisions():
 @pytest.mark.parametrize("options", [{"max_iters": 0}, {"tol": -1.0}, {"damping": 1.0},
                                      {"damping": -0.1}, {"chain": "fast"}])
 def test_options_out_of_range(options):
-    (name, value), = options.items()
-    message(JopaError, lambda: jp.VMP(mean_only, **options), str(value))
+    message(JopaError, lambda: jp.VMP(mean_only, **options), *map(str, options.values()))
 
 
 def test_the_model_is_a_function():
@@ -315,11 +314,13 @@ def test_the_model_is_a_function():
 # -- data and priors: found in the run -----------------------------------------------------------
 
 GOOD = {"y": FRAMES[:N], "cov": np.eye(2), "rate": np.eye(2), "dof": np.array(4.0),
-        "scale": np.array(1.0), "shape": np.array(2.0), "weight": np.ones(N)}
+        "scale": np.array(1.0), "shape": np.array(2.0),
+        "inverse_scale": np.array(1.0), "weight": np.ones(N)}
 FAULTS = {
     "covariance": (PriorError, "m", {"cov": np.array([[1.0, 2.0], [2.0, 1.0]])}, "positive def"),
+    "NaN scale": (PriorError, "a", {"scale": np.array(np.nan)}, "not finite"),
     "rate": (PriorError, "W", {"rate": -np.eye(2)}, "positive def"),
-    "dof": (PriorError, "W", {"dof": np.array(0.9)}, "degrees of freedom"),
+    "dof": (PriorError, "W", {"dof": np.array(-1.0)}, "degrees of freedom"),
     "negative scale": (PriorError, "a", {"scale": np.array(-1.0)}, "scale"),
     "zero scale": (PriorError, "a", {"scale": np.array(0.0)}, "scale"),
     "concentration": (PriorError, "tau", {"shape": np.array(-1.0)}, "concentration"),
@@ -327,6 +328,18 @@ FAULTS = {
     "infinite": (DataError, "y", {"y": np.where(np.eye(N, 2) == 1, np.inf, 0.1)},
                  "2 infinite values", "NaN"),
 }
+
+
+ACCEPTED = pytest.mark.xfail(strict=True, reason="engine._checks does not look at it")
+UNNAMED = pytest.mark.xfail(strict=True, reason="NumericalError: engine.diagnose does not find it")
+OPEN = [
+    pytest.param("W", {"dof": np.array(0.9)}, marks=ACCEPTED, id="dof in (0, size - 1]"),
+    pytest.param("z", {"weight": np.array([np.nan, 1.0, 1.0])}, marks=ACCEPTED, id="NaN weight"),
+    pytest.param("z", {"weight": np.array([np.inf, 1.0, 1.0])}, marks=UNNAMED, id="inf weight"),
+    pytest.param("W", {"dof": np.array(np.nan)}, marks=UNNAMED, id="NaN dof"),
+    pytest.param("tau", {"shape": np.array(np.nan)}, marks=UNNAMED, id="NaN concentration"),
+    pytest.param("tau", {"inverse_scale": np.array(-1.0)}, marks=UNNAMED, id="negative rate"),
+]
 
 
 def run_priors(**changed):
@@ -342,6 +355,23 @@ def test_data_and_priors_at_fault(case):
     message(error, lambda: run_priors(**changed), *says, site=site)
 
 
+@pytest.mark.parametrize("site, changed", OPEN)
+def test_data_and_priors_at_fault_in_the_engine(site, changed):
+    message((PriorError, DataError), lambda: run_priors(**changed), site=site)
+
+
+@pytest.mark.xfail(strict=True, raises=NotImplementedError,
+                   reason="energy._wishart has no density of an observed Wishart")
+def test_a_wishart_can_be_data():
+    def program(y=FRAMES[0]):
+        m = jp.latent("m", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        W = jp.latent("W", dist.Wishart(4.0, rate_matrix=jnp.eye(2)))
+        jp.observe("y", dist.MultivariateNormal(m, precision_matrix=W), y)
+
+    posterior = jp.VMP(jp.condition(program, {"W": 3.0 * np.eye(2)}), progress=False).run()
+    np.testing.assert_allclose(posterior.mean("m"), 0.75 * FRAMES[0], rtol=1e-6)
+
+
 def test_a_fault_changes_nothing():
     before = run_priors()
     message(DataError, lambda: run_priors(y=np.full((N, 2), np.inf)))
@@ -351,12 +381,14 @@ def test_a_fault_changes_nothing():
     np.testing.assert_array_equal(before.mean("W"), after.mean("W"))
 
 
-def test_a_free_energy_that_overflows_stops_at_the_last_finite_state():
-    error = message(NumericalError, lambda: run_priors(y=np.full((N, 2), 1e200)),
-                    "sweep 1", "error.posterior")
+@pytest.mark.parametrize("size, sweep", [(1e200, 1), (1.2e154, 3)])
+def test_a_free_energy_that_overflows_stops_at_the_last_finite_state(size, sweep):
+    error = message(NumericalError, lambda: run_priors(y=size * FRAMES[:N]),
+                    f"sweep {sweep}", "at block '", "error.posterior")
     assert isinstance(error.posterior, jp.Posterior)
-    assert error.posterior.num_iters == 0 and not error.posterior.converged
-    assert np.isfinite(error.posterior.mean("m")).all()
+    assert error.posterior.num_iters == sweep - 1 and not error.posterior.converged
+    assert np.isfinite(error.posterior.free_energy).all()
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(error.posterior.state.moments))
 
 
 def test_not_converged_warns():
@@ -370,6 +402,9 @@ def test_infinities():
             says=("1 infinite", "NaN"))
     refused(DataError, mean_only, np.array([0.0, -np.inf, np.nan]), site="y", says=("1 infinite",))
     message(DataError, lambda: jp.condition(act, {"u": ACTIONS * np.inf}), "4 infinite", site="u")
+    # An input is no observation: NaN in it is an error, not a missing value.
+    refused(DataError, drift, *map(jnp.asarray, (series(), np.nan, 1.0)), site="x0",
+            says=("not finite",), max_iters=60, tol=1e-9)
 
 
 def test_all_data_missing():
@@ -420,7 +455,7 @@ def test_offsets_scales_and_a_missing_frame_in_single_precision():
     with jax.enable_x64(True):
         exact, exact_gap = fit(y, 0.0, 1.0), fit(gap, 0.0, 1.0)
     assert all(np.isfinite(v).all() for v in exact_gap.values())
-    assert np.abs(exact["x"] - y).max() < 1.0 and 0.3 < exact["A"] < 1.2
+    assert np.abs(exact["x"][:-1] - y[1:]).max() < 0.5 and 0.3 < exact["A"] < 1.2
     for offset, scale in ((0.0, 1.0), (1e3, 1.0), (0.0, 1e-3), (0.0, 1e3)):
         single = fit(y, offset, scale)
         for name, want in exact.items():
@@ -448,7 +483,8 @@ def test_two_thousand_steps_of_precise_observations():
     np.testing.assert_allclose(got, mean, rtol=1e-5, atol=1e-4)
     sd = np.sqrt(posterior.variance("x")[:-1])
     np.testing.assert_allclose(sd, 1e-4, rtol=1e-3)
-    quadratic = precision * (y @ (y - mean))
+    # The exponent at its minimum: an error in `mean` enters squared, unlike in y' P (y - mean).
+    quadratic = precision * ((y - mean) ** 2).sum() + mean[0] ** 2 + (np.diff(mean) ** 2).sum()
     logdet = 2 * np.log(factor[0]).sum() - steps * np.log(precision)
     evidence = -0.5 * (quadratic + logdet + steps * np.log(2 * np.pi))
     np.testing.assert_allclose(posterior.free_energy[-1], -evidence, rtol=1e-6)

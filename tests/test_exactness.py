@@ -122,8 +122,8 @@ def one_block(name, T):
 
 
 @pytest.mark.parametrize(("name", "T"), [
-    *((n, T) for n in ("lds", "second order", "trajectories") for T in (1, 2, 5)),
-    *((n, 5) for n in ("lds, actions known", "varying", "fusion", "coupled")),
+    *((n, T) for n in ("lds", "second order") for T in (1, 2, 5)),
+    *((n, 5) for n in ("lds, actions known", "varying", "fusion", "coupled", "trajectories")),
     *((n, 1) for n in ("hierarchy", "transitions", "factor analysis"))])
 def test_one_block_is_the_exact_posterior(name, T):
     model, args, kwargs, shapes = one_block(name, T)
@@ -140,11 +140,9 @@ def test_one_block_is_the_exact_posterior(name, T):
 
 @pytest.mark.parametrize("offset", [False, True])
 def test_lds_at_the_fixed_point_of_a_dense_implementation(offset):
-    y, u = programs.simulate(10, seed=3)
-    y[4, 1] = np.nan
+    posterior = settled(fit("lds with offset" if offset else "lds"))
+    y, u = programs.cases()["lds"].args[0], programs.simulate(8)[1]
     exact = dense_lds(y, u, C, c_var=1.0 if offset else None, sweeps=500)
-    model = jp.condition(programs.lds, {"u": u})
-    posterior = settled(run(model, y, T=10, C=C, offset=offset))
     q, moments = posterior, posterior.state.moments
     x = np.concatenate([q.mean("x0")[None], q.mean("x")[:-1]])
     var = np.concatenate([q.variance("x0")[None], q.variance("x")[:-1]])
@@ -186,8 +184,7 @@ def test_regression_against_its_closed_form(N):
 
 
 def test_every_update_is_the_numerical_gradient_of_the_energy():
-    y, _ = programs.simulate(3, seed=2)
-    posterior = run(programs.lds, y, T=3, C=C, max_iters=2)
+    posterior = fit("lds, actions latent")
     engine, bound, moments = posterior.compiled.engine, posterior.bound, posterior.state.moments
     stats = engine.stats(moments, bound.clamps)
     kinds = set()
@@ -222,16 +219,49 @@ def test_every_update_is_the_numerical_gradient_of_the_energy():
 
 
 def test_barren_steps_change_nothing():
-    y, _ = programs.simulate(5, seed=2)
+    (y,), kwargs = programs.cases()["lds, actions latent"][1:]
     longer = np.concatenate([y, np.full((3, 2), np.nan)])
-    short = run(programs.lds, y, T=5, C=C, max_iters=20)
-    long = run(programs.lds, longer, T=8, C=C, max_iters=20)
+    short = fit("lds, actions latent")
+    long = run(programs.lds, longer, **{**kwargs, "T": len(longer)})
     assert_allclose(long.free_energy, short.free_energy, rtol=1e-12)
     for site in ("A", "B", "W", "x0"):
-        assert_allclose(long.mean(site), short.mean(site), rtol=1e-12, atol=1e-12)
-        assert_allclose(long.variance(site), short.variance(site), rtol=1e-12, atol=1e-12)
+        assert_allclose(long.mean(site), short.mean(site), rtol=1e-11, atol=1e-12)
+        assert_allclose(long.variance(site), short.variance(site), rtol=1e-11, atol=1e-12)
     for site in ("x", "u"):
-        assert_allclose(long.mean(site)[:5], short.mean(site), rtol=1e-12, atol=1e-12)
+        assert_allclose(long.mean(site)[:len(y)], short.mean(site), rtol=1e-11, atol=1e-12)
+
+
+def test_latents_without_data_keep_their_prior():
+    """Dynamics that no pair of frames speaks about, given or not, and what they predict."""
+    y, _ = programs.simulate(8)
+    first = np.where(np.arange(8)[:, None] == 0, y, np.nan)
+    plain = run(programs.autonomous, first, T=8)
+    assert_allclose(plain.mean("A"), np.eye(2), atol=1e-12)
+    assert_allclose(plain.variance("A"), 0.5, rtol=1e-12)
+    assert_allclose(plain.mean("W"), 4 * np.eye(2), atol=1e-12)
+    assert_allclose(plain.mean("x"), np.broadcast_to(plain.mean("x0"), (8, 2)), rtol=1e-10)
+    learned = fit("autonomous")
+    held = run(jp.given(programs.autonomous, learned), first, T=8)
+    for site in ("A", "W"):
+        assert_allclose(held.mean(site), learned.mean(site), rtol=1e-12)
+        assert_allclose(held.variance(site), learned.variance(site), rtol=1e-10)
+    assert_allclose(held.mean("x")[0], held.mean("A") @ held.mean("x0"), rtol=1e-10)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_group_without_data_is_predicted(known):
+    (y,) = programs.cases()["hierarchy"].args
+    holes = np.where(np.arange(6)[:, None] == 3, np.nan, y)
+    model = jp.condition(programs.hierarchy, {"tau": np.asarray(2.0)} if known else {})
+    posterior, kept = run(model, holes), np.arange(6) != 3
+    without = run(model, y[kept])
+    assert_allclose(posterior.free_energy[-1], without.free_energy[-1], rtol=1e-10)
+    assert_allclose(posterior.mean("theta")[kept], without.mean("theta"), rtol=1e-8)
+    assert_allclose(posterior.mean("theta")[3, 0], without.mean("mu"), rtol=1e-8)
+    if known:
+        assert_allclose(posterior.variance("theta")[3, 0], without.variance("mu") + 0.5, rtol=1e-8)
+    draws = posterior.sample(jax.random.key(0), (400,))["theta"]
+    assert_allclose(draws.mean(0), posterior.mean("theta"), atol=0.3)
 
 
 @settings(max_examples=4, deadline=None)
@@ -317,9 +347,8 @@ def test_missing_rows_are_as_rows_left_out():
 
 
 def test_ways_to_eliminate_a_chain_agree():
-    y, u = programs.simulate(4, seed=3)
-    model = jp.condition(programs.lds, {"u": u})
-    first, *others = (run(model, y, T=4, C=C, chain=c, max_iters=15, tol=0)
+    model, args, kwargs, _ = one_block("second order", 5)
+    first, *others = (run(model, *args, chain=c, **kwargs)
                       for c in ("sequential", "parallel", "funsor"))
     for other in others:
         assert_allclose(other.free_energy, first.free_energy, rtol=1e-10)

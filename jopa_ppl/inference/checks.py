@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from jax import Array
 
-from jopa_ppl.errors import DataError, PriorError
+from jopa_ppl.errors import DataError, PriorError, names
 from jopa_ppl.graph.factor_graph import Graph
 
 
@@ -16,7 +16,8 @@ def raise_if_missing(graph: Graph, seen: bool) -> None:
         DataError: every observed value is NaN.
     """
     if not seen and not any(v.site.partial for v in graph.variables.values()):
-        raise DataError("all data are missing", found="NaN in every observed value",
+        observed = [s.name for s in graph.program.sites.values() if s.observed]
+        raise DataError("all data are missing", found=f"NaN in every value of {names(observed)}",
                         expected="at least one value", fix="check how the arrays were built")
 
 
@@ -27,7 +28,9 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
         DataError: infinities; negative weights; NaN in a model's inputs.
         PriorError: a matrix that is not positive definite, or too few degrees of freedom.
     """
-    found = jax.device_get(checks)
+    values = jax.device_get(checks)
+    # Program order (jit sorts names): the first site at fault is the cause of those after it.
+    found = {n: values[n] for n in graph.program.sites if n in values}
     for name, c in found.items():
         if c.get("infinite", 0):
             raise DataError("the data hold infinities", site=name,
@@ -47,8 +50,9 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
                              expected=f"concentration > {size - 1} (its size less one)",
                              fix=f"use {size + 2.0} or more")
         if c.get("gamma", 0):
-            raise PriorError("the Gamma's concentration is not positive", site=name,
-                             found="concentration <= 0", expected="concentration > 0",
+            raise PriorError("the Gamma's concentration or rate is not positive", site=name,
+                             found="a concentration or rate <= 0, or NaN",
+                             expected="concentration > 0 and rate > 0",
                              fix="check the prior")
         if c.get("precision", 0):
             raise PriorError("its covariance or precision is not positive definite", site=name,
@@ -62,6 +66,7 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
                             expected="finite inputs: only observed values may be NaN (missing)",
                             fix="fill the inputs, or make the missing ones a latent site")
         if c.get("negative", 0):
-            raise DataError("it has negative weights", site=name,
-                            found="handlers.scale below zero", expected="weights >= 0",
+            raise DataError("its weights are negative or not finite", site=name,
+                            found="handlers.scale below zero, infinite or NaN",
+                            expected="weights >= 0",
                             fix="check the weights")
