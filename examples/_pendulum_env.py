@@ -19,7 +19,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 class Episodes(NamedTuple):
-    """`frames[e, t]` is seen, then `torques[e, t]` acts; shapes (E, T, size, size, 1), (E, T, 1)."""
+    """`frames[e, t]` is seen, then `torques[e, t]` acts; (E, T, size, size, 1), (E, T, 1)."""
 
     frames: Array
     torques: Array

@@ -75,7 +75,8 @@ def learn(pendulum: Pendulum, seed: int, episodes: int, vae_steps: int, clock: d
     features = jnp.concatenate([poses[:-2], poses[1:-1], torques[:len(poses) - 2],
                                 jnp.ones((len(poses) - 2, episodes, 1))], -1)
     flat, following = features.reshape(-1, features.shape[-1]), poses[2:].reshape(-1, d)
-    return World(vae, learned, np.asarray(flat), np.asarray(following), np.asarray(losses), data.frames, data.torques)
+    return World(vae, learned, np.asarray(flat), np.asarray(following), np.asarray(losses),
+                 data.frames, data.torques)
 
 
 def replay(states: np.ndarray, world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -60,4 +60,6 @@ class ConvergenceWarning(UserWarning):
 def names(found: object) -> str:
     """A readable list of names: 'A', 'B' and 'W'."""
     items = [f"'{n}'" for n in found]  # type: ignore[attr-defined]
-    return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1] if items else "none"
+    if not items:
+        return "none"
+    return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]

@@ -186,7 +186,8 @@ class Posterior:
                            for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
         status = "converged" if self.converged else "not converged"
         end = f"{self.free_energy[-1]:.6g}" if self.num_iters else "none"
-        return "\n".join([*lines, f"free energy {end} nats after {self.num_iters} sweeps, {status}"])
+        lines.append(f"free energy {end} nats after {self.num_iters} sweeps, {status}")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return (f"Posterior(sites={list(self.sites)}, num_iters={self.num_iters}, "

@@ -1,4 +1,4 @@
-"""What turns one program into four questions: `condition` makes sites data, `given` sets beliefs."""
+"""What turns one program into four questions: `condition` and `given`."""
 
 from __future__ import annotations
 

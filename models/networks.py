@@ -7,6 +7,8 @@ where XLA would fall back to slow grouped convolutions.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -47,7 +49,7 @@ class Encoder(nnx.Module):
         sizes = pyramid(*shape[:2])
         channels = [shape[2]] + [width * min(2**i, 4) for i in range(len(sizes) - 1)]
         self.convolutions = nnx.List(
-            [nnx.Linear(9 * a, b, rngs=rngs) for a, b in zip(channels, channels[1:])]
+            [nnx.Linear(9 * a, b, rngs=rngs) for a, b in itertools.pairwise(channels)]
         )
         h, w = sizes[-1]
         self.hidden = nnx.Linear(h * w * channels[-1], hidden, rngs=rngs)
@@ -71,7 +73,7 @@ class Decoder(nnx.Module):
         self.hidden = nnx.Linear(d, hidden, rngs=rngs)
         self.grid = nnx.Linear(hidden, h * w * channels[0], rngs=rngs)
         self.convolutions = nnx.List(
-            [nnx.Linear(9 * a, 4 * b, rngs=rngs) for a, b in zip(channels, channels[1:])]
+            [nnx.Linear(9 * a, 4 * b, rngs=rngs) for a, b in itertools.pairwise(channels)]
         )
 
     def __call__(self, z: jax.Array) -> jax.Array:

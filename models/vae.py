@@ -1,4 +1,4 @@
-"""A variational autoencoder of frames, with a prior in time, trained from several initialisations."""
+"""A variational autoencoder of frames with a prior in time, trained from several starts."""
 
 from __future__ import annotations
 
@@ -167,8 +167,8 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4, init
     if not bool(alive.any()):
         raise RuntimeError(
             f"All {inits} VAEs collapsed: shares of posterior variance "
-            f"{variance.round(2).tolist()}, expected below {_COLLAPSED}. Give more steps, more inits, a lower rate, or fewer "
-            f"latents than d = {d}.")
+            f"{variance.round(2).tolist()}, expected below {_COLLAPSED}. Give more steps, more "
+            f"inits, a lower rate, or fewer latents than d = {d}.")
     best = int(jnp.argmin(jnp.where(alive, energy, jnp.inf)))
     vae = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[best], carry[0]))
     return vae, jnp.concatenate(losses)[:, best]

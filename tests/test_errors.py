@@ -330,15 +330,13 @@ FAULTS = {
 }
 
 
-ACCEPTED = pytest.mark.xfail(strict=True, reason="engine._checks does not look at it")
-UNNAMED = pytest.mark.xfail(strict=True, reason="NumericalError: engine.diagnose does not find it")
 OPEN = [
-    pytest.param("W", {"dof": np.array(0.9)}, marks=ACCEPTED, id="dof in (0, size - 1]"),
-    pytest.param("z", {"weight": np.array([np.nan, 1.0, 1.0])}, marks=ACCEPTED, id="NaN weight"),
-    pytest.param("z", {"weight": np.array([np.inf, 1.0, 1.0])}, marks=UNNAMED, id="inf weight"),
-    pytest.param("W", {"dof": np.array(np.nan)}, marks=UNNAMED, id="NaN dof"),
-    pytest.param("tau", {"shape": np.array(np.nan)}, marks=UNNAMED, id="NaN concentration"),
-    pytest.param("tau", {"inverse_scale": np.array(-1.0)}, marks=UNNAMED, id="negative rate"),
+    pytest.param("W", {"dof": np.array(0.9)}, id="dof in (0, size - 1]"),
+    pytest.param("z", {"weight": np.array([np.nan, 1.0, 1.0])}, id="NaN weight"),
+    pytest.param("z", {"weight": np.array([np.inf, 1.0, 1.0])}, id="inf weight"),
+    pytest.param("W", {"dof": np.array(np.nan)}, id="NaN dof"),
+    pytest.param("tau", {"shape": np.array(np.nan)}, id="NaN concentration"),
+    pytest.param("tau", {"inverse_scale": np.array(-1.0)}, id="negative rate"),
 ]
 
 

@@ -87,7 +87,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
     return Described(family, params, amortized, shape[len(fn.batch_shape):])
 
 
-def _unwrap(fn: dist.Distribution, shape: tuple[int, ...]) -> tuple[dist.Distribution, Array | None]:
+def _unwrap(fn: dist.Distribution, shape: tuple[int, ...]
+            ) -> tuple[dist.Distribution, Array | None]:
     """The innermost distribution and the product of all masks, right-aligned with `shape`."""
     mask = None
     while True:

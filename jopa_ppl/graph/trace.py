@@ -111,7 +111,7 @@ class Program:
         key = tuple(outputs)
         if key not in self._picked:
             self._picked[key] = prune(self.jaxpr, key)
-        closed, used = self._picked[key]
+        used = self._picked[key][1]
         return {k for i, k in enumerate(self.inputs) if i in used}
 
 

@@ -133,7 +133,7 @@ class Reader:
             fix="make the recursion a latent: x = jp.latent('x', Normal(mean, scale))")
 
     def _seeds(self, scan: Scan, data: set[int]) -> tuple[tuple[str, tuple[str, int]], ...]:
-        """Latents of the first carry by the value they stand for; empty if it is not that simple."""
+        """Latents of the first carry by the value they stand for; empty if it is not so simple."""
         sites, jaxpr = self.program.sites, self.program.jaxpr.jaxpr
         key = dict(zip(map(id, jaxpr.invars), self.program.inputs))
         found: dict[str, tuple[str, int]] = {}

@@ -154,7 +154,8 @@ class EliminationBelief:
                  for k in keys]
         for name, c in (clamp or {}).items():
             v = self.variables[name]
-            terms.append(elimination.Term((name,), v.plates, _identity(c, jnp.zeros((v.dim, v.dim)))))
+            eye = _identity(c, jnp.zeros((v.dim, v.dim)))
+            terms.append(elimination.Term((name,), v.plates, eye))
         return keys, terms
 
     def update(self, moments: Eliminated, gradient: tuple[dict, dict],

@@ -72,7 +72,7 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
                 data: dict[str, Array], outer: dict[str, Array], series: list[Windows]
                 ) -> FactorArrays:
     """The numbers of one factor; `slots` are its instances by slot, the main slot last."""
-    reader, site, ctx = graph.reader, factor.site, factor.context
+    site, ctx = factor.site, factor.context
     bulk = ctx.scan is not None and ctx.at is None
     length = graph.program.scans[ctx.scan].length - ctx.first if bulk else 1
     names = [p.name for p in factor.plates]

@@ -192,7 +192,7 @@ class ChainBelief:
         return gaussian_entropy(logdet, jnp.sum(clamp.free))
 
     def steps(self, array: Array, name: str, tail: int) -> Array:
-        """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covariances."""
+        """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covs."""
         start, size = self.node[name]
         parts = []
         for j in range(self.k):

@@ -1,4 +1,4 @@
-"""The energy U = E_q[log p]: one expected log-density a factor, as a function of beliefs' moments."""
+"""The energy U = E_q[log p]: an expected log-density a factor, a function of moments."""
 
 from __future__ import annotations
 

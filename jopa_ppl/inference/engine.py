@@ -14,13 +14,18 @@ from jax import Array, random
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.inference.beliefs import Clamp, DenseBelief, EliminationBelief
-from jopa_ppl.inference.bind import FactorArrays, Windows, bind_factor, read_series
+from jopa_ppl.inference.bind import (
+    FactorArrays,
+    Windows,
+    bind_factor,
+    evaluate_in,
+    read_series,
+)
 from jopa_ppl.inference.chain_belief import ChainBelief
 from jopa_ppl.inference.energy import Energy
 from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
 from jopa_ppl.inference.schedule import Schedule
-
 
 Weigh = Callable[[dict[str, FactorArrays], dict[str, Array]], dict[str, FactorArrays]]
 
@@ -132,9 +137,9 @@ class Engine:
             elif f.site.observed:
                 seen.append(jnp.ones((), bool))
             if "weight" in f.site.outputs:
-                negative.append((a.weight < 0).any())
-            if f.family == "gamma":
-                shape.append((a.K <= 0).any())
+                negative.append(bad_weight(a).any())
+            if f.family in ("gamma", "wishart"):
+                shape.append(bad_shape(f, a).any())
         return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
                 for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
 
@@ -155,13 +160,17 @@ class Engine:
             if f.family not in ("gamma", "wishart"):
                 here["coefficients"] = here.get("coefficients", 0) + (
                     (~jnp.isfinite(a.K)).sum() + (~jnp.isfinite(a.offset)).sum())
-            here["negative"] = here.get("negative", 0) + (a.weight < 0).sum()
+            here["negative"] = here.get("negative", 0) + bad_weight(a).sum()
             if f.family == "wishart":
                 chol = jnp.linalg.cholesky(self.energy.wishart_rate(f, a))
                 here["wishart_rate"] = (~jnp.isfinite(chol)).sum()
-                here["wishart_dof"] = (a.K <= f.site.shape[-1] - 1).sum()
+                here["wishart_dof"] = bad_shape(f, a).sum()
             if f.family == "gamma":
-                here["gamma"] = (a.K <= 0).sum()
+                here["gamma"] = bad_shape(f, a).sum()
+                if not f.noise:
+                    (rate,) = evaluate_in(self.graph.reader, f, a.env,
+                                          [f.site.outputs[f.noise_key]], {}, 0)
+                    here["gamma"] += (~(rate > 0)).sum()
         return found
 
     # -- beliefs -------------------------------------------------------------------------------
@@ -183,7 +192,7 @@ class Engine:
         return {**moments, block.name: belief.update(moments[block.name], gradient, clamp)}
 
     def start(self, key: Array | None, bound: Bound) -> State:
-        """Beliefs before the first sweep: the priors, globals nudged to break symmetries (if key)."""
+        """Beliefs before the first sweep: the priors; with a key, globals are nudged off them."""
         moments = {n: b.zero() for n, b in self.beliefs.items()}
         order = list(self.graph.program.sites)
         blocks = sorted(self.graph.blocks, key=lambda b: min(order.index(m) for m in b.members))
@@ -240,9 +249,20 @@ class Engine:
             if len(self.schedule.updates) == 1 and not damping:
                 settled = s.sweep >= 1          # one block: the first sweep is exact already
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
-            return State(kept, jnp.where(ok, f, s.free_energy), s.sweep + ok, bad, settled & ok), past
+            f = jnp.where(ok, f, s.free_energy)
+            return State(kept, f, s.sweep + ok, bad, settled & ok), past
 
         return jax.lax.while_loop(running, body, (state, history))
+
+
+def bad_weight(a: FactorArrays) -> Array:
+    """Weights that are negative or not finite (NaN included)."""
+    return ~((a.weight >= 0) & jnp.isfinite(a.weight))
+
+
+def bad_shape(f: Factor, a: FactorArrays) -> Array:
+    """Concentrations too small for a proper Gamma or Wishart (or NaN)."""
+    return ~(a.K > (0 if f.family == "gamma" else f.site.shape[-1] - 1))
 
 
 def nudge(moments: Any, key: Array, size: float = 0.1, shrink: float = 0.01) -> Any:
@@ -257,6 +277,7 @@ def nudge(moments: Any, key: Array, size: float = 0.1, shrink: float = 0.01) -> 
     if isinstance(moments.mean, dict):
         means = {}
         for i, (name, mean) in enumerate(moments.mean.items()):
-            means[name] = mean + size * random.normal(random.fold_in(key, i), mean.shape, mean.dtype)
+            noise = random.normal(random.fold_in(key, i), mean.shape, mean.dtype)
+            means[name] = mean + size * noise
         return moments._replace(mean=means, cov={k: shrink * c for k, c in moments.cov.items()})
     return moments._replace(mean=one(moments.mean, moments.cov, key), cov=shrink * moments.cov)

@@ -55,7 +55,7 @@ def nature(site: SiteMap, where: np.ndarray) -> Follow:
 
 def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool = False
               ) -> tuple[Any, Any]:
-    """lax.scan over the leading axis of the tree's leaves; leaves with one entry serve all steps."""
+    """lax.scan over the leading axis of the leaves; leaves with one entry serve all steps."""
     leaves, treedef = jax.tree.flatten(tree)
     moving = [x.shape[0] == length and length > 1 for x in leaves]
 

@@ -70,7 +70,7 @@ class Activity:
         for name in names:
             for f in self._factors(name):
                 for i in f.latents:
-                    if "@" in i and base_name(i) != name or (lag(i) or 0) > 0:
+                    if ("@" in i and base_name(i) != name) or (lag(i) or 0) > 0:
                         parents.setdefault(name, {}).setdefault(base_name(i), set()).add(lag(i))
         batch = {n: [p.name for p in graph.program.sites[n].axes] for n in names}
         observed = {n: self._observed(graph.program.sites[n], scan.length) for n in names

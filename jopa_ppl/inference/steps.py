@@ -1,7 +1,8 @@
 """The sites of a chain's step as linear maps on one vector: what planning and prediction share.
 
-At step t the vector is h = (1, head, z_{t-k}, .., z_{t-1}, z_t), k the order of the chain, and every
-Gaussian site of the step has a residual r = K(theta) h. The first k steps have maps of their own.
+At step t the vector is h = (1, head, z_{t-k}, .., z_t), k the order of the chain, and every
+Gaussian site of the step has a residual r = K(theta) h. The first k steps may have maps of
+their own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from jopa_ppl.inference.beliefs import in_bulk
 from jopa_ppl.inference.chain_belief import ChainBelief
 from jopa_ppl.inference.layout import align
 from jopa_ppl.messages.factors import Moments, at_mean, batch_einsum, moving
-
 
 if TYPE_CHECKING:
     from jopa_ppl.inference.engine import Bound, Engine

@@ -153,7 +153,7 @@ class VMP:
                     sweeps, done, bad = _status(state)
                     spent = time.perf_counter() - clock
                     chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
-                    if self.progress and (bar is not None or not done and spent > 0.2):
+                    if self.progress and (bar is not None or (not done and spent > 0.2)):
                         bar = bar or tqdm(total=max_iters, desc="VMP", unit="sweep", leave=False)
                         bar.set_postfix(F=f"{float(state.free_energy):.6g}", refresh=False)
                         bar.update(sweeps - bar.n)
