@@ -283,7 +283,7 @@ def cases(T=8):
     acted = jp.condition(lds, {"u": u})
     found = {f"regression, {f}": Case(regression, (X, target), {"form": f}) for f in SCALES}
     return found | {
-        "transitions": Case(transitions, (tx, tu, ty), {}),
+        "transitions": Case(transitions, (tx, tu, ty, np.ones(len(ty))), {}),
         "transitions, tempered": Case(transitions, (tx, tu, ty, weights[0]), {}),
         "local transitions": Case(local_transitions, (tx, tu, ty, weights), {}),
         "local level (Nile)": Case(local_level, ((NILE - 900) / 150,), {"T": 100}),

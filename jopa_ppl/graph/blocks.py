@@ -42,9 +42,10 @@ def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[str, str]], set[tu
     """Pairs of instances that meet additively in a residual, and pairs that multiply."""
     added, multiplied = set(), set()
     for f in factors:
-        for i, first in enumerate(f.products):
+        products = [[n for n in p if n in f.latents] for p in f.products]
+        for i, first in enumerate(products):
             multiplied |= {(a, b) for a in first for b in first if a < b}
-            for second in f.products[i + 1:]:
+            for second in products[i + 1:]:
                 added |= {(a, b) for a in first for b in second if a != b}
     return added, multiplied
 

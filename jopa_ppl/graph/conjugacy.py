@@ -43,7 +43,8 @@ def _blamed(site: Site, what: str, d: Dependence, name: str, blame: object) -> S
 
 def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program
                ) -> tuple[tuple[tuple[str, ...], ...], set[str]]:
-    """The products of latents the mean is a sum of, and the observed sites it is affine in."""
+    """The products of latents (and observed sites) the mean is a sum of, and the observed sites
+    it is affine in."""
     for name, blame in mean.nonlinear.items():
         if name in latent:
             raise _blamed(site, "the mean", mean, name, blame)
@@ -72,7 +73,8 @@ def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program
             elif exponent != 1:
                 known.discard(name)
         if inside:
-            products.add(tuple(sorted(inside)))
+            data = [n for n, _ in monomial if base_name(n) in program.sites and n not in latent]
+            products.add((*sorted(inside), *sorted(data)))
     return tuple(sorted(products)), known
 
 

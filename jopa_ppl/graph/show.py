@@ -68,7 +68,8 @@ def terms(factor: Factor) -> str:
     """The residual's products of latents and data, readable."""
     own = factor.value
     inside = [" ".join(pretty(n) for n in p) for p in factor.products if p != (own,)]
-    return " + ".join(inside + [f"{pretty(n)} (data)" for n in factor.knowns]) or "data"
+    shown = {n for p in factor.products for n in p}
+    return " + ".join(inside + [pretty(n) for n in factor.knowns if n not in shown]) or "data"
 
 
 def schedule_table(schedule: Schedule) -> str:

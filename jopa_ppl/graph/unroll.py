@@ -213,7 +213,7 @@ class Reader:
             found = dict(data)
             for key in program.inputs:
                 kind, name = key.split("/", 1)
-                if kind in ("latent", "known"):
+                if kind == "latent" or (kind == "known" and not program.sites[name].amortized):
                     inside = program.sites[name].scan is not None
                     value = instances.get(f"{name}@{step or 0}" if inside else name)
                     if value is not None:

@@ -49,9 +49,9 @@ def read_series(graph: Graph, data: dict[str, Array]) -> tuple[dict[str, Array],
     program, reader = graph.program, graph.reader
     outer: dict[str, Array] = {}
     for site in program.sites.values():
-        if site.scan is None and "value" in site.outputs and not site.amortized:
-            (outer[site.name],) = program.evaluate(
-                [site.outputs["value"]], {**data, **{f"known/{k}": v for k, v in outer.items()}})
+        if site.scan is None and "value" in site.outputs:
+            known = {f"known/{k}": v for k, v in outer.items() if not program.sites[k].amortized}
+            (outer[site.name],) = program.evaluate([site.outputs["value"]], {**data, **known})
     series = []
     for scan in program.scans:
         steps = reader.step_inputs(scan, data, outer)

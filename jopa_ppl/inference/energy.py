@@ -12,7 +12,7 @@ from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.graph.unroll import base_name
 from jopa_ppl.inference.beliefs import Belief, in_bulk, slot_of
 from jopa_ppl.inference.bind import FactorArrays, evaluate_in, to_precision
-from jopa_ppl.inference.layout import split
+from jopa_ppl.inference.layout import join, split
 from jopa_ppl.messages.factors import (
     Moments,
     batch_einsum,
@@ -162,8 +162,10 @@ class Energy:
     def _wishart(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
         site = factor.site
         if site.observed:
-            raise NotImplementedError("observed Wishart")
-        mean, log = stats[site.name]
+            mean = join(arrays.offset, site, factor.plates)
+            log = jnp.linalg.slogdet(mean)[1]
+        else:
+            mean, log = stats[site.name]
         rate = self.wishart_rate(factor, arrays)
         axes = tuple(p.axis for p in factor.plates)
         weight = jnp.moveaxis(arrays.weight[..., 0], range(len(axes)), axes)
