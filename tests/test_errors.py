@@ -358,8 +358,6 @@ def test_data_and_priors_at_fault_in_the_engine(site, changed):
     message((PriorError, DataError), lambda: run_priors(**changed), site=site)
 
 
-@pytest.mark.xfail(strict=True, raises=NotImplementedError,
-                   reason="energy._wishart has no density of an observed Wishart")
 def test_a_wishart_can_be_data():
     def program(y=FRAMES[0]):
         m = jp.latent("m", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
