@@ -79,14 +79,21 @@ def learn(pendulum: Pendulum, seed: int, episodes: int, vae_steps: int, clock: d
                  data.frames, data.torques)
 
 
-def replay(states: np.ndarray, world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@jax.jit
+def encode(vae: VAE, frame: Array) -> Array:
+    """The mean pose of a frame, (d,)."""
+    return vae.encode(frame)[0]
+
+
+def replay(states: np.ndarray, features: np.ndarray, following: np.ndarray
+           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The transitions nearest to each planned state (H, 2 d): following, features and weights."""
-    at = world.features[:, :states.shape[1]]
+    at = features[:, :states.shape[1]]
     gap = ((states[:, None] - at[None])**2).sum(-1)
     index = np.argpartition(gap, REPLAY, 1)[:, :REPLAY]
     gap = np.take_along_axis(gap, index, 1)
     near = np.partition(gap, NEAR, 1)[:, NEAR:NEAR + 1]
-    return world.following[index], world.features[index], np.exp(-gap / near)
+    return following[index], features[index], np.exp(-gap / near)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -106,20 +113,32 @@ class Controller:
         self.prior = jnp.concatenate([constant_velocity(d).T, jnp.zeros((2, d))])
         self.refit = jp.VMP(local_dynamics, max_iters=1)
         self.goals = np.broadcast_to(goal, (HORIZON, *goal.shape))
+        self.features, self.following = world.features, world.following
+        self.poses: list[np.ndarray] = []
         self.frames: list[np.ndarray] = []
         self.torques: list[np.ndarray] = []
         self.states: Array | None = None
 
     def models(self, states: Array) -> tuple[Array, Array, Array]:
         """Local beliefs near every planned state, as the known A_t, B_t, c_t of a plan."""
-        following, features, weights = replay(np.asarray(states), self.world)
+        following, features, weights = replay(np.asarray(states), self.features, self.following)
         local = self.refit.run(following, features=features, weights=weights, prior=self.prior,
                                noise=NOISE)
         return unpack(local.mean("M")[:, 0], SEEN - 1)
 
+    def remember(self, frame: np.ndarray) -> None:
+        """Add what has just been seen to the transitions that are replayed."""
+        self.poses.append(np.asarray(encode(self.world.vae, frame)))
+        if len(self.poses) > 2:
+            a, b, c = self.poses[-3:]
+            row = np.concatenate([a, b, self.torques[-1], np.ones(1)]).astype(np.float32)
+            self.features = np.concatenate([self.features, row[None]])
+            self.following = np.concatenate([self.following, c[None]])
+
     def act(self, frame: np.ndarray, relinearise: int = 3) -> tuple[float, jp.Posterior]:
         """The torque for this frame, and the plan it is the first action of."""
         self.frames.append(frame)
+        self.remember(frame)
         while len(self.frames) < SEEN:                     # at rest before the first frame
             self.frames.insert(0, frame)
             self.torques.insert(0, np.full(1, np.nan, np.float32))
@@ -130,7 +149,7 @@ class Controller:
         weights = np.where(np.arange(len(seen)) < SEEN, 1.0, GOAL_WEIGHT)
         planner = jp.VMP(jp.condition(local_plan, {"u": known}), decide="u")
         if self.states is None:
-            mean = self.world.vae.encode(frame)[0]
+            mean = jnp.asarray(self.poses[-1])
             self.states = jnp.broadcast_to(jnp.concatenate([mean, mean]), (HORIZON, 2 * len(mean)))
         states = self.states
         for _ in range(relinearise):

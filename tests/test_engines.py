@@ -13,11 +13,11 @@ from numpyro.infer.autoguide import AutoMultivariateNormal
 import jopa_ppl as jp
 
 NILE = ((programs.NILE[:20] - 900) / 150).astype(np.float32)
-Y, U = (a.astype(np.float32) for a in programs.simulate(7, seed=3))
+Y, U = (a.astype(np.float32) for a in programs.simulate(5, seed=3))
 C = np.array([[1.0, 0.5], [0.0, 1.0]], np.float32)
 PROGRAMS = {
     "local level": (programs.local_level, (NILE,), {"T": 20}),
-    "lds": (jp.condition(programs.lds, {"u": U}), (Y,), {"T": 7, "C": C})}
+    "lds": (jp.condition(programs.lds, {"u": U}), (Y,), {"T": 5, "C": C})}
 COMPARED = {"local level": ("x",), "lds": ("x0", "x", "A", "B")}
 
 
@@ -30,7 +30,7 @@ def vmp(name):
 @functools.cache
 def nuts(name):
     model, args, kwargs = PROGRAMS[name]
-    mcmc = MCMC(NUTS(model), num_warmup=200, num_samples=300, progress_bar=False)
+    mcmc = MCMC(NUTS(model, max_tree_depth=7), num_warmup=150, num_samples=300, progress_bar=False)
     mcmc.run(jax.random.key(0), *args, **kwargs)
     return mcmc.get_samples()
 
@@ -40,7 +40,7 @@ def svi(name):
     model, args, kwargs = PROGRAMS[name]
     guide = AutoMultivariateNormal(model)
     engine = SVI(model, guide, numpyro.optim.Adam(0.02), Trace_ELBO(4))
-    found = engine.run(jax.random.key(1), 1500, *args, progress_bar=False, **kwargs)
+    found = engine.run(jax.random.key(1), 1200, *args, progress_bar=False, **kwargs)
     return guide.sample_posterior(jax.random.key(2), found.params, sample_shape=(300,))
 
 
