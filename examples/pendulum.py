@@ -38,8 +38,8 @@ SEEN = 3               # frames that are filtered before a plan
 STEPS = 80             # steps of control, 4 s
 NEAR = 30              # the distance to the 30th nearest transition is the width of "near"
 REPLAY = 128           # transitions replayed for a state; farther ones weigh next to nothing
-ACTION_SCALE = 10.0    # standard deviation of the torque's prior, N m
-GOAL_WEIGHT = 0.02     # of a goal frame's likelihood: a few hundredths of a radian do not matter
+ACTION_SCALE = 20.0    # standard deviation of the torque's prior, N m
+GOAL_WEIGHT = 0.1      # of a goal frame's likelihood: a few hundredths of a radian do not matter
 NOISE = 0.02           # of the local models, in latent units
 
 
