@@ -24,6 +24,8 @@ from oracles import (
 
 import jopa_ppl as jp
 
+pytestmark = pytest.mark.slow      # minutes of compilation: python -m pytest -m slow
+
 C = np.array([[1.0, 0.5], [0.0, 1.0]])
 A, B, W = programs.rotation(), np.array([[0.5], [-1.0]]), np.array([[20.0, 3.0], [3.0, 10.0]])
 rng = np.random.default_rng(5)

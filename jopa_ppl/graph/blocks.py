@@ -74,21 +74,29 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     if override is not None:
         _apply_override(override, gaussian, groups, variables, inside)
     else:
-        for a, b in sorted(added):
-            x, y = base_name(a), base_name(b)
-            pair = frozenset((x, y))
+        def unite(a: str, b: str) -> None:
+            # Never bring two latents that multiply each other under one roof.
+            roofs = {groups.find(a), groups.find(b)}
+            both = {n for n in gaussian if groups.find(n) in roofs}
+            if not any(len(pair) == 2 and pair <= both for pair in forbidden):
+                groups.union(a, b)
+
+        pairs = {tuple(sorted((base_name(a), base_name(b)))) for a, b in added}
+        # Alike latents first: b of z @ L.T + b goes with L, not with the z of a plate.
+        alike = lambda p: (variables[p[0]].plates != variables[p[1]].plates, p)
+        for x, y in sorted(pairs, key=alike):
             both_inside = x in inside and y in inside
             both_outside = x not in inside and y not in inside
             head = ((x in heads and y in inside) or (y in heads and x in inside)
                     or (x in heads and y in heads))
-            if x == y or pair in forbidden:
+            if x == y:
                 continue
-            if head and frozenset((groups.find(x), groups.find(y))) not in forbidden:
+            if head:
                 chain, outer = (x, y) if x in inside else (y, x)
                 if both_outside or variables[outer].plates == variables[chain].plates:
-                    groups.union(x, y)
+                    unite(x, y)
             elif both_inside or (both_outside and not {x, y} & heads):
-                groups.union(x, y)
+                unite(x, y)
     blocks = []
     for group in groups.groups():
         bad = [tuple(p) for p in forbidden if len(p) == 2 and p <= set(group)]

@@ -75,6 +75,10 @@ def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program
         if inside:
             data = [n for n, _ in monomial if base_name(n) in program.sites and n not in latent]
             products.add((*sorted(inside), *sorted(data)))
+        # The residual is probed in known sites one by one: of those that multiply each other only
+        # one (that of a step, if any) stays apart, the others belong to the coefficients.
+        together = sorted((n for n, _ in monomial if n in known), key=lambda n: ("@" in n, n))
+        known -= set(together[:-1])
     return tuple(sorted(products)), known
 
 

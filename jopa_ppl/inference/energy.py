@@ -160,15 +160,17 @@ class Energy:
         return jnp.sum(arrays.weight * gamma_log_density(shape, rate, log_rate, mean, log))
 
     def _wishart(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
-        site = factor.site
+        site, axes, lead = factor.site, [p.axis for p in factor.plates], int(in_bulk(factor))
         if site.observed:
-            mean = join(arrays.offset, site, factor.plates)
-            log = jnp.linalg.slogdet(mean)[1]
+            mean = join(arrays.offset, site, factor.plates, lead)
+            log = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(mean), axis1=-2, axis2=-1)).sum(-1)
         else:
             mean, log = stats[site.name]
         rate = self.wishart_rate(factor, arrays)
-        axes = tuple(p.axis for p in factor.plates)
-        weight = jnp.moveaxis(arrays.weight[..., 0], range(len(axes)), axes)
+        # The weight of every matrix, where the site has its batch axes.
+        weight = arrays.weight[..., 0]
+        weight = weight.reshape((*weight.shape, *(1,) * (len(site.shape) - 2 - len(axes))))
+        weight = jnp.moveaxis(weight, range(lead, lead + len(axes)), [lead + a for a in axes])
         return jnp.sum(weight * wishart_log_density(arrays.K, rate, mean, log))
 
     def wishart_rate(self, factor: Factor, arrays: FactorArrays) -> Array:

@@ -112,7 +112,14 @@ class Activity:
         if site.name in graph.variables:
             want = _local(graph, site.name)
             # Planning keeps all beliefs outside scans: they are used, whatever the evidence.
-            alive = jnp.full(_shape(graph, site.name), self.keep_outer) | self._seeds(site.name)
+            # A prior that involves no other block is kept too: barren elements stay at it, move
+            # nothing and add nothing to F.
+            block = graph.block_of(site.name)
+            plain = (graph.variables[site.name].family == "gaussian" and all(
+                not f.noise and {base_name(i) for i in f.latents} <= set(block.members)
+                for f in self._factors(site.name)))
+            alive = (jnp.full(_shape(graph, site.name), self.keep_outer or plain)
+                     | self._seeds(site.name))
             for f in graph.factors:
                 touches = site.name in f.latents or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:
