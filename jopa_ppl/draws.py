@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -154,4 +153,4 @@ def _drawn_past(engine: Engine, block: Any, drawn: Any, bound: Bound, plan: Any)
     return {"state_mean": past.state_mean, "node_mean": past.node_mean}
 
 
-__all__ = ["partial", "point", "sample"]
+__all__ = ["point", "sample"]

@@ -15,7 +15,7 @@ from jax import Array, random
 
 from jopa_ppl import draws, predictive
 from jopa_ppl.distributions import ArrayNormal
-from jopa_ppl.errors import JopaError, SiteError, names
+from jopa_ppl.errors import SiteError, names
 from jopa_ppl.marginals import Marginal, marginals
 from jopa_ppl.queries import JointBelief
 
@@ -212,4 +212,4 @@ def _span(piece: tuple[int, int]) -> tuple[int, int]:
     return piece[0], piece[0] + piece[1]
 
 
-__all__ = ["JopaError", "Posterior"]
+__all__ = ["Posterior"]

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
-from jopa_ppl.graph.unroll import base_name
 from jopa_ppl.inference.beliefs import Belief, in_bulk, slot_of
 from jopa_ppl.inference.bind import FactorArrays, evaluate_in, to_precision
 from jopa_ppl.inference.layout import join, split
@@ -19,7 +18,7 @@ from jopa_ppl.messages.factors import (
     expected_log_density,
     expected_square,
 )
-from jopa_ppl.messages.families import Gamma, Wishart, gamma_log_density, wishart_log_density
+from jopa_ppl.messages.families import gamma_log_density, wishart_log_density
 
 
 def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | None, list[str]]]:
@@ -185,4 +184,4 @@ class Energy:
         return jnp.swapaxes(white, -1, -2) @ white
 
 
-__all__ = ["Energy", "Gamma", "Wishart", "base_name", "slots_of"]
+__all__ = ["Energy", "slots_of"]
