@@ -151,6 +151,3 @@ def _drawn_past(engine: Engine, block: Any, drawn: Any, bound: Bound, plan: Any)
     past = smoothed(engine.beliefs[block.name], drawn, bound.clamps[block.name],
                     Coordinates(engine.beliefs[block.name]), plan.past.settled, plan.past.free)
     return {"state_mean": past.state_mean, "node_mean": past.node_mean}
-
-
-__all__ = ["point", "sample"]

@@ -210,6 +210,3 @@ class Posterior:
 
 def _span(piece: tuple[int, int]) -> tuple[int, int]:
     return piece[0], piece[0] + piece[1]
-
-
-__all__ = ["Posterior"]

@@ -159,6 +159,3 @@ def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], 
             seen.add(name)
         for other in group[1:]:
             groups.union(group[0], other)
-
-
-__all__ = ["choose_blocks"]

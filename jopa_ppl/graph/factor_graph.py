@@ -9,7 +9,6 @@ from math import prod
 from jopa_ppl.errors import SiteError, StructureError
 from jopa_ppl.graph import conjugacy
 from jopa_ppl.graph.distributions import GAUSSIAN
-from jopa_ppl.graph.structure import Dependence
 from jopa_ppl.graph.trace import Plate, Program, Site
 from jopa_ppl.graph.unroll import Context, Reader, base_name
 
@@ -251,6 +250,3 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
     kept = tuple(factors)
     return Graph(program, reader, variables, kept,
                  choose_blocks(program, reader, variables, kept, blocks), predicted, sizes)
-
-
-__all__ = ["Block", "Dependence", "Factor", "Graph", "Variable", "build_graph"]

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import isnan, prod
 
 import jax.numpy as jnp
 
+from jopa_ppl.graph import axis_rules
+from jopa_ppl.graph.axis_rules import place
 from jopa_ppl.graph.structure import (
     BLANK,
-    CONSTANT,
     MIXED,
     Axis,
     Dependence,
@@ -32,19 +32,6 @@ from jopa_ppl.graph.structure import (
 Rule = Callable[..., Dependence | list[Dependence]]
 
 
-def _mixed(axis: Axis) -> Axis:
-    """The axis after its elements were moved, dropped or joined: its plate is gone."""
-    return MIXED if axis.plate or axis.varies else BLANK
-
-
-def _kept(axes: Sequence[Axis], mixed: Sequence[int]) -> list[Axis]:
-    return [_mixed(axis) if i in mixed else axis for i, axis in enumerate(axes)]
-
-
-def _place(rank: int, axes: dict[int, Axis]) -> list[Axis]:
-    return [axes.get(i, BLANK) for i in range(rank)]
-
-
 # --- element by element ------------------------------------------------------------------------
 
 
@@ -55,7 +42,7 @@ def _rows(op: Op, deps: Sequence[Dependence]) -> list[list[Axis]]:
     for aval, dep in zip(op.ins, deps, strict=True):
         stretched = [i for i, n in enumerate(aval.shape) if n != op.shape[i]]
         axes = {i: axis for i, axis in enumerate(dep.axes) if i not in stretched}
-        rows.append(_place(rank, axes))
+        rows.append(place(rank, axes))
     return rows
 
 
@@ -113,126 +100,6 @@ def _power_of(exponent: Fraction) -> Rule:
 
 def _select(op: Op, which: Dependence, *cases: Dependence) -> Dependence:
     return union(op, [selector(op, which), *cases], _rows(op, [which, *cases]))
-
-
-# --- axes moved --------------------------------------------------------------------------------
-
-
-def _broadcast(op: Op, dep: Dependence, *_: Dependence) -> Dependence:
-    places = op.params["broadcast_dimensions"]
-    axes = {p: a for p, a, n in zip(places, dep.axes, op.ins[0].shape) if n == op.shape[p]}
-    return replace(union(op, [dep], [_place(len(op.shape), axes)]), value=dep.value)
-
-
-def _reshape(op: Op, dep: Dependence, *_: Dependence) -> Dependence:
-    old, new = op.ins[0].shape, op.shape
-    if op.params.get("dimensions") is not None or 0 in old:
-        return union(op, [dep], [[MIXED] * len(new)])
-    row, i, j = [BLANK] * len(new), 0, 0
-    while i < len(old) or j < len(new):
-        if i < len(old) and j < len(new) and old[i] == new[j]:  # survives whole
-            row[j] = dep.axes[i]
-            i, j = i + 1, j + 1
-        elif i < len(old) and old[i] == 1:
-            i += 1
-        elif j < len(new) and new[j] == 1:
-            j += 1
-        else:  # the shortest runs of axes of equal size: merged, split or both
-            i0, j0 = i, j
-            i, j = i + 1, j + 1
-            while (sizes := prod(old[i0:i]) - prod(new[j0:j])) != 0:
-                i, j = (i + 1, j) if sizes < 0 else (i, j + 1)
-            if any(axis.plate or axis.varies for axis in dep.axes[i0:i]):
-                row[j0:j] = [MIXED] * (j - j0)
-    return replace(union(op, [dep], [row]), value=dep.value)
-
-
-def _squeeze(op: Op, dep: Dependence) -> Dependence:
-    rank = len(dep.axes)
-    gone = [d % rank for d in op.params["dimensions"]]
-    return union(op, [dep], [[axis for i, axis in enumerate(dep.axes) if i not in gone]])
-
-
-def _transpose(op: Op, dep: Dependence) -> Dependence:
-    return union(op, [dep], [[dep.axes[i] for i in op.params["permutation"]]])
-
-
-def _rev(op: Op, dep: Dependence) -> Dependence:
-    return union(op, [dep], [_kept(dep.axes, op.params["dimensions"])])
-
-
-def _resized(op: Op, dep: Dependence, *others: Dependence) -> Dependence:
-    """slice, dynamic_slice, split, tile: a whole axis keeps its plate (its start can only be 0)."""
-    cut = [i for i, n in enumerate(op.ins[0].shape) if n != op.shape[i]]
-    blank = [BLANK] * len(op.shape)
-    deps = [dep, *(selector(op, d) for d in others)]
-    return union(op, deps, [_kept(dep.axes, cut), *[blank] * len(others)])
-
-
-def _pad(op: Op, dep: Dependence, filling: Dependence) -> Dependence:
-    padded = [i for i, config in enumerate(op.params["padding_config"]) if any(config)]
-    row = [MIXED if i in padded else axis for i, axis in enumerate(dep.axes)]
-    return union(op, [dep, filling], [row, [BLANK] * len(row)])
-
-
-def _concatenate(op: Op, *deps: Dependence) -> Dependence:
-    along = op.params["dimension"]
-    mixed = [] if len(deps) == 1 else [along]
-    rows = [[MIXED if i in mixed else axis for i, axis in enumerate(d.axes)] for d in deps]
-    return union(op, deps, rows)
-
-
-def _stack(op: Op, *deps: Dependence) -> Dependence:
-    along = op.params["axis"] % len(op.shape)
-    return union(op, deps, [[*d.axes[:along], MIXED, *d.axes[along:]] for d in deps])
-
-
-def _split(op: Op, dep: Dependence) -> list[Dependence]:
-    return [_resized(op._replace(outs=(out,)), dep) for out in op.outs]
-
-
-def _gather(op: Op, dep: Dependence, index: Dependence) -> Dependence:
-    dims, size = op.params["dimension_numbers"], op.ins[0].shape
-    paired = dict(zip(dims.start_indices_batching_dims, dims.operand_batching_dims))
-    dropped = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
-    window = [d for d in range(len(size)) if d not in dropped]
-    cut = [d for d in window if op.params["slice_sizes"][d] != size[d]]
-    axes = dict(zip(dims.offset_dims, (_kept(dep.axes, cut)[d] for d in window)))
-    batch = [o for o in range(len(op.shape)) if o not in dims.offset_dims]
-    axes |= {o: dep.axes[paired[i]] for i, o in enumerate(batch) if i in paired}
-    rank = len(op.shape)
-    rows = [_place(rank, axes), _place(rank, dict(zip(batch, index.axes)))]
-    out = union(op, [dep, selector(op, index)], rows)
-    fill = op.params["fill_value"]
-    if fill is None or fill == 0 or isnan(fill):
-        return out
-    return replace(out, monomials={**out.monomials, CONSTANT: None})
-
-
-def _scatter(op: Op, dep: Dependence, index: Dependence, update: Dependence) -> Dependence:
-    dims, size, new = op.params["dimension_numbers"], op.ins[0].shape, op.ins[2].shape
-    dropped = {*dims.inserted_window_dims, *dims.operand_batching_dims}
-    window = [d for d in range(len(size)) if d not in dropped]
-    axes = dict.fromkeys(dims.scatter_dims_to_operand_dims, MIXED)
-    for d, u in zip(window, dims.update_window_dims):
-        axes[d] = update.axes[u] if new[u] == size[d] else MIXED
-    batch = [u for u in range(len(new)) if u not in dims.update_window_dims]
-    for d, i in zip(dims.operand_batching_dims, dims.scatter_indices_batching_dims):
-        axes[d] = update.axes[batch[i]]
-    rank = len(size)
-    deps = [dep, selector(op, index), update]
-    adds = op.name != "scatter" and not (op.params["unique_indices"] and not dep.monomials)
-    return union(op, deps, [dep.axes, [BLANK] * rank, _place(rank, axes)], summed=adds)
-
-
-def _dynamic_update_slice(
-    op: Op, dep: Dependence, update: Dependence, *starts: Dependence
-) -> Dependence:
-    size = zip(op.ins[1].shape, op.shape)
-    row = [axis if n == m else MIXED for axis, (n, m) in zip(update.axes, size)]
-    blank = [BLANK] * len(row)
-    deps = [dep, update, *(selector(op, d) for d in starts)]
-    return union(op, deps, [dep.axes, row, *[blank] * len(starts)])
 
 
 # --- sums and matrices -------------------------------------------------------------------------
@@ -355,7 +222,8 @@ _RULES: dict[str, Rule] = {
         "reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split(),
         _reduce,
     ),
-    **dict.fromkeys("scatter scatter-add scatter_add scatter-sub scatter_sub".split(), _scatter),
+    **dict.fromkeys("scatter scatter-add scatter_add scatter-sub scatter_sub".split(),
+                    axis_rules.scatter),
     **dict.fromkeys(
         """jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr
         checkpoint remat remat2""".split(),
@@ -372,20 +240,20 @@ _RULES: dict[str, Rule] = {
     "rsqrt": _power_of(Fraction(-1, 2)),
     "reciprocal": _power_of(Fraction(-1)),
     "select_n": _select,
-    "broadcast_in_dim": _broadcast,
-    "reshape": _reshape,
-    "squeeze": _squeeze,
-    "transpose": _transpose,
-    "rev": _rev,
-    "slice": _resized,
-    "dynamic_slice": _resized,
-    "tile": _resized,
-    "pad": _pad,
-    "concatenate": _concatenate,
-    "stack": _stack,
-    "split": _split,
-    "gather": _gather,
-    "dynamic_update_slice": _dynamic_update_slice,
+    "broadcast_in_dim": axis_rules.broadcast,
+    "reshape": axis_rules.reshape,
+    "squeeze": axis_rules.squeeze,
+    "transpose": axis_rules.transpose,
+    "rev": axis_rules.rev,
+    "slice": axis_rules.resized,
+    "dynamic_slice": axis_rules.resized,
+    "tile": axis_rules.resized,
+    "pad": axis_rules.pad,
+    "concatenate": axis_rules.concatenate,
+    "stack": axis_rules.stack,
+    "split": axis_rules.split,
+    "gather": axis_rules.gather,
+    "dynamic_update_slice": axis_rules.dynamic_update_slice,
     "reduce_sum": _reduce_sum,
     "cumsum": _cumsum,
     "dot_general": _dot_general,

@@ -11,8 +11,6 @@ operation and the user's line that made it so are kept. Nothing is evaluated.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +19,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from jax.errors import ConcretizationTypeError
+
+from jopa_ppl.graph.source import source_of
 
 Monomial = frozenset[tuple[str, Fraction]]
 CONSTANT: Monomial = frozenset()
@@ -308,7 +308,7 @@ def _walk(closed: Any, inputs: Sequence[Dependence], known: Inputs, outer: str) 
     }
 
     for eqn in jaxpr.eqns:
-        where = cache(lambda eqn=eqn: _source(eqn) or outer)
+        where = cache(lambda eqn=eqn: source_of(eqn) or outer)
         op = Op(
             eqn.primitive.name,
             eqn.params,
@@ -332,28 +332,3 @@ def _data(array: Any) -> Dependence:
     except (TypeError, ConcretizationTypeError):  # a complex number, a key, a traced value
         value = None
     return replace(dep, monomials={} if value == 0 else dep.monomials, value=value)
-
-
-def _library_folders() -> tuple[str, ...]:
-    modules = (sys.modules.get(name) for name in ("jax", "numpyro", "flax"))
-    files = [os.path.dirname(__file__)]
-    files += [module.__file__ for module in modules if module and module.__file__]
-    return tuple(os.path.dirname(file) + os.sep for file in files)
-
-
-def _source(eqn: Any) -> str | None:
-    """The "file:line (function)" of the innermost frame of the user's code that made the equation.
-
-    The one place that reads JAX's private record of tracebacks. None where it has no such frame:
-    inside a jitted library function, whose trace starts afresh and may be an older, cached one.
-    """
-    try:
-        from jax._src.source_info_util import user_frames
-
-        libraries = _library_folders()
-        for frame in user_frames(eqn.source_info.traceback):
-            if not frame.file_name.startswith(libraries):
-                return f"{frame.file_name}:{frame.start_line} ({frame.function_name})"
-    except (ImportError, AttributeError, TypeError):
-        pass
-    return None

@@ -336,6 +336,3 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
     return Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
                    slots["scans"], ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts), keys,
                    {k: tuple(s.shape) for k, s in shapes.items()})
-
-
-__all__ = ["Plate", "Program", "Scan", "Series", "Site", "trace_program"]

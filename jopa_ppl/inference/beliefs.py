@@ -14,7 +14,7 @@ from jax import Array
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.graph.unroll import base_name, lag
-from jopa_ppl.inference.layout import align, join, split, take
+from jopa_ppl.inference.layout import align, take
 from jopa_ppl.messages import elimination
 from jopa_ppl.messages.factors import Moments
 from jopa_ppl.messages.families import Gaussian, gaussian_entropy, gaussian_update, symmetric
@@ -196,6 +196,3 @@ def slot_of(block: Block, factor: Factor) -> list[str]:
 def in_bulk(factor: Factor) -> bool:
     """Whether a factor has a time axis."""
     return factor.context.scan is not None and factor.context.at is None
-
-
-__all__ = ["Belief", "Clamp", "DenseBelief", "EliminationBelief", "join", "split"]

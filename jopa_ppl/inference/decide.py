@@ -24,7 +24,6 @@ from jax import Array
 
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.factor_graph import Factor
-from jopa_ppl.graph.unroll import Context
 from jopa_ppl.inference.bind import FactorArrays
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Follow, Smoothed, nature, over_time, roll, smoothed
@@ -339,6 +338,3 @@ def solve_lower(chol: Array, rhs: Array, transpose: bool = False) -> Array:
     from jax.scipy.linalg import solve_triangular
     chol = jnp.broadcast_to(chol, (*rhs.shape[:-2], *chol.shape[-2:]))
     return solve_triangular(chol, rhs, lower=True, trans=1 if transpose else 0)
-
-
-__all__ = ["Context", "Decision", "Plan"]

@@ -182,6 +182,3 @@ class Energy:
         eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
         white = jax.scipy.linalg.solve_triangular(chol, eye, lower=True)
         return jnp.swapaxes(white, -1, -2) @ white
-
-
-__all__ = ["Energy", "slots_of"]

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
-from jopa_ppl.graph.unroll import Context, base_name, lag
+from jopa_ppl.graph.unroll import base_name, lag
 from jopa_ppl.inference.beliefs import in_bulk
 from jopa_ppl.inference.chain_belief import ChainBelief
 from jopa_ppl.inference.layout import align
@@ -160,7 +160,3 @@ def to_chain_plates(array: Array, factor: Factor, block: Block, tail: int) -> Ar
     drop = tuple(1 + i for i, p in enumerate(have) if p not in block.plates)
     kept = [p for p in have if p in block.plates]
     return align(array.sum(axis=drop) if drop else array, 1, kept, block.plates, tail)
-
-
-__all__ = ["Context", "Coordinates", "SiteMap", "at_mean", "quadratic", "site_map", "spread_of",
-           "to_chain_plates"]
