@@ -14,6 +14,7 @@ from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Smoothed, nature, roll, smoothed
 from jopa_ppl.inference.layout import join
 from jopa_ppl.inference.steps import Coordinates, site_map
+from jopa_ppl.messages.families import wishart_variance
 
 
 class Marginal(NamedTuple):
@@ -66,12 +67,8 @@ def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str,
         if block.kind == "gamma":
             found[block.name] = {"a": m.a, "b": m.b}
         elif block.kind == "wishart":
-            scale = m.mean / m.dof[..., None, None]
-            diag = jnp.diagonal(scale, axis1=-2, axis2=-1)
-            variance = m.dof[..., None, None] * (
-                scale**2 + diag[..., :, None] * diag[..., None, :])
             found[block.name] = {"dof": m.dof, "rate": m.rate, "mean": m.mean,
-                                 "variance": variance}
+                                 "variance": wishart_variance(m)}
         elif block.kind != "chain":
             for name in block.members:
                 mean, cov = belief.site(m, name)

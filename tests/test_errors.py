@@ -299,6 +299,8 @@ def test_decisions():
     refused(SiteError, idle, np.zeros(T), decide="u", site="u",
             says=("nothing observed depends", "jp.sparse"))
     refused(StructureError, act, FRAMES, decide="x0", says=("'x0'", "inside a scan"))
+    refused(DataError, act, jp.sparse(T, {0: FRAMES[0]}), decide="u", site="u",
+            says=("after the first decision", "jp.sparse"))
 
 
 @pytest.mark.parametrize("options", [{"max_iters": 0}, {"tol": -1.0}, {"damping": 1.0},
@@ -318,6 +320,8 @@ GOOD = {"y": FRAMES[:N], "cov": np.eye(2), "rate": np.eye(2), "dof": np.array(4.
         "inverse_scale": np.array(1.0), "weight": np.ones(N)}
 FAULTS = {
     "covariance": (PriorError, "m", {"cov": np.array([[1.0, 2.0], [2.0, 1.0]])}, "positive def"),
+    "asymmetric": (PriorError, "m", {"cov": np.eye(2) + np.eye(2, k=1)}, "symmetric", "M.T"),
+    "asymmetric rate": (PriorError, "W", {"rate": np.eye(2) + np.eye(2, k=1)}, "symmetric"),
     "NaN scale": (PriorError, "a", {"scale": np.array(np.nan)}, "not finite"),
     "rate": (PriorError, "W", {"rate": -np.eye(2)}, "positive def"),
     "dof": (PriorError, "W", {"dof": np.array(-1.0)}, "degrees of freedom"),

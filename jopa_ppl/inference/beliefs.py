@@ -2,7 +2,7 @@
 
 Every kind answers the same few questions: `zero` (an empty belief), `stats` (what the energy is
 differentiated in), `view` (the moments of the latents a factor touches), `update` (from the
-gradient of the energy) and `entropy`.
+gradient of the energy), `entropy`, and `moved` (how far an update went).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Belief(Protocol):
     def view(self, stats: Any, factor: Factor) -> Moments: ...
     def update(self, moments: Any, gradient: Any, clamp: Clamp | None) -> Any: ...
     def entropy(self, moments: Any, clamp: Clamp | None) -> Array: ...
+    def moved(self, old: Any, new: Any) -> Array: ...
 
 
 def clamped(mean: Array, cov: Array, clamp: Clamp | None) -> tuple[Array, Array]:
@@ -53,6 +54,11 @@ def _identity(clamp: Clamp | None, like: Array) -> Array:
     if clamp is None:
         return jnp.zeros((), like.dtype)
     return (1 - clamp.free)[..., None] * jnp.eye(like.shape[-1], dtype=like.dtype)
+
+
+def in_spreads(change: Array, variance: Array) -> Array:
+    """Root mean square of a change of means, in standard deviations."""
+    return jnp.sqrt(jnp.mean(change**2 / jnp.where(variance > 0, variance, 1.0)))
 
 
 class DenseBelief:
@@ -95,6 +101,9 @@ class DenseBelief:
     def entropy(self, moments: Gaussian, clamp: Clamp | None) -> Array:
         free = self.dims if clamp is None else clamp.free.sum(-1)
         return jnp.sum(gaussian_entropy(moments.logdet, free))
+
+    def moved(self, old: Gaussian, new: Gaussian) -> Array:
+        return in_spreads(new.mean - old.mean, jnp.diagonal(new.cov, axis1=-2, axis2=-1))
 
     def site(self, moments: Gaussian, name: str) -> tuple[Array, Array]:
         """Marginal of a site: mean (*plates, dims), covariance (*plates, dims, dims)."""
@@ -171,6 +180,14 @@ class EliminationBelief:
         for c in (clamp or {}).values():
             free = free - jnp.sum(1 - c.free)
         return gaussian_entropy(moments.logdet, free)
+
+    def moved(self, old: Eliminated, new: Eliminated) -> Array:
+        change = {n: new.mean[n] - old.mean[n] for n in new.mean}
+        total = 0.0
+        for key, factor in self.factors.items():
+            step = self.view((change, new.cov), factor).mean
+            total += jnp.einsum("...i,...ij,...j->...", step, new.precision[key], step).sum()
+        return jnp.sqrt(total / sum(jnp.size(m) for m in change.values()))
 
     def site(self, moments: Eliminated, name: str) -> tuple[Array, Array]:
         """Marginal of a site, from a factor whose plates are the site's own."""

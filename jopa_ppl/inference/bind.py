@@ -19,6 +19,9 @@ from jopa_ppl.graph.trace import Site
 from jopa_ppl.graph.unroll import Reader, base_name
 from jopa_ppl.inference.layout import align, dims, join, split
 
+# Parameters that are symmetric matrices.
+SYMMETRIC = ("covariance_matrix", "precision_matrix", "rate_matrix", "scale_matrix")
+
 
 class FactorArrays(NamedTuple):
     """What a factor needs besides beliefs. Batch axes: time first (bulk only), then plates.
@@ -124,7 +127,9 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
     precision = logdet = None
     if not factor.noise:
         def data_noise(step: Array | int) -> tuple[Array, Array]:
-            return to_precision(factor, evaluate([noise], {}, step)[0])
+            (given,) = evaluate([noise], {}, step)
+            return to_precision(factor, symmetric_or_nan(given) if factor.noise_key in SYMMETRIC
+                                else given)
         if bulk and factor.noise_varying:
             precision, logdet = jax.vmap(data_noise)(jnp.arange(length))
         else:
@@ -248,6 +253,18 @@ def _weight(factor: Factor, evaluate: _Evaluator, length: int | None) -> Array:
         return split(jnp.broadcast_to(weight, site.shape), site, factor.plates)
 
     return one(0) if length is None else jax.vmap(one)(jnp.arange(length))
+
+
+def asymmetry(matrix: Array) -> Array:
+    """Where a matrix differs from its transpose by more than single precision explains."""
+    size = jnp.sqrt(jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1)))
+    gap = jnp.abs(matrix - jnp.swapaxes(matrix, -1, -2))
+    return gap > 1e-4 * size[..., :, None] * size[..., None, :]
+
+
+def symmetric_or_nan(matrix: Array) -> Array:
+    """The matrix; NaN where it is not symmetric, which the run then finds and reports."""
+    return jnp.where(asymmetry(matrix), jnp.nan, matrix)
 
 
 def to_precision(factor: Factor, noise: Array) -> tuple[Array, Array]:

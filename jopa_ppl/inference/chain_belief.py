@@ -16,7 +16,7 @@ from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.graph.unroll import base_name, lag
-from jopa_ppl.inference.beliefs import Clamp, clamped, in_bulk, slot_of
+from jopa_ppl.inference.beliefs import Clamp, clamped, in_bulk, in_spreads, slot_of
 from jopa_ppl.inference.layout import align, take
 from jopa_ppl.messages import chain, elimination
 from jopa_ppl.messages.factors import Moments
@@ -190,6 +190,9 @@ class ChainBelief:
     def entropy(self, moments: Chain, clamp: Clamp) -> Array:
         logdet = jnp.sum(moments.logdet)
         return gaussian_entropy(logdet, jnp.sum(clamp.free))
+
+    def moved(self, old: Chain, new: Chain) -> Array:
+        return in_spreads(new.mean - old.mean, jnp.diagonal(new.cov, axis1=-2, axis2=-1))
 
     def steps(self, array: Array, name: str, tail: int) -> Array:
         """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covs."""

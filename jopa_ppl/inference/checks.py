@@ -1,12 +1,76 @@
-"""Turn the numbers that a run found in its data into errors."""
+"""What is wrong with the data and priors of a run, as numbers and as errors."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.errors import DataError, PriorError, names
-from jopa_ppl.graph.factor_graph import Graph
+from jopa_ppl.graph.factor_graph import Factor, Graph
+from jopa_ppl.inference.beliefs import in_bulk
+from jopa_ppl.inference.bind import (
+    SYMMETRIC,
+    FactorArrays,
+    asymmetry,
+    bind_factor,
+    evaluate_in,
+    read_series,
+)
+
+if TYPE_CHECKING:
+    from jopa_ppl.inference.engine import Engine
+
+
+def bad_weight(a: FactorArrays) -> Array:
+    """Weights that are negative or not finite (NaN included)."""
+    return ~((a.weight >= 0) & jnp.isfinite(a.weight))
+
+
+def bad_shape(f: Factor, a: FactorArrays) -> Array:
+    """Concentrations too small for a proper Gamma or Wishart (or NaN)."""
+    return ~(a.K > (0 if f.family == "gamma" else f.site.shape[-1] - 1))
+
+
+def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Array]]:
+    """Counts of faults, site by site; compiled only when something is wrong."""
+    graph = engine.graph
+    outer, series = read_series(graph, data)
+    known = {**outer, **{k: v for w in series for k, v in w.known.items()}}
+    found: dict[str, dict[str, Array]] = {
+        name: {"infinite": jnp.isinf(value).sum()} for name, value in known.items()}
+    for f in graph.factors:
+        slots = [names_ for _, names_ in engine.energy.slots[f.name]]
+        a = bind_factor(graph, f, slots, data, outer, series)
+        here = found.setdefault(f.site.name, {})
+
+        def count(key: str, faults: Array, here: dict = here) -> None:
+            here[key] = here.get(key, 0) + faults.sum()
+
+        def noise(step: Array | int, f: Factor = f, a: FactorArrays = a) -> Array:
+            return evaluate_in(graph.reader, f, a.env, [f.site.outputs[f.noise_key]], {}, step)[0]
+
+        if a.precision is not None:
+            count("precision", ~jnp.isfinite(a.precision))
+            count("precision", ~jnp.isfinite(a.logdet))
+        if f.family not in ("gamma", "wishart"):
+            count("coefficients", ~jnp.isfinite(a.K))
+            count("coefficients", ~jnp.isfinite(a.offset))
+        count("negative", bad_weight(a))
+        if not f.noise and f.noise_key in SYMMETRIC:
+            count("asymmetric", asymmetry(
+                jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if in_bulk(f) else noise(0)))
+        if f.family == "wishart":
+            count("wishart_rate", ~jnp.isfinite(
+                jnp.linalg.cholesky(engine.energy.wishart_rate(f, a))))
+            count("wishart_dof", bad_shape(f, a))
+        if f.family == "gamma":
+            count("gamma", bad_shape(f, a))
+            if not f.noise:
+                count("gamma", ~(noise(0) > 0))
+    return found
 
 
 def raise_if_missing(graph: Graph, seen: bool) -> None:
@@ -21,12 +85,26 @@ def raise_if_missing(graph: Graph, seen: bool) -> None:
                         expected="at least one value", fix="check how the arrays were built")
 
 
+def raise_if_aimless(decide: tuple[str, ...], goal: bool) -> None:
+    """Refuse a plan without a goal.
+
+    Raises:
+        DataError: nothing is observed after the first decision.
+    """
+    if not goal:
+        raise DataError("nothing is observed after the first decision", site=decide[0],
+                        found="no preference: the plan would be the prior of the actions",
+                        expected="a goal: an observed value at a later step",
+                        fix="pass the goal with jp.sparse(T, {-1: goal}), over two steps or more")
+
+
 def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
     """Raise the first error the data deserve; nothing if they are fine.
 
     Raises:
         DataError: infinities; negative weights; NaN in a model's inputs.
-        PriorError: a matrix that is not positive definite, or too few degrees of freedom.
+        PriorError: a matrix that is not symmetric or not positive definite, or too few degrees of
+            freedom.
     """
     values = jax.device_get(checks)
     # Program order (jit sorts names): the first site at fault is the cause of those after it.
@@ -38,6 +116,12 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
                             expected="finite numbers, or NaN for missing ones",
                             fix="replace them by NaN: jnp.where(jnp.isfinite(y), y, jnp.nan)")
     for name, c in found.items():
+        if c.get("asymmetric", 0):
+            raise PriorError("its matrix is not symmetric", site=name,
+                             found=f"{int(c['asymmetric'])} elements that differ from their mirror "
+                                   "images by more than 1e-4 of the diagonal",
+                             expected="a symmetric positive definite matrix",
+                             fix="symmetrise it: (M + M.T) / 2")
         if c.get("wishart_rate", 0):
             raise PriorError("the Wishart's matrix is not positive definite", site=name,
                              found="a Cholesky factorisation that fails",

@@ -147,6 +147,8 @@ class Decision:
             return out
 
         bound = engine.bind(data, weigh)
+        goal = jnp.stack([(kept[f.name] > 0).any() for f in self.in_scan if f.name in kept]).any()
+        bound = bound._replace(checks={**bound.checks, "goal": goal})
         moments = engine.start(None, bound).moments
         factors = engine.energy.touching(self.block)
         moments = engine.update(self.block, factors, moments, bound)

@@ -10,7 +10,13 @@ from jax import Array
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.inference.beliefs import Belief, in_bulk, slot_of
-from jopa_ppl.inference.bind import FactorArrays, evaluate_in, to_precision
+from jopa_ppl.inference.bind import (
+    SYMMETRIC,
+    FactorArrays,
+    evaluate_in,
+    symmetric_or_nan,
+    to_precision,
+)
 from jopa_ppl.inference.layout import join, split
 from jopa_ppl.messages.factors import (
     Moments,
@@ -176,6 +182,8 @@ class Energy:
         """The rate matrix of a Wishart site, whichever way it was given."""
         (matrix,) = evaluate_in(self.graph.reader, factor, arrays.env,
                                 [factor.site.outputs[factor.noise_key]], {}, 0)
+        if factor.noise_key in SYMMETRIC:
+            matrix = symmetric_or_nan(matrix)
         if factor.noise_key == "rate_matrix":
             return matrix
         chol = matrix if factor.noise_key == "scale_tril" else jnp.linalg.cholesky(matrix)

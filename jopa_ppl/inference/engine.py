@@ -14,14 +14,9 @@ from jax import Array, random
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.inference.beliefs import Clamp, DenseBelief, EliminationBelief
-from jopa_ppl.inference.bind import (
-    FactorArrays,
-    Windows,
-    bind_factor,
-    evaluate_in,
-    read_series,
-)
+from jopa_ppl.inference.bind import FactorArrays, Windows, bind_factor, read_series
 from jopa_ppl.inference.chain_belief import ChainBelief
+from jopa_ppl.inference.checks import bad_shape, bad_weight
 from jopa_ppl.inference.energy import Energy
 from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
@@ -143,36 +138,6 @@ class Engine:
         return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
                 for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
 
-    def diagnose(self, data: dict[str, Array]) -> dict[str, dict[str, Array]]:
-        """What is wrong with the data, site by site; compiled only when something is."""
-        outer, series = read_series(self.graph, data)
-        found: dict[str, dict[str, Array]] = {}
-        known = {**outer, **{k: v for w in series for k, v in w.known.items()}}
-        for name, value in known.items():
-            found[name] = {"infinite": jnp.isinf(value).sum()}
-        for f in self.graph.factors:
-            slots = [names for _, names in self.energy.slots[f.name]]
-            a = bind_factor(self.graph, f, slots, data, outer, series)
-            here = found.setdefault(f.site.name, {})
-            if a.precision is not None:
-                here["precision"] = here.get("precision", 0) + (
-                    (~jnp.isfinite(a.precision)).sum() + (~jnp.isfinite(a.logdet)).sum())
-            if f.family not in ("gamma", "wishart"):
-                here["coefficients"] = here.get("coefficients", 0) + (
-                    (~jnp.isfinite(a.K)).sum() + (~jnp.isfinite(a.offset)).sum())
-            here["negative"] = here.get("negative", 0) + bad_weight(a).sum()
-            if f.family == "wishart":
-                chol = jnp.linalg.cholesky(self.energy.wishart_rate(f, a))
-                here["wishart_rate"] = (~jnp.isfinite(chol)).sum()
-                here["wishart_dof"] = bad_shape(f, a).sum()
-            if f.family == "gamma":
-                here["gamma"] = bad_shape(f, a).sum()
-                if not f.noise:
-                    (rate,) = evaluate_in(self.graph.reader, f, a.env,
-                                          [f.site.outputs[f.noise_key]], {}, 0)
-                    here["gamma"] += (~(rate > 0)).sum()
-        return found
-
     # -- beliefs -------------------------------------------------------------------------------
 
     def stats(self, moments: dict[str, Any], clamps: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +194,17 @@ class Engine:
             bad = jnp.where((bad < 0) & ~finite, i, bad)
         return moments, bad
 
+    def settled(self, old: State, moments: dict[str, Any], f: Array, tol: float) -> Array:
+        """Whether a sweep changed F by less than `tol` and every block's means by less than
+        sqrt(tol) of their spread: F sees an error of the beliefs squared, and less and less of it
+        the more data there are."""
+        close = max(tol, 4 * jnp.finfo(f.dtype).eps)       # F has no digits beyond rounding
+        still = [jnp.abs(old.free_energy - f) <= close * jnp.maximum(1.0, jnp.abs(f))]
+        for name in (u.block.name for u in self.schedule.updates):
+            moved = self.beliefs[name].moved(old.moments[name], moments[name])
+            still.append(moved <= tol**0.5)
+        return jnp.stack(still).all()
+
     def advance(self, state: State, bound: Bound, history: Array, until: Array, tol: float,
                 damping: float | None) -> tuple[State, Array]:
         """Sweep until converged, bad, or `until` sweeps are done."""
@@ -244,8 +220,7 @@ class Engine:
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
             ok = bad < 0
             kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
-            settled = (s.sweep > 0) & (jnp.abs(s.free_energy - f)
-                                       <= tol * jnp.maximum(1.0, jnp.abs(f)))
+            settled = (s.sweep > 0) & self.settled(s, moments, f, tol)
             if len(self.schedule.updates) == 1 and not damping:
                 settled = s.sweep >= 1          # one block: the first sweep is exact already
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
@@ -253,16 +228,6 @@ class Engine:
             return State(kept, f, s.sweep + ok, bad, settled & ok), past
 
         return jax.lax.while_loop(running, body, (state, history))
-
-
-def bad_weight(a: FactorArrays) -> Array:
-    """Weights that are negative or not finite (NaN included)."""
-    return ~((a.weight >= 0) & jnp.isfinite(a.weight))
-
-
-def bad_shape(f: Factor, a: FactorArrays) -> Array:
-    """Concentrations too small for a proper Gamma or Wishart (or NaN)."""
-    return ~(a.K > (0 if f.family == "gamma" else f.site.shape[-1] - 1))
 
 
 def nudge(moments: Any, key: Array, size: float = 0.1, shrink: float = 0.01) -> Any:

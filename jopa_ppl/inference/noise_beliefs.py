@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.graph.factor_graph import Block, Graph
+from jopa_ppl.inference.beliefs import in_spreads
 from jopa_ppl.messages.families import (
     Gamma,
     Wishart,
@@ -14,6 +15,7 @@ from jopa_ppl.messages.families import (
     symmetric,
     wishart,
     wishart_entropy,
+    wishart_variance,
 )
 
 
@@ -37,6 +39,9 @@ class GammaBelief:
     def entropy(self, moments: Gamma, clamp: None) -> Array:
         return jnp.sum(gamma_entropy(moments))
 
+    def moved(self, old: Gamma, new: Gamma) -> Array:
+        return in_spreads(new.mean - old.mean, new.a / new.b**2)
+
 
 class WishartBelief:
     """Wishart beliefs, one for every element of the site's batch."""
@@ -59,3 +64,6 @@ class WishartBelief:
 
     def entropy(self, moments: Wishart, clamp: None) -> Array:
         return jnp.sum(wishart_entropy(moments))
+
+    def moved(self, old: Wishart, new: Wishart) -> Array:
+        return in_spreads(new.mean - old.mean, wishart_variance(new))

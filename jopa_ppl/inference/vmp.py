@@ -16,7 +16,12 @@ from tqdm.auto import tqdm
 from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
 from jopa_ppl.graph.factor_graph import Graph, build_graph
 from jopa_ppl.graph.trace import trace_program
-from jopa_ppl.inference.checks import raise_for_data, raise_if_missing
+from jopa_ppl.inference.checks import (
+    diagnose,
+    raise_for_data,
+    raise_if_aimless,
+    raise_if_missing,
+)
 from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.signature import Cache, Call, split_call
@@ -43,6 +48,7 @@ class Compiled:
         self.single = len(self.schedule.updates) <= 1
         self.first = jax.jit(self._first)
         self.more = jax.jit(self._more)
+        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self._data(leaves)))
 
     def _data(self, dynamic: list[Array]) -> dict[str, Array]:
         return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
@@ -62,8 +68,7 @@ class Compiled:
 
     def raise_for_data(self, dynamic: list[Array]) -> None:
         """Find out which site's data or prior are at fault, if any are, and say so."""
-        raise_for_data(self.graph, jax.jit(
-            lambda leaves: self.engine.diagnose(self._data(leaves)))(dynamic))
+        raise_for_data(self.graph, self.diagnose(dynamic))
 
     def _more(self, state: State, bound: Bound, history: Array, until: Array
               ) -> tuple[State, Array]:
@@ -82,7 +87,9 @@ class VMP:
         blocks: tuples of site names that share one joint belief; default: see `jp.compile`.
         chain: "auto", "sequential", "parallel" or "funsor": how a chain block is eliminated.
         max_iters: sweeps at most.
-        tol: stop when F changes by less than tol * max(1, |F|) in a sweep.
+        tol: stop when a sweep changes F by less than tol * max(1, |F|) and the means of every block
+            by less than sqrt(tol) of their standard deviations (root mean square); F is quadratic
+            in the beliefs' errors. 0 stops only where nothing changes any more.
         damping: weight of the old belief after each update, in [0, 1); None for none.
         progress: show a bar when a run takes long.
 
@@ -142,6 +149,8 @@ class VMP:
             bound, state, history, plan = compiled.first(call.dynamic, key, chunk)
             (sweeps, done, bad), checks = _status(state), jax.device_get(bound.checks)
             raise_if_missing(compiled.graph, bool(checks["seen"]))
+            if self.options[0]:
+                raise_if_aimless(self.options[0], bool(checks["goal"]))
             if checks["negative"] or checks["shape"]:
                 compiled.raise_for_data(call.dynamic)
             if plan is None and not done and bad < 0 and sweeps < max_iters:
@@ -176,8 +185,8 @@ class VMP:
         if not done and plan is None and len(compiled.schedule.updates) > 1:
             change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
             warnings.warn(
-                f"not converged: after {sweeps} sweeps the free energy still changes by "
-                f"{change:.3g} nats a sweep (tol={compiled.tol}); raise max_iters",
+                f"not converged: after {sweeps} sweeps the beliefs still move, the free energy "
+                f"by {change:.3g} nats a sweep (tol={compiled.tol}); raise max_iters",
                 ConvergenceWarning, stacklevel=2)
         return posterior
 

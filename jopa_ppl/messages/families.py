@@ -90,6 +90,13 @@ def wishart(dof: Array, rate: Array) -> Wishart:
     return Wishart(dof[..., None, None] * symmetric(inverse), log, dof, rate)
 
 
+def wishart_variance(q: Wishart) -> Array:
+    """Var(W_ij) = nu (S_ij^2 + S_ii S_jj), S = V^-1."""
+    dof = q.dof[..., None, None]
+    diag = jnp.diagonal(q.mean, axis1=-2, axis2=-1)
+    return (q.mean**2 + diag[..., :, None] * diag[..., None, :]) / dof
+
+
 def wishart_log_density(dof: Array, rate: Array, mean: Array, log: Array) -> Array:
     """E[log W(W; nu, V)] with V the rate matrix (Bishop 2006, B.78)."""
     n = rate.shape[-1]
