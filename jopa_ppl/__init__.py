@@ -1,5 +1,6 @@
 """Write a NumPyro program, get exact compiled message passing, and plan by conditioning."""
 
+from jopa_ppl.checkpoints import Checkpoint, load_checkpoint, load_posterior, save_checkpoint
 from jopa_ppl.compiling import compile, explain
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import (
@@ -13,7 +14,6 @@ from jopa_ppl.errors import (
     SiteError,
     StructureError,
 )
-from jopa_ppl.files import load_posterior
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.primitives import Amortized, latent, observe, plate, scan, sparse
@@ -25,6 +25,7 @@ __all__ = [
     "VMP",
     "Amortized",
     "ArrayNormal",
+    "Checkpoint",
     "ConvergenceWarning",
     "DataError",
     "FileError",
@@ -40,9 +41,11 @@ __all__ = [
     "explain",
     "given",
     "latent",
+    "load_checkpoint",
     "load_posterior",
     "observe",
     "plate",
+    "save_checkpoint",
     "scan",
     "sparse",
 ]

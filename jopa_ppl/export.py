@@ -12,10 +12,10 @@ from jax import Array, random
 
 from jopa_ppl import predictive
 from jopa_ppl.errors import ShapeError, SiteError, names
-from jopa_ppl.files import versions
 from jopa_ppl.graph.trace import Program, Site
 from jopa_ppl.inference.bind import each_step, read_series
 from jopa_ppl.posterior import Posterior
+from jopa_ppl.storage import versions
 
 
 def to_arviz(posterior: Posterior, num_samples: int, rng_key: Array,

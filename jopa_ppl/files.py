@@ -13,10 +13,7 @@ Data are not kept.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import astuple
-from importlib.metadata import version
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -24,12 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-import jopa_ppl
 from jopa_ppl import draws
-from jopa_ppl.errors import FileError, JopaError, names
+from jopa_ppl.errors import FileError, JopaError
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph, Variable
 from jopa_ppl.graph.trace import Plate, Program, Scan, Site
 from jopa_ppl.graph.unroll import CarryForm, Context
@@ -37,9 +31,8 @@ from jopa_ppl.inference.beliefs import slot_of
 from jopa_ppl.inference.engine import Engine, State
 from jopa_ppl.messages import chain
 from jopa_ppl.posterior import Posterior
-
-FORMAT = 1
-KEY = "jopa_ppl"
+from jopa_ppl.queries import program_of
+from jopa_ppl.storage import FORMAT, check, flat
 
 _SITE = ("name", "family", "observed", "scan", "batch_shape", "event_shape", "plates", "partial",
          "held", "amortized", "role")
@@ -117,46 +110,21 @@ def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Arr
 # -- writing -----------------------------------------------------------------------------------
 
 
-def versions() -> dict[str, str]:
-    """Versions of this library and of what its numbers come from."""
-    return {"jopa_ppl": jopa_ppl.__version__, "jax": jax.__version__,
-            "numpyro": version("numpyro")}
-
-
-def save(posterior: Posterior, path: str | os.PathLike) -> None:
-    """Write a posterior to a safetensors file, whole or not at all.
-
-    Raises:
-        FileError: the file cannot be written.
-    """
-    path = Path(path)
+def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and tensors of a posterior, for `storage.write`."""
     stored = isinstance(posterior, StoredPosterior)
-    header = posterior.header if stored else _header(posterior)
+    header = posterior.header if stored else json.loads(
+        json.dumps(_header(posterior), default=_plate_record))
     kept = posterior.bound if stored else _kept(posterior)
-    leaves = _flat({"blocks": posterior.state.moments, **kept._asdict()})
-    tensors = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, part, {KEY: json.dumps(header, default=_plate_record)})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        raise FileError("the posterior cannot be written", found=error,
-                        expected=f"to write '{path}'",
-                        fix="check that the directory exists and may be written to") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(at, simple=True, separator="/"): leaf for at, leaf in leaves}
+    return dict(header), flat({"blocks": posterior.state.moments, **kept._asdict()})
 
 
 def _header(posterior: Posterior) -> dict[str, Any]:
     compiled, graph = posterior.compiled, posterior.compiled.graph
     solved = [b for b in graph.blocks if b.kind == "elimination"]
     return {
-        "format": FORMAT, "versions": versions(), "program": graph.program.name,
+        "program": graph.program.name, "model": program_of(posterior.call.rebuild(
+            posterior.call.dynamic)[0]),
         "num_iters": posterior.num_iters, "converged": posterior.converged,
         "free_energy": posterior.free_energy.tolist(), "schedule": str(compiled.schedule),
         "sites": [_record(s, _SITE) for s in graph.program.sites.values()],
@@ -199,17 +167,12 @@ def _kept(posterior: Posterior) -> Kept:
 # -- reading -----------------------------------------------------------------------------------
 
 
-def load_posterior(path: str | os.PathLike) -> StoredPosterior:
-    """Read a posterior that `posterior.save(path)` wrote; the model is not needed.
-
-    Beliefs come back exactly (float64), joint ones jointly, so `jp.given(model, loaded)` is
-    `jp.given(model, posterior)`. What needs the model (`predict`) or the data is not there.
+def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPosterior:
+    """The posterior of a file that `storage.read` read.
 
     Raises:
-        FileError: no such file, not a safetensors file, not a posterior, written by a newer
-            version, or incomplete.
+        FileError: the header is damaged, or the tensors are not those of its program.
     """
-    header, tensors = _read(Path(path))
     with jax.enable_x64(True):
         try:
             graph = _graph(header)
@@ -219,46 +182,18 @@ def load_posterior(path: str | os.PathLike) -> StoredPosterior:
                             for v in graph.variables.values()},
                            {b.name: 0 for b in graph.blocks if b.kind == "chain"})._asdict()}
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise FileError("the header of the file is damaged", found=f"'{path}': {error!r}",
+            raise FileError("the header of the file is damaged", found=repr(error),
                             expected=f"a header of format {FORMAT}",
                             fix="save the posterior again") from error
-        wanted = _flat(tree)
-        if missing := [n for n in wanted if n not in tensors]:
-            raise FileError("tensors are missing", found=f"'{path}' without {names(missing)}",
-                            expected=f"{len(wanted)} tensors",
-                            fix="the file is incomplete: save the posterior again")
+        wanted = flat(tree)
+        shapes = {n: getattr(leaf if hasattr(leaf, "shape") else tensors.get(n), "shape", ())
+                  for n, leaf in wanted.items()}
+        check(shapes, tensors, "the file", f"of '{header['program']}'",
+              "save the posterior again")
         leaves = [jnp.asarray(tensors[n]) for n in wanted]
         tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
         return StoredPosterior(header, graph, engine, tree["blocks"],
                                Kept(tree["sites"], tree["smoothed"]))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and tensors of a file of ours."""
-    expected = "a file written by posterior.save(path)"
-    if not path.is_file():
-        raise FileError("there is no such file", found=f"'{path}'", expected=expected,
-                        fix="check the path")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise FileError("it is not a safetensors file, or damaged", found=f"'{path}': {error}",
-                        expected=expected, fix="save the posterior again") from error
-    try:
-        header = json.loads(metadata[KEY])
-        number = int(header["format"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError("it is not a saved posterior",
-                        found=f"'{path}' with metadata {names(metadata)}", expected=expected,
-                        fix="write it with posterior.save(path)") from error
-    if number > FORMAT:
-        raise FileError("the file is of a newer version",
-                        found=f"format {number}, written by {header.get('versions')}",
-                        expected=f"format {FORMAT} or older (jopa_ppl {jopa_ppl.__version__})",
-                        fix="upgrade jopa_ppl")
-    return header, tensors
 
 
 def _graph(header: dict[str, Any]) -> Graph:

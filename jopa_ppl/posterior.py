@@ -202,10 +202,13 @@ class Posterior:
         from jopa_ppl.export import to_arviz
         return to_arviz(self, num_samples, random.key(0) if rng_key is None else rng_key, dims)
 
-    def save(self, path: str | PathLike) -> None:
-        """Write the beliefs to a safetensors file; read them with `jp.load_posterior`."""
-        from jopa_ppl.files import save
-        save(self, path)
+    def save(self, path: str | PathLike, weights: Any = None) -> None:
+        """Write the beliefs, and weights {module: nested dict of arrays}, to a safetensors file.
+
+        Read them with `jp.load_posterior`, or both with `jp.load_checkpoint`.
+        """
+        from jopa_ppl.checkpoints import save_checkpoint
+        save_checkpoint(path, self, weights)
 
 
 def _span(piece: tuple[int, int]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,17 @@ class _Query:
 
     def _inner(self) -> tuple[tuple, Any]:
         return ((self.fn,), None) if isinstance(self.fn, _Query) else ((), self.fn)
+
+
+def program_of(model: Any) -> str:
+    """"module:qualname" of the function inside queries, handlers and partials."""
+    while (inner := getattr(model, "fn", getattr(model, "func", None))) is not None:
+        model = inner
+    named = model if hasattr(model, "__qualname__") else type(model)
+    module = named.__module__
+    if module == "__main__":        # run with -m: the name that others can import it by
+        module = getattr(sys.modules["__main__"].__spec__, "name", module)
+    return f"{module}:{named.__qualname__}"
 
 
 class _Used(Series):

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jopa_ppl as jp
-from jopa_ppl.files import FORMAT, KEY
+from jopa_ppl.storage import FORMAT, KEY
 
 T, D = 12, 2
 N = 1024        # draws: the same everywhere, as every count compiles anew

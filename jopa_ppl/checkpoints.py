@@ -1,0 +1,172 @@
+"""Checkpoints: beliefs, weights and the state of a run in one safetensors file.
+
+Beside the tensors of the posterior (`jopa_ppl.files`) a file may hold
+
+    weights/<module>/<path>     the parameters of networks
+    extra/<path>                whatever a run needs to go on: its optimiser's state, its history
+    rng_key                     the key data
+
+so every checkpoint with a posterior is also a file for `jp.load_posterior`, and the reverse.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from jax.tree_util import tree_flatten_with_path
+
+from jopa_ppl import storage
+from jopa_ppl.errors import FileError
+from jopa_ppl.files import StoredPosterior, describe, restore
+from jopa_ppl.posterior import Posterior
+from jopa_ppl.queries import program_of
+
+
+class Checkpoint(NamedTuple):
+    """What `jp.load_checkpoint` read; arrays have the dtypes they were saved with.
+
+    Attributes:
+        posterior: the beliefs, None where none were saved.
+        weights: {module: nested dict of arrays}, or the structure asked for.
+        step: steps done when it was saved.
+        rng_key: the key of the run, None where none was saved.
+        extra: {path: array}, or the structure asked for.
+        header: versions, program, shapes, as read.
+    """
+
+    posterior: StoredPosterior | None
+    weights: Any
+    step: int
+    rng_key: Array | None
+    extra: Any
+    header: dict[str, Any]
+
+
+def save_checkpoint(path: str | os.PathLike, posterior: Posterior | None = None,
+                    weights: Any = None, *, model: Callable | None = None, step: int = 0,
+                    rng_key: Array | None = None, extra: Any = None) -> None:
+    """Write beliefs, weights and the state of a run to one safetensors file, whole or not at all.
+
+    Args:
+        path: the file; an older one of that name is replaced only when the new one is complete.
+        posterior: beliefs; weights: {module name: nested dict of arrays}, or any pytree.
+        model: the program, where it is not the posterior's own; loading checks its name.
+        step: steps done; rng_key: the key to go on with.
+        extra: any pytree of arrays, such as the state of an Optax optimiser.
+
+    Raises:
+        FileError: the file cannot be written, or two leaves have one path.
+    """
+    header, tensors = ({}, {}) if posterior is None else describe(posterior)
+    if model is not None:
+        header["model"] = program_of(model)
+    own: dict[str, Any] = {"step": int(step), "posterior": posterior is not None}
+    for group, tree in (("weights", weights), ("extra", extra)):
+        leaves = tree_flatten_with_path(tree)[0]
+        named = {f"{group}/{path}": leaf for path, leaf in storage.flat(tree).items()}
+        if len(named) < len(leaves):
+            raise FileError(f"two leaves of {group} have one path", found=f"{len(leaves)} leaves, "
+                            f"{len(named)} paths", expected="a path for every leaf",
+                            fix="use names without '/'")
+        # A path as keys, so that 0 and "0" come back as they were.
+        own[group] = {name: [_key(k) for k in at] for name, (at, _) in zip(named, leaves)}
+        tensors |= named
+    if rng_key is not None:
+        typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+        own["rng_key"] = str(random.key_impl(rng_key)) if typed else None
+        tensors["rng_key"] = random.key_data(rng_key) if typed else rng_key
+    storage.write(path, {**header, "checkpoint": own}, tensors)
+
+
+def load_checkpoint(path: str | os.PathLike, model: Callable | None = None, *,
+                    weights: Any = None, extra: Any = None) -> Checkpoint:
+    """Read a file that `jp.save_checkpoint` or `posterior.save` wrote.
+
+    Args:
+        model: the program it must belong to; None for any.
+        weights, extra: pytrees of arrays or of `jax.ShapeDtypeStruct`, to check the file against
+            and to fill; None for nested dicts (weights) and a flat dict by path (extra).
+
+    Raises:
+        FileError: no such file, damaged, of a newer format or of another program; tensors are
+            missing, too many or of other shapes than its header or the given pytrees tell.
+    """
+    header, tensors = storage.read(path)
+    own = header.pop("checkpoint", {"step": 0, "posterior": True, "weights": {}, "extra": {}})
+    try:
+        found, stored, wanted = own["step"], own["posterior"], model and program_of(model)
+        groups = {g: {n: tensors.pop(n) for n in own[g]} for g in ("weights", "extra")}
+        key = None if "rng_key" not in own else tensors.pop("rng_key")
+    except (KeyError, TypeError) as error:
+        raise FileError("the header of the file is damaged", found=f"'{path}': {error!r}",
+                        expected="the step, the paths of weights and extra arrays",
+                        fix="save the checkpoint again") from error
+    if wanted and _function(wanted) != _function(header.get("model", "")):
+        raise FileError("it belongs to another program",
+                        found=f"'{path}' of '{header.get('model', 'no program')}'",
+                        expected=f"'{wanted}'", fix="load it with the program that it was saved of")
+    with jax.enable_x64(True):           # dtypes stay as they were saved
+        filled = [_fill(path, g, groups[g], own[g], like)
+                  for g, like in (("weights", weights), ("extra", extra))]
+        if key is not None:
+            key = jnp.asarray(key)
+            key = key if own["rng_key"] is None else random.wrap_key_data(key, impl=own["rng_key"])
+    posterior = restore(header, tensors) if stored else None
+    return Checkpoint(posterior, filled[0], found, key, filled[1], {**header, "checkpoint": own})
+
+
+def load_posterior(path: str | os.PathLike) -> StoredPosterior:
+    """Read the posterior of a file; the model is not needed.
+
+    Beliefs come back exactly (float64), joint ones jointly, so `jp.given(model, loaded)` is
+    `jp.given(model, posterior)`. What needs the model (`predict`) or the data is not there.
+
+    Raises:
+        FileError: as `jp.load_checkpoint`, or the file holds no posterior.
+    """
+    posterior = load_checkpoint(path).posterior
+    if posterior is None:
+        raise FileError("it holds no posterior", found=f"'{path}' with weights alone",
+                        expected="a file written by posterior.save(path)",
+                        fix="read it with jp.load_checkpoint(path)")
+    return posterior
+
+
+def _fill(path: Any, group: str, tensors: dict[str, np.ndarray], keys: dict[str, list],
+          like: Any) -> Any:
+    """A group's tensors in the structure of `like`, or as dicts."""
+    arrays = {name: jnp.asarray(x) for name, x in tensors.items()}
+    if like is not None:
+        shapes = {f"{group}/{n}": np.shape(leaf) for n, leaf in storage.flat(like).items()}
+        storage.check(shapes, tensors, f"'{path}'", f"of {group}=",
+                      "pass the structure that it was saved with, or the same program and sizes")
+        return jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in shapes])
+    if group == "extra":
+        return {name.removeprefix("extra/"): x for name, x in arrays.items()}
+    root: dict = {}
+    for name, x in arrays.items():
+        *inside, last = keys[name] or [""]
+        node = root
+        for k in inside:
+            node = node.setdefault(k, {})
+        node[last] = x
+    return root
+
+
+def _key(entry: Any) -> str | int:
+    for field in ("key", "idx", "name"):
+        if hasattr(entry, field):
+            key = getattr(entry, field)
+            return key if isinstance(key, int) else str(key)
+    return str(entry)
+
+
+def _function(model: str) -> str:
+    """A program keeps its name when its module moves, or runs as a script."""
+    return model.rpartition(":")[2]
