@@ -52,7 +52,7 @@ def write(path: str | os.PathLike, header: Mapping[str, Any], tensors: Mapping[s
     header = {"format": FORMAT, "versions": versions(), **header, "shapes": shapes}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(arrays, part, {KEY: json.dumps(header)})
+        save_file(arrays, part, {KEY: json.dumps(header, sort_keys=True)})
         os.replace(part, path)
     except (OSError, SafetensorError, KeyError) as error:
         raise FileError("the file cannot be written", found=repr(error),
