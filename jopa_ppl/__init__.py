@@ -16,7 +16,7 @@ from jopa_ppl.errors import (
 )
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.posterior import Posterior
-from jopa_ppl.primitives import Amortized, latent, observe, plate, scan, sparse
+from jopa_ppl.primitives import Amortized, latent, module, observe, plate, scan, sparse
 from jopa_ppl.queries import condition, given
 
 __version__ = "0.1.0"
@@ -43,6 +43,7 @@ __all__ = [
     "latent",
     "load_checkpoint",
     "load_posterior",
+    "module",
     "observe",
     "plate",
     "save_checkpoint",

@@ -21,6 +21,7 @@ def compile(model: Callable, *args: Any, **kwargs: Any) -> Compiled:
 def explain(model: Callable, *args: Any, **kwargs: Any) -> None:
     """Print one line a site: family, role, block and the message it sends.
 
-    A site that is not conjugate is shown with the operation, file and line that made it so.
+    A site that is not conjugate is shown with the operation, file and line that made it so. Pass a
+    `VMP` in place of the program to see what its options (messages, blocks) make of it.
     """
     print(explain_table(model, args, kwargs))

@@ -16,7 +16,13 @@ class JopaError(ValueError):
         for label, text in (("found", found), ("expected", expected), ("way out", fix)):
             if text is not None:
                 lines.append(f"  {label + ':':<10}{text}")
+        self.what = what
         super().__init__("\n".join(lines))
+
+    def with_fix(self, fix: str) -> JopaError:
+        """The same error with another way out."""
+        return type(self)(self.what, site=self.site, found=self.found, expected=self.expected,
+                          fix=fix)
 
 
 class StructureError(JopaError):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.contrib.control_flow import scan as numpyro_scan
@@ -21,6 +22,7 @@ from numpyro.distributions import constraints
 from jopa_ppl.errors import ShapeError
 
 plate = numpyro.plate
+WEIGHTS = "$params"     # NumPyro's suffix for the parameters of a network
 
 
 def latent(name: str, fn: dist.Distribution) -> Array:
@@ -149,6 +151,18 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
         taken.add(index)
         out[index] = value
     return jnp.asarray(out)
+
+
+def module(name: str, network: nnx.Module) -> nnx.Module:
+    """Declare a Flax NNX network in a program: its weights are the NumPyro parameter "name$params".
+
+    VMP uses the weights as they are, `jp.VariationalEM` and SVI train them. Declare it outside of
+    scans and use the module that is returned; all its methods are there.
+    """
+    graph, weights, rest = nnx.split(network, nnx.Param, ...)
+    values = numpyro.param(name + WEIGHTS, nnx.to_pure_dict(weights))
+    nnx.replace_by_pure_dict(weights, values)
+    return nnx.merge(graph, weights, rest)
 
 
 class Amortized(dist.Distribution):

@@ -7,7 +7,9 @@ object; what it derives from them (a Cholesky factor) would hide a latent precis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
@@ -18,6 +20,18 @@ from jopa_ppl.primitives import Amortized, mask_missing
 
 GAUSSIAN = ("normal", "mvn")
 MATRICES = ("precision_matrix", "covariance_matrix", "scale_tril")
+
+
+class Likelihood(NamedTuple):
+    """The density an observed site is scored by: `tree.unflatten(leaves).log_prob(value)`.
+
+    Its elements that are not the base distribution's own event are independent. Leaves and value
+    are arrays; in a `Site`, the outputs of the program that hold them.
+    """
+
+    tree: Any
+    leaves: tuple
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Described:
     params: dict[str, Array]
     amortized: bool = False
     event_shape: tuple[int, ...] = ()
+    likelihood: Likelihood | None = None
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None,
@@ -58,6 +73,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
         params["value"] = value
     base, mask = _unwrap(fn, shape)
     amortized = isinstance(base, Amortized)
+    likelihood = None if value is None else _likelihood(base, value)
     if amortized:
         base, given = _message(name, base, value, params)
         if base is None:
@@ -65,6 +81,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
         shape, mask = given, _to_batch(mask, fn)
         mask = None if mask is None else mask[..., None]
     family, found, elementwise = _parameters(base, shape)
+    if family == "unknown" and base.event_dim:
+        elementwise = False
     params.update(found)
     weight = None if mask is None else mask.astype(jnp.result_type(float))
     if scale is not None:
@@ -77,14 +95,21 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
                              fix="give one weight per element of the batch; inside a scan, put "
                                  "handlers.scale into the body")
         weight = factor if weight is None else weight * factor
-    if weight is not None and family != "unknown":
+    if weight is not None and (family != "unknown" or likelihood is not None):
         if not elementwise:
             weight = weight.reshape((1,) * (len(shape) - weight.ndim) + weight.shape)
             events = tuple(range(len(shape) - _event_dim(family, base), len(shape)))
             weight = weight.min(axis=events, keepdims=True)
         params["weight"] = weight
     # An amortised site is a Gaussian over what its message is about.
-    return Described(family, params, amortized, shape[len(fn.batch_shape):])
+    return Described(family, params, amortized, shape[len(fn.batch_shape):], likelihood)
+
+
+def _likelihood(base: dist.Distribution, value: Array) -> Likelihood:
+    if isinstance(base, Amortized):
+        base, _ = _unwrap(base.likelihood, ())
+    leaves, tree = jax.tree.flatten(base)
+    return Likelihood(tree, tuple(map(jnp.asarray, leaves)), value)
 
 
 def _unwrap(fn: dist.Distribution, shape: tuple[int, ...]
@@ -109,7 +134,7 @@ def _to_batch(mask: Array | None, fn: dist.Distribution) -> Array | None:
 
 
 def _event_dim(family: str, base: dist.Distribution) -> int:
-    return {"mvn": base.event_dim, "wishart": 2}.get(family, 0)
+    return {"wishart": 2, "normal": 0, "gamma": 0}.get(family, getattr(base, "event_dim", 0))
 
 
 def _message(name: str, fn: Amortized, value: Array | None, params: dict[str, Array]

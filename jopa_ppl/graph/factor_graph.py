@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from jopa_ppl.errors import SiteError, StructureError
+from jopa_ppl.errors import names as names_of
 from jopa_ppl.graph import conjugacy
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.trace import Plate, Program, Site
 from jopa_ppl.graph.unroll import Context, Reader, base_name
+
+
+RULES = ("linearise", "cubature")     # approximate messages of a likelihood
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Factor:
 
     site: Site
     context: Context
-    family: str                       # normal | mvn | gamma | wishart
+    family: str                       # normal | mvn | gamma | wishart | likelihood
     plates: tuple[Plate, ...]         # batch axes of the factor, by position
     latents: tuple[str, ...]
     knowns: tuple[str, ...]
@@ -50,6 +54,8 @@ class Factor:
     noise_varying: bool
     products: tuple[tuple[str, ...], ...]
     noise_key: str
+    message: str = "exact"            # exact | amortised | linearise | cubature
+    reason: str = ""                  # why it is not exact: the operation, file and line
 
     @property
     def name(self) -> str:
@@ -120,7 +126,7 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
     """Latents from which no path leads to an observed site."""
     children: dict[str, set[str]] = {name: set() for name in program.sites}
     for site in program.sites.values():
-        outputs = tuple(site.outputs.values())
+        outputs = site.parameters
         scan = None if site.scan is None else program.scans[site.scan]
         for context in [Context()] if scan is None else reader.contexts(scan):
             for dependence in reader.dependence(outputs, context):
@@ -150,7 +156,59 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
 
 
 def _factor(reader: Reader, site: Site, context: Context, alive: set[str],
-            lost: set[tuple[str, str]]) -> Factor:
+            lost: set[tuple[str, str]], wanted: str | None) -> Factor:
+    """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
+    likely = site.likelihood is not None and not site.partial
+    if wanted in RULES and not likely:
+        raise StructureError("only observed sites send approximate messages", site=site.name,
+                             found=f"messages={{'{site.name}': '{wanted}'}}",
+                             expected="an observed site", fix="leave it out of messages=")
+    if wanted == "amortised" and not site.amortized:
+        raise StructureError("it has no encoder", site=site.name, found="messages='amortised'",
+                             expected="a jp.Amortized likelihood",
+                             fix="choose 'linearise' or 'cubature', or wrap the likelihood")
+    if wanted in RULES and site.amortized:
+        return _likelihood_factor(reader, site, context, alive, wanted, "")
+    try:
+        factor = _conjugate_factor(reader, site, context, alive, lost)
+    except StructureError as error:
+        if not likely:
+            raise
+        if not (wanted or reader.program.networks):
+            raise error.with_fix(
+                f"{error.fix}; or let its likelihood send an approximate message: "
+                f"jp.VMP(model, messages={{'{site.name}': 'linearise'}})") from None
+        return _likelihood_factor(reader, site, context, alive, wanted or RULES[0],
+                                  str(error.found))
+    return replace(factor, message="amortised") if site.amortized else factor
+
+
+def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[str], rule: str,
+                       reason: str) -> Factor:
+    """A factor whose message is that of its likelihood at the present belief."""
+    program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
+    latents = sorted({n for d in found for n in d.names
+                      if base_name(n) in alive and _is_latent(program, n)})
+    for name in latents:
+        if program.sites[base_name(name)].family not in GAUSSIAN:
+            raise StructureError(
+                f"its likelihood depends on '{base_name(name)}', which is not Gaussian",
+                site=site.name, found=program.sites[base_name(name)].family,
+                expected="Gaussian latents in a likelihood that is not conjugate",
+                fix="fix it, or learn it as a weight of a network (jp.module)")
+    mixed = sorted({(base_name(n), p) for d in found for n, p in d.lost if n in latents})
+    if mixed:
+        name, plate = mixed[0]
+        raise StructureError(
+            f"its likelihood mixes elements of plate '{plate}'", site=site.name,
+            found=f"elements that depend on several elements of '{name}'",
+            expected="every element of the plate apart", fix="batch the network over the plate")
+    return Factor(site, context, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
+                  False, tuple((n,) for n in latents), "", rule, reason)
+
+
+def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                      lost: set[tuple[str, str]]) -> Factor:
     program = reader.program
     plates = site.axes
     conjugacy.check_family(site)
@@ -213,7 +271,8 @@ def _is_latent(program: Program, instance: str) -> bool:
     return site is not None and (not site.observed or site.partial)
 
 
-def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None) -> Graph:
+def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
+                messages: Mapping[str, str] | None = None) -> Graph:
     """Prove the structure of a traced program and split its latents into blocks.
 
     Raises:
@@ -221,6 +280,11 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
     """
     from jopa_ppl.graph.blocks import choose_blocks
 
+    messages = messages or {}
+    for name in messages:
+        if name not in program.sites:
+            raise SiteError("unknown site in messages=", site=name, found=name,
+                            expected=f"one of {names_of(program.sites)}", fix="check the spelling")
     dense: frozenset[tuple[str, str]] = frozenset()
     while True:
         reader = Reader(program, dense)
@@ -233,7 +297,8 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
                 continue
             scan = None if site.scan is None else program.scans[site.scan]
             for context in [Context()] if scan is None else reader.contexts(scan):
-                factors.append(_factor(reader, site, context, alive, lost))
+                factors.append(_factor(reader, site, context, alive, lost,
+                                       messages.get(site.name)))
         lost = {(v, p) for v, p in lost if v in program.sites
                 and any(q.name == p for q in program.sites[v].axes)}
         if lost <= dense:
@@ -248,5 +313,13 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
         if s.name in alive and (not s.observed or s.partial)}
     sizes = {p.name: p.size for f in factors for p in f.plates}
     kept = tuple(factors)
-    return Graph(program, reader, variables, kept,
-                 choose_blocks(program, reader, variables, kept, blocks), predicted, sizes)
+    graph = Graph(program, reader, variables, kept,
+                  choose_blocks(program, reader, variables, kept, blocks), predicted, sizes)
+    for f in kept:
+        apart = {graph.block_of(n).name for n in f.latents} if f.family == "likelihood" else set()
+        if len(apart) > 1:
+            raise StructureError("its likelihood is nonlinear in latents of several blocks",
+                                 site=f.site.name, found=f"blocks {names_of(sorted(apart))}",
+                                 expected="latents of one block",
+                                 fix="make all but one of them data with jp.condition")
+    return graph

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 KINDS = {"chain": "chain (block-tridiagonal Gaussian)", "dense": "joint Gaussian",
          "elimination": "joint Gaussian (Funsor)", "gamma": "Gamma", "wishart": "Wishart"}
 
+MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
+            "linearise": "linearised at the mean (Gauss-Newton)",
+            "cubature": "cubature (sigma points, Gauss-Newton)"}
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns under a header."""
@@ -56,7 +60,8 @@ def graph_table(graph: Graph) -> str:
     factors = table(
         ("factor", "family", "of", "depends on", "precision"),
         [(f.name, f.family, "data" if f.site.observed else f.site.name, terms(f),
-          ", ".join(f.noise) or "known") for f in graph.factors])
+          ", ".join(f.noise) or ("known" if f.message == "exact" else f.message))
+         for f in graph.factors])
     text = f"{variables}\n\n{factors}"
     if graph.predicted:
         text += "\n\npredicted afterwards (nothing observed depends on them): " + ", ".join(
@@ -85,10 +90,11 @@ def schedule_table(schedule: Schedule) -> str:
 def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
     """One line a site; a program that does not compile is explained up to its errors."""
     from jopa_ppl.inference.vmp import VMP
+    vmp = model if isinstance(model, VMP) else VMP(model)
     try:
-        graph = VMP(model).compile(*args, **kwargs).graph
+        graph = vmp.compile(*args, **kwargs).graph
     except JopaError as error:
-        return f"{getattr(model, '__name__', 'the model')} does not compile:\n{error}"
+        return f"{getattr(vmp.model, '__name__', 'the model')} does not compile:\n{error}"
     rows = []
     for name, site in graph.program.sites.items():
         family = site.family
@@ -99,11 +105,13 @@ def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
         role = ("data" if site.observed and not site.partial else
                 "data where given" if site.partial else "held" if site.held else "latent")
         block = graph.block_of(name).name if name in graph.variables else "-"
-        message = "amortised (encoder's Gaussian)" if site.amortized else "exact"
+        message = MESSAGES[factor.message]
         if not (factor.latents or factor.noise):
             message = "none: it depends on no latent"
-        elif family in ("normal", "mvn"):
-            message += f", on {terms(factor)}" if not site.amortized else ""
+        elif factor.reason:
+            message += f"; not exact because of {factor.reason}"
+        elif factor.message == "exact" and family in ("normal", "mvn"):
+            message += f", on {terms(factor)}"
         rows.append((name, family, role, block, message))
     return table(("site", "family", "role", "block", "message"), rows)
 

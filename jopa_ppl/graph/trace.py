@@ -20,7 +20,8 @@ from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
-from jopa_ppl.graph.distributions import describe
+from jopa_ppl.graph.distributions import Likelihood, describe
+from jopa_ppl.primitives import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Site:
     held: bool = False         # its belief is used but not moved (given(..., update=False))
     amortized: bool = False
     role: str = "latent"
+    likelihood: Likelihood | None = None    # of observed sites, as the program scores them
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """Outputs that its density is made of."""
+        scored = self.family == "unknown" and self.likelihood is not None
+        return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +94,7 @@ class Program:
     jaxpr: ClosedJaxpr
     inputs: tuple[str, ...]          # keys of the jaxpr's inputs: kind/name
     shapes: dict[str, tuple[int, ...]]
-    deterministic: dict[str, int] = field(default_factory=dict)
+    networks: bool = False           # whether it declares networks with jp.module
     _picked: dict = field(default_factory=dict)
 
     def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:
@@ -201,7 +209,7 @@ class _Tracer(Messenger):
         self.shapes: dict[str, jax.ShapeDtypeStruct] = {}
         self.sites: dict[str, tuple[Site, dict[str, Array]]] = {}
         self.scans: list[tuple[Scan, dict[str, list[Array]]]] = []
-        self.deterministic: dict[str, Array] = {}
+        self.networks = False
 
     def placeholder(self, key: str, like: Array) -> Array:
         self.shapes[key] = jax.ShapeDtypeStruct(jnp.shape(like), jnp.result_type(like))
@@ -212,6 +220,8 @@ class _Tracer(Messenger):
             self._scan(msg)
         elif msg["type"] == "sample":
             self._sample(msg)
+        elif msg["type"] == "param":
+            self.networks |= msg["name"].endswith(WEIGHTS)
 
     def _sample(self, msg: dict) -> None:
         name, fn = msg["name"], msg["fn"]
@@ -232,7 +242,8 @@ class _Tracer(Messenger):
             key=lambda p: p.axis))
         site = Site(name, described.family, observed, scan, batch, described.event_shape, plates,
                     {}, partial=bool(infer.get("jopa_partial")), held=bool(infer.get("jopa_held")),
-                    amortized=described.amortized, role="observed" if observed else "latent")
+                    amortized=described.amortized, role="observed" if observed else "latent",
+                    likelihood=described.likelihood)
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"
@@ -323,7 +334,8 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
             return len(outputs) - 1
 
         slots["sites"] = {
-            name: replace(site, outputs={k: put(v) for k, v in params.items()})
+            name: replace(site, outputs={k: put(v) for k, v in params.items()},
+                          likelihood=_put_likelihood(site.likelihood, put))
             for name, (site, params) in tracer.sites.items()}
         slots["scans"] = tuple(
             replace(scan, init=tuple(map(put, parts["init"])),
@@ -335,4 +347,11 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
     jaxpr = jax.make_jaxpr(collect)(*shapes.values())
     return Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
                    slots["scans"], ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts), keys,
-                   {k: tuple(s.shape) for k, s in shapes.items()})
+                   {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks)
+
+
+def _put_likelihood(likelihood: Likelihood | None, put: Callable) -> Likelihood | None:
+    if likelihood is None:
+        return None
+    return likelihood._replace(leaves=tuple(map(put, likelihood.leaves)),
+                               value=put(likelihood.value))

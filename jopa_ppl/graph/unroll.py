@@ -160,7 +160,7 @@ class Reader:
 
     def _body_names(self, scan: Scan) -> set[str]:
         """Names that the sites of a step see directly, not through the carry."""
-        outputs = tuple(i for n in scan.sites for i in self.program.sites[n].outputs.values())
+        outputs = tuple(i for n in scan.sites for i in self.program.sites[n].parameters)
         opaque = {k: variable("carry", self.program.shapes[k], {}) for k in self._carry_keys(scan)}
         return {n for d in self._analyse(outputs, 0, opaque) for n in d.names}
 

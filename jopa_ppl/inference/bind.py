@@ -88,6 +88,10 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
         (shape,) = evaluate([site.outputs["concentration"]], {}, 0)
         return FactorArrays(shape, value, weight, jnp.zeros(()), None, None, evaluate.env)
 
+    if factor.family == "likelihood":   # nothing to probe: it is evaluated at every belief
+        flat = jnp.zeros((*(length,) * bulk, *(p.size for p in factor.plates), 1))
+        return FactorArrays(jnp.zeros(()), flat, weight, jnp.zeros(()), None, None, evaluate.env)
+
     loc, noise = site.outputs["loc"], site.outputs[factor.noise_key]
     local = {n: _local(graph, n) for n in (*factor.latents, *factor.knowns)}
     known = [_known(graph, factor, n, local[n], outer, series, bulk, length)

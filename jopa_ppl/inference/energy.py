@@ -18,6 +18,7 @@ from jopa_ppl.inference.bind import (
     to_precision,
 )
 from jopa_ppl.inference.layout import join, split
+from jopa_ppl.inference.likelihoods import score_of
 from jopa_ppl.messages.factors import (
     Moments,
     batch_einsum,
@@ -25,6 +26,7 @@ from jopa_ppl.messages.factors import (
     expected_square,
 )
 from jopa_ppl.messages.families import gamma_log_density, wishart_log_density
+from jopa_ppl.messages.nonconjugate import Score, expected_score
 
 
 def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | None, list[str]]]:
@@ -35,7 +37,7 @@ def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | No
     if not found:
         return [(None, [])]
     last = found[-1][0]
-    if last.kind != "chain" and (factor.knowns or in_bulk(factor)
+    if last.kind != "chain" and factor.family != "likelihood" and (factor.knowns or in_bulk(factor)
                                  or (factor.plates and not last.plates)):
         # Only data differ along the batch: let them be the main slot, so that their second moments
         # are summed once and the latents see no batch axis.
@@ -72,8 +74,23 @@ class Energy:
             return self._gamma(factor, arrays, stats)
         if factor.family == "wishart":
             return self._wishart(factor, arrays, stats)
+        if factor.family == "likelihood":
+            return expected_score(self.score(factor, arrays), self.view(factor, arrays, stats),
+                                  factor.message)
         square, count, precision, logdet = self.parts(factor, arrays, stats)
         return expected_log_density(square, count, precision, logdet, factor.family == "normal")
+
+    def view(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Moments:
+        """The moments of the latents that a likelihood depends on."""
+        (block, _), = self.slots[factor.name]
+        if block is None:
+            batch = (1,) * (arrays.offset.ndim - 1)
+            return Moments(jnp.zeros((*batch, 0)), jnp.zeros((*batch, 0, 0)))
+        return self.beliefs[block.name].view(stats[block.name], factor)
+
+    def score(self, factor: Factor, arrays: FactorArrays) -> Score:
+        """The likelihood of an observed site, as its program scores it."""
+        return score_of(self.graph, factor, self.slots[factor.name][-1][1], arrays)
 
     def parts(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
               ) -> tuple[Array, Array, Array, Array]:

@@ -221,7 +221,7 @@ class Engine:
             ok = bad < 0
             kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
             settled = (s.sweep > 0) & self.settled(s, moments, f, tol)
-            if len(self.schedule.updates) == 1 and not damping:
+            if self.schedule.exact and not damping:
                 settled = s.sweep >= 1          # one block: the first sweep is exact already
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)

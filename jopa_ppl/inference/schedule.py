@@ -26,6 +26,12 @@ class Schedule:
     updates: tuple[Update, ...]
     held: tuple[Block, ...]
 
+    @property
+    def exact(self) -> bool:
+        """Whether one sweep is all there is to do: one block, no approximate message."""
+        return len(self.updates) <= 1 and all(
+            f.family != "likelihood" for u in self.updates for f in u.factors)
+
     @staticmethod
     def of(graph: Graph, energy: Energy) -> Schedule:
         """Every block that may move, once: chains, local Gaussians, globals, precisions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +14,7 @@ from jax import Array, random
 from tqdm.auto import tqdm
 
 from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
-from jopa_ppl.graph.factor_graph import Graph, build_graph
+from jopa_ppl.graph.factor_graph import RULES, Graph, build_graph
 from jopa_ppl.graph.trace import trace_program
 from jopa_ppl.inference.checks import (
     diagnose,
@@ -38,14 +38,14 @@ class Compiled:
 
     def __init__(self, model: Callable, call: Call, args: tuple, kwargs: dict, options: tuple
                  ) -> None:
-        self.decide, blocks, method, self.max_iters, self.tol, self.damping = options
+        self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
         self.keep, self.traces = call.keep, 0
         program = trace_program(model, args, kwargs, call.dynamic, call.rebuild)
-        self.graph: Graph = build_graph(program, blocks)
+        self.graph: Graph = build_graph(program, blocks, dict(messages))
         self.engine = Engine(self.graph, method)
         self.decision = Decision(self.engine, self.decide) if self.decide else None
         self.schedule = self.engine.schedule
-        self.single = len(self.schedule.updates) <= 1
+        self.single = self.schedule.exact
         self.first = jax.jit(self._first)
         self.more = jax.jit(self._more)
         self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self._data(leaves)))
@@ -91,6 +91,9 @@ class VMP:
             by less than sqrt(tol) of their standard deviations (root mean square); F is quadratic
             in the beliefs' errors. 0 stops only where nothing changes any more.
         damping: weight of the old belief after each update, in [0, 1); None for none.
+        messages: {observed site: "linearise", "cubature" or "amortised"}: the message of a site that
+            is not conjugate. Default: its encoder's where it has one (jp.Amortized), "linearise"
+            in programs that declare a network (jp.module), else an error.
         progress: show a bar when a run takes long.
 
     Raises (in `run`):
@@ -103,7 +106,7 @@ class VMP:
     def __init__(self, model: Callable, *, decide: str | tuple[str, ...] | None = None,
                  blocks: tuple[tuple[str, ...], ...] | None = None, chain: str = "auto",
                  max_iters: int = 200, tol: float = 1e-6, damping: float | None = None,
-                 progress: bool = True) -> None:
+                 messages: Mapping[str, str] | None = None, progress: bool = True) -> None:
         if not callable(model):
             raise JopaError("the model is not callable", found=type(model).__name__,
                             expected="a NumPyro program (a function)", fix="pass the function")
@@ -118,7 +121,13 @@ class VMP:
         self.model, self.progress = model, progress
         decide = (decide,) if isinstance(decide, str) else tuple(decide or ())
         blocks = tuple(tuple(b) for b in blocks) if blocks else None
-        self.options = (decide, blocks, chain, int(max_iters), float(tol), damping)
+        kinds = (*RULES, "amortised")
+        for name, kind in (messages or {}).items():
+            if kind not in kinds:
+                raise JopaError("unknown message", site=name, found=repr(kind), expected=kinds,
+                                fix="choose one of them")
+        self.options = (decide, blocks, chain, int(max_iters), float(tol), damping,
+                        tuple(sorted((messages or {}).items())))
 
     def compile(self, *args: Any, **kwargs: Any) -> Compiled:
         """The compiled program for these arguments (compiled once per program and shapes)."""
@@ -182,7 +191,7 @@ class VMP:
                 fix="look at the scale of the data and at the priors; `error.posterior` holds "
                     f"the state after {sweeps} sweeps")
         # With a single block the first sweep is exact; the second one only polishes rounding.
-        if not done and plan is None and len(compiled.schedule.updates) > 1:
+        if not done and plan is None and not compiled.schedule.exact:
             change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
             warnings.warn(
                 f"not converged: after {sweeps} sweeps the beliefs still move, the free energy "
