@@ -129,7 +129,8 @@ def test_a_declared_network_is_linearised_and_explained(capsys):
 def test_bad_messages_are_refused():
     y = np.zeros((3, 1, 6))
     net = Net(nnx.Rngs(0))
-    for messages, word in (({"y": "guess"}, "unknown message"), ({"q": "linearise"}, "unknown site"),
+    for messages, word in (({"y": "guess"}, "unknown message"),
+                           ({"q": "linearise"}, "unknown site"),
                            ({"x": "linearise"}, "only observed"), ({"y": "amortised"}, "encoder")):
         with pytest.raises(jp.JopaError, match=word):
             jp.VMP(networked, messages=messages).run(y, T=3, net=net)

@@ -13,7 +13,6 @@ from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.trace import Plate, Program, Site
 from jopa_ppl.graph.unroll import Context, Reader, base_name
 
-
 RULES = ("linearise", "cubature")     # approximate messages of a likelihood
 
 

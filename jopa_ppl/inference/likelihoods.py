@@ -22,7 +22,7 @@ def score_of(graph: Graph, factor: Factor, names: Sequence[str], arrays: FactorA
     Args:
         arrays: of the factor; its weights temper the density and leave out what is missing.
     """
-    site, likelihood = factor.site, factor.site.likelihood
+    likelihood = factor.site.likelihood
     plates = [p.name for p in factor.plates]
     length = arrays.offset.shape[0] if in_bulk(factor) else None
     lead = 0 if length is None else 1

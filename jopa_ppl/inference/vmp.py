@@ -91,9 +91,9 @@ class VMP:
             by less than sqrt(tol) of their standard deviations (root mean square); F is quadratic
             in the beliefs' errors. 0 stops only where nothing changes any more.
         damping: weight of the old belief after each update, in [0, 1); None for none.
-        messages: {observed site: "linearise", "cubature" or "amortised"}: the message of a site that
-            is not conjugate. Default: its encoder's where it has one (jp.Amortized), "linearise"
-            in programs that declare a network (jp.module), else an error.
+        messages: {observed site: "linearise", "cubature" or "amortised"}: the message of a site
+            that is not conjugate. Default: its encoder's where it has one (jp.Amortized),
+            "linearise" in programs that declare a network (jp.module), else an error.
         progress: show a bar when a run takes long.
 
     Raises (in `run`):
