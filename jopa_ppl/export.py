@@ -8,12 +8,15 @@ from typing import Any
 import arviz
 import jax
 import numpy as np
+import xarray
 from jax import Array, random
+from jax.typing import ArrayLike
 
 from jopa_ppl import predictive
-from jopa_ppl.errors import ShapeError, SiteError, names
+from jopa_ppl.errors import ShapeError
 from jopa_ppl.graph.trace import Program, Site
 from jopa_ppl.inference.bind import each_step, read_series
+from jopa_ppl.labels import program_of, renamed, site_axes, step_coords
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.storage import versions
 
@@ -27,35 +30,85 @@ def to_arviz(posterior: Posterior, num_samples: int, rng_key: Array,
     missing (not for a loaded posterior, which has no data).
 
     Args:
-        dims: names of all axes of a site, {site: (name, ..)}. Default: "time" for the steps of a
-            scan (coordinates 0, 1, ..), the plate's name for a plate, "<site>_dim_<i>" otherwise.
-
-    In names "/" becomes ".", as it separates groups in netCDF.
+        dims: names of all axes of a site, {site: (name, ..)}. Default: see `draws_to_arviz`.
 
     Raises:
         ShapeError: `dims` does not name every axis of a site; SiteError: it names no site.
     """
-    program = posterior.compiled.graph.program
     sampled = {n: np.asarray(x)[None] for n, x in posterior.sample(rng_key, (num_samples,)).items()}
-    data = {} if posterior.call is None else observed(posterior)
-    axes = {n: _axes(program, n, x.ndim - 2) for n, x in sampled.items()}
-    axes |= {n: _axes(program, n, x.ndim) for n, x in data.items()}
-    for name, own in (dims or {}).items():
-        if name not in axes:
-            raise SiteError("unknown site in dims=", site=name, found=f"'{name}'",
-                            expected=f"one of {names(axes)}", fix="check the spelling")
-        if len(own) != len(axes[name]):
-            raise ShapeError("dims= does not fit the site", site=name, found=tuple(own),
-                             expected=f"{len(axes[name])} names", fix="name every axis, time first")
-        axes[name] = list(own)
-    coords = {_time(program, s.index): np.arange(s.length) for s in program.scans}
-    groups = {"posterior": sampled} | ({"observed_data": data} if data else {})
-    groups = {g: {_plain(n): x for n, x in found.items()} for g, found in groups.items()}
-    axes = {_plain(n): [_plain(a) for a in own] for n, own in axes.items()}
-    attrs = _attributes(posterior)
+    groups = {} if posterior.call is None else {"observed_data": observed(posterior)}
+    return draws_to_arviz(posterior, sampled, groups=groups, dims=dims,
+                          attrs=_attributes(posterior))
+
+
+def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
+                   groups: Mapping[str, Mapping[str, ArrayLike]] | None = None,
+                   dims: Mapping[str, Sequence[str]] | None = None,
+                   coords: Mapping[str, ArrayLike] | None = None,
+                   attrs: Mapping[str, Any] | None = None) -> Any:
+    """Draws of any engine as ArviZ's object, with the axes that the program's sites have.
+
+    Args:
+        source: what knows the program: a `Posterior`, `jp.compile(..)`, its `.graph`, or a traced
+            program. Draws of several engines become comparable by using one source for all.
+        draws: {site: (chain, draw, *site shape)}, as of NumPyro's
+            `mcmc.get_samples(group_by_chain=True)`; time in front of the site's shape in a scan.
+            Names that are no site (deterministic ones) are kept, with axes "<name>_dim_<i>".
+        groups: further groups, {group: {site: array}}, without chain and draw where the group's
+            name ends in "_data".
+        dims: names of all axes of a site, {site: (name, ..)}. Default: "time" for the steps of a
+            scan, the plate's name for a plate, "state" and "action" for vectors that are carried
+            and that act on them (`jopa_ppl.labels.roles`), "<site>_dim_<i>" otherwise.
+        coords: {axis: labels}; default 0, 1, ...
+        attrs: attributes of the group `posterior`.
+
+    In names "/" becomes ".", as it separates groups in netCDF.
+
+    Raises:
+        ShapeError: draws do not have the shape (chain, draw, *site shape), or `dims` does not name
+            every axis of a site; SiteError: it names no site.
+    """
+    program, _ = program_of(source)
+    every = {"posterior": draws, **(groups or {})}
+    leads = {g: () if g.endswith("_data") else ("chain", "draw") for g in every}
+    ranks = {n: np.ndim(x) - len(leads[g]) for g, xs in every.items() for n, x in xs.items()}
+    axes = renamed(site_axes(source, ranks), dims)
+    labels = {**step_coords(program, axes), **(coords or {})}
+    return as_arviz({g: xarray.Dataset(
+        {_plain(n): _labelled(program, axes, labels, n, x, leads[g]) for n, x in arrays.items()},
+        attrs=attrs if g == "posterior" else None) for g, arrays in every.items()})
+
+
+def as_arviz(groups: Mapping[str, xarray.Dataset]) -> Any:
+    """Datasets by group as what the installed ArviZ works on."""
     if int(arviz.__version__.split(".")[0]) >= 1:
-        return arviz.from_dict(groups, coords=coords, dims=axes, attrs={"posterior": attrs})
-    return arviz.from_dict(**groups, coords=coords, dims=axes, posterior_attrs=attrs)
+        return xarray.DataTree.from_dict(dict(groups))
+    return arviz.InferenceData(**groups)
+
+
+def _labelled(program: Program, axes: Mapping[str, Sequence[str]], labels: Mapping[str, ArrayLike],
+              name: str, array: ArrayLike, lead: tuple[str, ...]) -> xarray.DataArray:
+    array = np.asarray(array)
+    rank = array.ndim - len(lead)
+    if name in axes:
+        _check_shape(program, program.sites[name], array.shape, lead)
+    own = axes.get(name, [f"{name}_dim_{i}" for i in range(rank)])
+    full = [_plain(a) for a in (*lead, *own)]
+    known = {_plain(a): v for a, v in labels.items()}
+    return xarray.DataArray(array, dims=full, coords={
+        a: known.get(a, np.arange(n)) for a, n in zip(full, array.shape)})
+
+
+def _check_shape(program: Program, site: Site, found: tuple[int, ...], lead: tuple[str, ...]
+                 ) -> None:
+    time = () if site.scan is None else (program.scans[site.scan].length,)
+    shape = (*time, *(site.batch_shape if site.amortized else site.shape))
+    if (found[len(lead):] if not site.amortized else
+            found[len(lead):len(lead) + len(shape)]) != shape:
+        expected = ", ".join([*lead, *map(str, shape)]) + (", .." if site.amortized else "")
+        raise ShapeError("an array does not have the shape of its site", site=site.name,
+                         found=found, expected=f"({expected})",
+                         fix="put " + (" and ".join(lead) or "time") + " in front")
 
 
 def observed(posterior: Posterior) -> dict[str, np.ndarray]:
@@ -108,19 +161,6 @@ def _with_gaps(program: Program, site: Site, value: Array, weight: Array | None)
 
 def _plain(name: str) -> str:
     return name.replace("/", ".")
-
-
-def _time(program: Program, scan: int) -> str:
-    """Scans of one length share an axis."""
-    same = len({s.length for s in program.scans}) == 1
-    return "time" if same else f"time_{scan}"
-
-
-def _axes(program: Program, name: str, ndim: int) -> list[str]:
-    site = program.sites[name]
-    lead = [] if site.scan is None else [_time(program, site.scan)]
-    plates = {p.axis: p.name for p in site.plates}
-    return lead + [plates.get(i, f"{name}_dim_{i}") for i in range(ndim - len(lead))]
 
 
 def _attributes(posterior: Posterior) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Posteriors as ArviZ's objects, on ArviZ 0.x and 1.x alike."""
 
 import arviz
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -9,6 +10,9 @@ import xarray
 from test_files import D, N, T, learned, series  # noqa: F401
 
 import jopa_ppl as jp
+from jopa_ppl.export import draws_to_arviz
+
+OLD = int(arviz.__version__.split(".")[0]) < 1
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +22,7 @@ def tree(learned):  # noqa: F811
 
 def test_draws_are_one_chain_with_named_axes(tree):
     x = tree.posterior["x"]
-    assert x.dims == ("chain", "draw", "time", "x_dim_0") and x.shape == (1, N, T, D)
+    assert x.dims == ("chain", "draw", "time", "state") and x.shape == (1, N, T, D)
     np.testing.assert_array_equal(x["time"], np.arange(T))
     assert tree.posterior["A"].dims == ("chain", "draw", "A_dim_0", "A_dim_1")
     assert tree.posterior["tau"].dims == ("chain", "draw")
@@ -85,7 +89,28 @@ def test_plates_and_encoded_frames():
     frames = np.arange(48.0, dtype=np.float32).reshape(4, 3, 2, D)
     frames[1, 2] = np.nan
     tree = jp.VMP(movies).run(frames).to_arviz(5)
-    dims = ("chain", "draw", "time", "films", "film.z_dim_1")     # netCDF forbids "/"
-    assert tree.posterior["film.z"].dims == dims
+    dims = ("chain", "draw", "time", "films", "state")
+    assert tree.posterior["film.z"].dims == dims      # netCDF forbids "/"
     np.testing.assert_allclose(tree.observed_data["y"], frames)      # frames, not messages
     assert tree.observed_data["y"].dims == ("time", "films", "y_dim_1", "y_dim_2")
+
+
+def test_draws_of_any_engine_get_the_same_axes(learned):  # noqa: F811
+    """Every engine's draws, with names of a posterior, of its graph or of a compiled program."""
+    draws = {n: np.asarray(x).reshape(2, 8, *x.shape[1:])
+             for n, x in learned.sample(jax.random.key(1), (16,)).items()}
+    draws["logdet"] = np.linalg.slogdet(draws["W"])[1]
+    own = learned.to_arviz(num_samples=N)
+    for source in (learned, learned.compiled, learned.compiled.graph,
+                   learned.compiled.graph.program):
+        tree = draws_to_arviz(source, draws, attrs={"engine": "test"})
+        for name in learned.sites:
+            assert tree.posterior[name].dims == own.posterior[name].dims, name
+            np.testing.assert_array_equal(tree.posterior[name], draws[name])
+        assert tree.posterior["logdet"].dims == ("chain", "draw")
+        assert tree.posterior.attrs["engine"] == "test"
+    assert tree.posterior["u"].dims == ("chain", "draw", "time", "action")
+    assert tree.posterior["x0"].dims == ("chain", "draw", "state")
+    arviz.plot_forest([own, tree] if OLD else {"vmp": own, "other": tree}, var_names=["A", "x0"])
+    with pytest.raises(jp.ShapeError, match=r"'A'(.|\n)*\(chain, draw, 2, 2\)"):
+        draws_to_arviz(learned, {"A": draws["A"][0]})
