@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import arviz
-import jax
 import numpy as np
 import xarray
 from jax import Array, random
 from jax.typing import ArrayLike
 
-from jopa_ppl import predictive
-from jopa_ppl.errors import ShapeError
+from jopa_ppl.errors import JopaError, ShapeError, names
 from jopa_ppl.graph.trace import Program, Site
-from jopa_ppl.inference.bind import each_step, read_series
 from jopa_ppl.labels import program_of, renamed, site_axes, step_coords
 from jopa_ppl.posterior import Posterior
+from jopa_ppl.run_data import constants, draws_size, observed, replicates, scored_sites
 from jopa_ppl.storage import versions
+
+RUN = ("posterior_predictive", "predictions", "log_likelihood")     # made by running the program
+GROUPS = ("posterior", *RUN, "observed_data", "constant_data")
+LARGE = 2**28        # bytes of one site's draws, above which RUN must be asked for
 
 
 def to_arviz(posterior: Posterior, num_samples: int, rng_key: Array,
-             dims: Mapping[str, Sequence[str]] | None = None) -> Any:
+             dims: Mapping[str, Sequence[str]] | None = None,
+             groups: Sequence[str] | None = None) -> Any:
     """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x).
 
-    Groups: `posterior`, joint draws as one chain (1, num_samples, *site shape), whose attributes
-    hold versions, program, free energy, convergence and schedule; `observed_data`, NaN where
-    missing (not for a loaded posterior, which has no data).
+    Groups, each where there is something to put in it:
+        posterior: joint draws as one chain, (1, num_samples, *site shape); its attributes hold
+            versions, program, free energy, convergence and schedule.
+        posterior_predictive: replicates of every site whose data tell of a latent, at all steps.
+        predictions: the same after the last step with data; sites without any data.
+        log_likelihood: log p(data | draw) in nats, (1, num_samples, *batch shape); where data are
+            missing it has no entry (several axes then become one, "<site>_observed").
+        observed_data: data that tell of a latent; NaN where missing.
+        constant_data: other data (the actions that were taken; NaN where they were not given) and
+            arrays the model was called with that are no site's data.
+    A stored posterior knows neither its program nor its data and gives `posterior` alone.
 
     Args:
         dims: names of all axes of a site, {site: (name, ..)}. Default: see `draws_to_arviz`.
+        groups: which groups; default: all. Those made by running the program (predictive ones and
+            log-likelihoods) are then left out, with a warning, where they would be large.
 
     Raises:
-        ShapeError: `dims` does not name every axis of a site; SiteError: it names no site.
+        ShapeError: `dims` does not name every axis of a site; SiteError: it names no site;
+        JopaError: an unknown group.
     """
-    sampled = {n: np.asarray(x)[None] for n, x in posterior.sample(rng_key, (num_samples,)).items()}
-    groups = {} if posterior.call is None else {"observed_data": observed(posterior)}
-    return draws_to_arviz(posterior, sampled, groups=groups, dims=dims,
+    wanted = set(GROUPS if groups is None else groups)
+    if wanted - set(GROUPS):
+        raise JopaError("an unknown group", found=names(sorted(wanted - set(GROUPS))),
+                        expected=f"some of {names(GROUPS)}", fix="check the spelling")
+    key, run_key = random.split(rng_key)
+    sampled = posterior.sample(key, (num_samples,))
+    made: dict[str, Mapping[str, Any]] = {}
+    if posterior.call is not None:
+        data = observed(posterior)
+        told = {s.name for s in scored_sites(posterior)}
+        made = {"observed_data": {n: x for n, x in data.items() if n in told},
+                "constant_data": {n: x for n, x in data.items() if n not in told}
+                | constants(posterior, data)}
+        size = draws_size(posterior, data, num_samples)
+        if groups is None and size > LARGE:
+            warnings.warn(f"left out of ArviZ's groups: {names(RUN)}, since {num_samples} draws of "
+                          f"the largest site take {size / 2**20:.0f} MiB; ask for fewer draws, or "
+                          "name the groups you want: to_arviz(groups=[..])", stacklevel=3)
+        elif wanted & set(RUN):
+            ran = replicates(posterior, sampled, data, run_key)
+            made |= {g: {n: x[None] for n, x in sites.items()} for g, sites in ran.items()}
+    return draws_to_arviz(posterior, {n: x[None] for n, x in sampled.items()},
+                          groups={g: x for g, x in made.items() if x and g in wanted}, dims=dims,
                           attrs=_attributes(posterior))
 
 
@@ -55,7 +90,8 @@ def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
             `mcmc.get_samples(group_by_chain=True)`; time in front of the site's shape in a scan.
             Names that are no site (deterministic ones) are kept, with axes "<name>_dim_<i>".
         groups: further groups, {group: {site: array}}, without chain and draw where the group's
-            name ends in "_data".
+            name ends in "_data". `log_likelihood` has the site's batch shape, NaN where missing;
+            `predictions` may have the last steps alone.
         dims: names of all axes of a site, {site: (name, ..)}. Default: "time" for the steps of a
             scan, the plate's name for a plate, "state" and "action" for vectors that are carried
             and that act on them (`jopa_ppl.labels.roles`), "<site>_dim_<i>" otherwise.
@@ -70,12 +106,12 @@ def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
     """
     program, _ = program_of(source)
     every = {"posterior": draws, **(groups or {})}
-    leads = {g: () if g.endswith("_data") else ("chain", "draw") for g in every}
-    ranks = {n: np.ndim(x) - len(leads[g]) for g, xs in every.items() for n, x in xs.items()}
+    ranks = {n: np.ndim(x) - len(_lead(g)) for g, xs in every.items() for n, x in xs.items()
+             if g != "log_likelihood"}
     axes = renamed(site_axes(source, ranks), dims)
     labels = {**step_coords(program, axes), **(coords or {})}
     return as_arviz({g: xarray.Dataset(
-        {_plain(n): _labelled(program, axes, labels, n, x, leads[g]) for n, x in arrays.items()},
+        {_plain(n): _labelled(program, axes, labels, n, x, g) for n, x in arrays.items()},
         attrs=attrs if g == "posterior" else None) for g, arrays in every.items()})
 
 
@@ -86,77 +122,48 @@ def as_arviz(groups: Mapping[str, xarray.Dataset]) -> Any:
     return arviz.InferenceData(**groups)
 
 
+def _lead(group: str) -> tuple[str, ...]:
+    return () if group.endswith("_data") else ("chain", "draw")
+
+
 def _labelled(program: Program, axes: Mapping[str, Sequence[str]], labels: Mapping[str, ArrayLike],
-              name: str, array: ArrayLike, lead: tuple[str, ...]) -> xarray.DataArray:
-    array = np.asarray(array)
-    rank = array.ndim - len(lead)
+              name: str, array: ArrayLike, group: str) -> xarray.DataArray:
+    array, lead = np.asarray(array), _lead(group)
+    shape = array.shape[len(lead):]
+    own = list(axes.get(name, [f"{name}_dim_{i}" for i in range(len(shape))]))[:len(shape)]
     if name in axes:
-        _check_shape(program, program.sites[name], array.shape, lead)
-    own = axes.get(name, [f"{name}_dim_{i}" for i in range(rank)])
+        _check_shape(program, program.sites[name], shape, group)
     full = [_plain(a) for a in (*lead, *own)]
-    known = {_plain(a): v for a, v in labels.items()}
-    return xarray.DataArray(array, dims=full, coords={
-        a: known.get(a, np.arange(n)) for a, n in zip(full, array.shape)})
+    known = {_plain(a): np.asarray(v) for a, v in labels.items()}
+    found = xarray.DataArray(array, dims=full, coords={     # predictions are the last steps
+        a: known[a][-n:] if a in known else np.arange(n) for a, n in zip(full, array.shape)})
+    return _present(found, _plain(name)) if group == "log_likelihood" else found
 
 
-def _check_shape(program: Program, site: Site, found: tuple[int, ...], lead: tuple[str, ...]
-                 ) -> None:
+def _check_shape(program: Program, site: Site, found: tuple[int, ...], group: str) -> None:
     time = () if site.scan is None else (program.scans[site.scan].length,)
-    shape = (*time, *(site.batch_shape if site.amortized else site.shape))
-    if (found[len(lead):] if not site.amortized else
-            found[len(lead):len(lead) + len(shape)]) != shape:
-        expected = ", ".join([*lead, *map(str, shape)]) + (", .." if site.amortized else "")
-        raise ShapeError("an array does not have the shape of its site", site=site.name,
-                         found=found, expected=f"({expected})",
-                         fix="put " + (" and ".join(lead) or "time") + " in front")
+    if group == "predictions" and time and found and found[0] < time[0]:
+        time = found[:1]
+    event = () if site.amortized or group == "log_likelihood" else site.event_shape
+    shape = (*time, *site.batch_shape, *event)
+    if (found[:len(shape)] if site.amortized else found) != shape:
+        expected = ", ".join([*_lead(group), *map(str, shape)]) + (", .." if site.amortized else "")
+        raise ShapeError(f"an array of the group {group} does not have the shape of its site",
+                         site=site.name, found=f"(.., {', '.join(map(str, found))})",
+                         expected=f"({expected})",
+                         fix="put " + (" and ".join(_lead(group)) or "time") + " in front")
 
 
-def observed(posterior: Posterior) -> dict[str, np.ndarray]:
-    """The data of every observed site, NaN where it is missing or weighs nothing."""
-    compiled, call = posterior.compiled, posterior.call
-    program = compiled.graph.program
-    sites = [s for s in program.sites.values() if s.observed]
-
-    def read(data: dict[str, Array]) -> tuple[dict, dict]:
-        outer, series = read_series(compiled.graph, data)
-        values = {**outer, **{n: x for w in series for n, x in w.known.items()}}
-        known = {**data, **{f"known/{n}": x for n, x in outer.items()}}
-        weights = {}
-        for site in sites:
-            if "weight" not in site.outputs:
-                continue
-            wanted = [site.outputs["weight"]]
-            if site.scan is None:
-                (weights[site.name],) = program.evaluate(wanted, known)
-            else:
-                (weights[site.name],) = each_step(program.evaluate, wanted, known,
-                                                  series[site.scan].steps,
-                                                  program.scans[site.scan].length)
-        return {s.name: values[s.name] for s in sites if not s.amortized}, weights
-
-    with jax.enable_x64(True):
-        values, weights = jax.jit(read)(compiled._data(call.dynamic))
-    if any(s.amortized for s in sites):
-        # VMP sees their encoder's message: the data themselves are what the program scores.
-        model, args, kwargs = call.rebuild(call.dynamic)
-        ran = predictive.replay(model, args, kwargs, {}, random.key(0), 1, keep_data=True)
-        values |= {s.name: ran[s.name][0] for s in sites if s.amortized}
-    return {s.name: _with_gaps(program, s, values[s.name], weights.get(s.name)) for s in sites}
-
-
-def _with_gaps(program: Program, site: Site, value: Array, weight: Array | None) -> np.ndarray:
-    array = np.array(value, np.result_type(np.float32, value.dtype))
-    if weight is None:
-        return array
-    lead = 0 if site.scan is None else 1
-    shape, rank = np.shape(weight)[lead:], array.ndim - lead
-    if site.amortized:           # weighs whole frames; its last axes are the message's
-        shape = shape[:len(site.batch_shape)]
-        shape += (1,) * (rank - len(shape))
-    own = (1,) * (rank - len(shape)) + shape
-    missing = np.asarray(weight).reshape((*np.shape(weight)[:lead], *own)) == 0
-    array[np.broadcast_to(missing, array.shape)] = np.nan
-    return array
+def _present(scores: xarray.DataArray, name: str) -> xarray.DataArray:
+    """Log-likelihoods of what was seen: PSIS has no use for missing data."""
+    seen = ~scores.isnull().any(("chain", "draw"))
+    if bool(seen.all()):
+        return scores
+    if seen.ndim == 1:
+        return scores.isel({seen.dims[0]: np.flatnonzero(seen)})
+    one = f"{name}_observed"
+    flat = scores.stack({one: seen.dims}, create_index=False)
+    return flat.isel({one: np.flatnonzero(seen.to_numpy().ravel())})
 
 
 def _plain(name: str) -> str:

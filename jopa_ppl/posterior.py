@@ -194,13 +194,15 @@ class Posterior:
                 f"converged={self.converged})")
 
     def to_arviz(self, num_samples: int = 500, rng_key: Array | None = None,
-                 dims: Mapping[str, Sequence[str]] | None = None) -> Any:
+                 dims: Mapping[str, Sequence[str]] | None = None,
+                 groups: Sequence[str] | None = None) -> Any:
         """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x).
 
-        `dims` names the axes of sites; see `jopa_ppl.export.to_arviz`.
+        `dims` names the axes of sites, `groups` what it holds; see `jopa_ppl.export.to_arviz`.
         """
         from jopa_ppl.export import to_arviz
-        return to_arviz(self, num_samples, random.key(0) if rng_key is None else rng_key, dims)
+        key = random.key(0) if rng_key is None else rng_key
+        return to_arviz(self, num_samples, key, dims, groups)
 
     def save(self, path: str | PathLike, weights: Any = None) -> None:
         """Write the beliefs, and weights {module: nested dict of arrays}, to a safetensors file.

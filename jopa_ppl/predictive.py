@@ -20,6 +20,7 @@ class _Replay(Messenger):
         super().__init__(None)
         self.values, self.key, self.keep_data = values, key, keep_data
         self.found: dict[str, Array] = {}
+        self.scores: dict[str, Array] = {}
         self.count = 0
 
     def _draw(self, msg: dict, given: Array | None, key: Array) -> None:
@@ -28,13 +29,18 @@ class _Replay(Messenger):
         elif msg["value"] is None or not (self.keep_data or msg.get("_conditioned")):
             msg["value"] = msg["fn"].sample(key)
 
+    def _note(self, msg: dict, found: dict[str, Array], scores: dict[str, Array]) -> None:
+        found[msg["name"]] = msg["value"]
+        if msg["is_observed"] and self.keep_data:
+            scores[msg["name"]] = msg["fn"].log_prob(msg["value"])
+
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "control_flow":
             self._scan(msg)
         elif msg["type"] == "sample" and not msg.get("_in_scan"):
             self.count += 1
             self._draw(msg, self.values.get(msg["name"]), random.fold_in(self.key, self.count))
-            self.found[msg["name"]] = msg["value"]
+            self._note(msg, self.found, self.scores)
 
     def _scan(self, msg: dict) -> None:
         f, init, xs, length, _ = msg["args"][:5]
@@ -47,7 +53,7 @@ class _Replay(Messenger):
         class Inner(Messenger):
             def __init__(self, values: dict, key: Array, t: Array) -> None:
                 super().__init__(None)
-                self.values, self.key, self.t, self.found = values, key, t, {}
+                self.values, self.key, self.t, self.found, self.scores = values, key, t, {}, {}
 
             def process_message(self, msg: dict) -> None:
                 if msg["type"] != "sample":
@@ -65,7 +71,7 @@ class _Replay(Messenger):
                         msg["value"] = jnp.where(here, value, fresh)
                         msg["_conditioned"] = True
                 outer._draw(msg, self.values.get(msg["name"]), key)
-                self.found[msg["name"]] = msg["value"]
+                outer._note(msg, self.found, self.scores)
 
         inside = {n: v for n, v in self.values.items()}
 
@@ -74,28 +80,30 @@ class _Replay(Messenger):
             inner = Inner(values, key, t)
             with inner:
                 carry, y = f(carry, x)
-            return carry, (inner.found, y)
+            return carry, (inner.found, inner.scores, y)
 
         series = {n: v for n, v in inside.items() if n not in self.found and v.ndim
                   and v.shape[0] == length}
         init = jax.tree.map(jnp.asarray, init)
-        carry, (found, ys) = jax.lax.scan(step, init, (xs, series, keys, jnp.arange(length)),
-                                          length=length)
+        inputs = (xs, series, keys, jnp.arange(length))
+        carry, (found, scores, ys) = jax.lax.scan(step, init, inputs, length=length)
         self.found |= found
+        self.scores |= scores
         msg["value"] = ((length, None, carry), (PytreeTrace({}), ys))
 
 
 def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], key: Array,
-           num_samples: int, keep_data: bool = False) -> dict[str, Array]:
+           num_samples: int, keep_data: bool = False, score: bool = False) -> dict[str, Array]:
     """Run the program once per draw: {site: (num_samples, *site shape)}.
 
     `keep_data`: whether observed values stay as they are (a program run on new data) or are
     replicated (posterior predictive).
+    `score`: log p(data | draw) of the sites that keep their data, (num_samples, *batch shape).
     """
     def run(values: dict[str, Array], key: Array) -> dict[str, Array]:
         replayed = _Replay(values, key, keep_data)
         with replayed, numpyro.handlers.seed(rng_seed=0):
             model(*args, **kwargs)
-        return replayed.found
+        return replayed.scores if score else replayed.found
 
     return jax.jit(jax.vmap(run))(draws, random.split(key, num_samples))

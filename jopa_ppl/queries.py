@@ -48,6 +48,11 @@ def program_of(model: Any) -> str:
     return f"{module}:{named.__qualname__}"
 
 
+def unwrapped(model: Callable) -> Callable:
+    """The user's own function under all queries."""
+    return unwrapped(model.fn) if isinstance(model, _Query) else model
+
+
 class _Used(Series):
     """Conditioning data that notes which of its sites the program has."""
 

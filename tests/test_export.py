@@ -3,14 +3,17 @@
 import arviz
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import numpyro.distributions as dist
 import pytest
 import xarray
+from programs import fusion, regression, rotation, simulate, trajectories
 from test_files import D, N, T, learned, series  # noqa: F401
 
 import jopa_ppl as jp
-from jopa_ppl.export import draws_to_arviz
+from jopa_ppl import export
+from jopa_ppl.export import GROUPS, draws_to_arviz
 
 OLD = int(arviz.__version__.split(".")[0]) < 1
 
@@ -32,7 +35,7 @@ def test_data_are_nan_where_missing(tree):
     y = tree.observed_data["y"]
     assert y.dims == ("time", "y_dim_0")
     np.testing.assert_allclose(y, series()[0])
-    u = np.asarray(tree.observed_data["u"])             # T - 1 actions were given
+    u = np.asarray(tree.constant_data["u"])             # T - 1 actions were given
     np.testing.assert_allclose(u[:-1], series()[1])
     assert np.isnan(u[-1])
 
@@ -49,7 +52,7 @@ def test_attributes_tell_how_it_came_about(tree, learned):  # noqa: F811
 def test_netcdf_round_trip(tree, learned, tmp_path):  # noqa: F811
     file = str(tmp_path / "posterior.nc")
     tree.to_netcdf(file, engine="h5netcdf")
-    for group in ("posterior", "observed_data"):
+    for group in GROUPS:
         back = xarray.load_dataset(file, group=group, engine="h5netcdf")
         for name, x in tree[group].data_vars.items():
             np.testing.assert_array_equal(back[name], x)
@@ -114,3 +117,77 @@ def test_draws_of_any_engine_get_the_same_axes(learned):  # noqa: F811
     arviz.plot_forest([own, tree] if OLD else {"vmp": own, "other": tree}, var_names=["A", "x0"])
     with pytest.raises(jp.ShapeError, match=r"'A'(.|\n)*\(chain, draw, 2, 2\)"):
         draws_to_arviz(learned, {"A": draws["A"][0]})
+
+
+def test_log_likelihood_is_that_of_every_draw_and_has_what_was_seen(tree):
+    """By hand: log N(y_t; x_t, 1 / tau), the state before the first action being x0."""
+    p, y = tree.posterior, series()[0]
+    x = np.concatenate([np.asarray(p["x0"])[:, :, None], np.asarray(p["x"])[:, :, :-1]], 2)
+    tau = np.asarray(p["tau"])[..., None, None]
+    each = 0.5 * np.log(tau / (2 * np.pi)) - 0.5 * tau * (y - x)**2
+    score = tree.log_likelihood["y"]
+    assert score.dims == ("chain", "draw", "time")
+    np.testing.assert_array_equal(score["time"], np.arange(T - 2))      # the last two are missing
+    np.testing.assert_allclose(score, np.nansum(each, -1)[:, :, :-2], rtol=2e-4, atol=2e-4)
+
+
+def test_replicates_scatter_about_the_states_of_their_draw(tree):
+    p, y = tree.posterior, tree.posterior_predictive["y"]
+    assert y.dims == ("chain", "draw", "time", "y_dim_0")
+    assert set(tree.posterior_predictive) == {"y"}
+    x = np.concatenate([np.asarray(p["x0"])[:, :, None], np.asarray(p["x"])[:, :, :-1]], 2)
+    z = (np.asarray(y) - x) * np.sqrt(np.asarray(p["tau"]))[..., None, None]
+    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
+    future = tree.predictions["y"]
+    np.testing.assert_array_equal(future["time"], [T - 2, T - 1])
+    np.testing.assert_array_equal(future, y[:, :, -2:])
+
+
+def test_several_axes_with_gaps_become_one():
+    y = simulate(6, n=3)[0]
+    y[3:, 1] = np.nan
+    tree = jp.VMP(trajectories, tol=1e-3).run(y).to_arviz(8)
+    assert tree.posterior["x"].dims == ("chain", "draw", "time", "n", "state")
+    score, seen = tree.log_likelihood["y"], ~np.isnan(y).all(-1)
+    assert score.dims == ("chain", "draw", "y_observed") and np.isfinite(score).all()
+    np.testing.assert_array_equal(np.stack([score["time"], score["n"]]), np.nonzero(seen))
+    assert "predictions" not in tree.children if not OLD else "predictions" not in tree.groups()
+
+
+def test_arguments_are_constant_and_sites_without_data_are_predicted():
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    tree = jp.VMP(regression).run(X, X @ np.ones(3)).to_arviz(8, dims={"w": ("feature",)})
+    np.testing.assert_array_equal(tree.constant_data["X"], X)
+    assert set(tree.constant_data) == {"X"} and set(tree.observed_data) == {"y"}
+    assert tree.log_likelihood["y"].dims == ("chain", "draw", "n")
+    y = simulate(8)[0]
+    tree = jp.VMP(fusion).run(y, None, T=8, A=rotation()).to_arviz(8)
+    assert tree.predictions["b"].dims == ("chain", "draw", "time")
+    assert set(tree.posterior_predictive) == {"a"} and "tau" in tree.predictions
+
+
+def test_groups_can_be_chosen_and_large_ones_must_be(learned, monkeypatch):  # noqa: F811
+    tree = learned.to_arviz(N, groups=("posterior", "log_likelihood"))
+    assert hasattr(tree, "log_likelihood") and not hasattr(tree, "observed_data")
+    with pytest.raises(jp.JopaError, match=r"unknown group(.|\n)*'prior'"):
+        learned.to_arviz(N, groups=("prior",))
+    monkeypatch.setattr(export, "LARGE", 0)
+    with pytest.warns(UserWarning, match=r"left out.*groups=\["):
+        tree = learned.to_arviz(N)
+    assert hasattr(tree, "observed_data") and not hasattr(tree, "posterior_predictive")
+
+
+def test_arviz_draws_and_scores_it(tree, learned):  # noqa: F811
+    """What a user would call first, by the names that the installed ArviZ has for it."""
+    scores = arviz.loo(tree, pointwise=True)
+    assert np.isfinite(scores.elpd_loo if OLD else scores.elpd) and len(scores.pareto_k) == T - 2
+    other = learned.to_arviz(N, rng_key=jax.random.key(5))
+    pair = [tree, other] if OLD else {"one": tree, "two": other}
+    arviz.plot_forest(pair, var_names=["A", "x0"])
+    arviz.plot_trace(tree, var_names=["A"])
+    if OLD:
+        arviz.plot_ppc(tree, num_pp_samples=20)
+    else:
+        arviz.plot_dist(tree, var_names=["A"])
+        arviz.plot_ppc_dist(tree, num_samples=20)
+    plt.close("all")
