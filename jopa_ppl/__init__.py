@@ -18,6 +18,7 @@ from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.primitives import Amortized, latent, module, observe, plate, scan, sparse
 from jopa_ppl.queries import condition, given
+from jopa_ppl.validation import validate
 
 __version__ = "0.1.0"
 
@@ -49,4 +50,5 @@ __all__ = [
     "save_checkpoint",
     "scan",
     "sparse",
+    "validate",
 ]
