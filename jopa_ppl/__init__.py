@@ -14,7 +14,9 @@ from jopa_ppl.errors import (
     SiteError,
     StructureError,
 )
+from jopa_ppl.inference.variational_em import VariationalEM
 from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.networks import with_weights
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.primitives import Amortized, latent, module, observe, plate, scan, sparse
 from jopa_ppl.queries import condition, given
@@ -37,6 +39,7 @@ __all__ = [
     "ShapeError",
     "SiteError",
     "StructureError",
+    "VariationalEM",
     "compile",
     "condition",
     "explain",
@@ -51,4 +54,5 @@ __all__ = [
     "scan",
     "sparse",
     "validate",
+    "with_weights",
 ]

@@ -39,16 +39,19 @@ class Posterior:
 
     Attributes:
         free_energy: (sweeps,) in nats, = -ELBO with every normaliser in it.
+        free_energy_noise: its Monte-Carlo standard error; zero but for `jp.VariationalEM`.
         converged: whether it settled within `tol`; num_iters: sweeps done.
     """
 
     def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,
-                 plan: Any = None) -> None:
+                 plan: Any = None, noise: Array | None = None) -> None:
         self.compiled, self.call = compiled, call
         self.state, self.bound, self.plan = state, bound, plan
         self.num_iters = int(state.sweep)
         self.converged = bool(state.converged)
         self.free_energy = np.asarray(history)[:self.num_iters]
+        self.free_energy_noise = (np.zeros(self.num_iters) if noise is None
+                                  else np.asarray(noise))
 
     # -- sites -----------------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     if obs is None:
         return numpyro.sample(name, fn)
     check_event(name, fn, obs)
+    if np.shape(obs) != tuple(fn.shape()):
+        obs = numpyro.subsample(obs, event_dim=fn.event_dim)    # as the plates around it are
     masked, clean = mask_missing(fn, obs)
     return numpyro.sample(name, masked, obs=clean)
 
