@@ -71,7 +71,8 @@ class WithWeights(_Query):
         return cls(inner[0] if inner else aux, weights)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Replace(self.weights) as handler:
+        handler = _Replace(self.weights)
+        with handler:
             out = self.fn(*args, **kwargs)
         unknown = sorted(set(self.weights) - handler.seen)
         if unknown:

@@ -61,13 +61,8 @@ class Data(NamedTuple):
 
 
 def scored(engine: Engine) -> list[Factor]:
-    """The factors that stand for a likelihood: amortised, linearised, by cubature."""
-    found = [f for f in engine.graph.factors if f.message != "exact" and f.site.observed]
-    if not found:
-        raise StructureError("no network is seen through a message", found="exact messages only",
-                             expected="a site observed through a decoder",
-                             fix="observe it through jp.Amortized, or a likelihood of a "
-                                 "jp.module network; else use jp.VMP")
+    """The factors whose messages stand for a likelihood: amortised, linearised, by cubature."""
+    found = [f for f in engine.graph.factors if f.message != "exact"]
     for f in found:
         blocks = [b for b, _ in engine.energy.slots[f.name] if b is not None]
         names = {n for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.context)
@@ -134,9 +129,9 @@ class _Learner:
         return split_call(self._model(weights, index), args, kwargs).dynamic
 
     def _blocks(self, engine: Engine) -> list[Block]:
-        """The blocks of states that likelihoods speak about."""
-        slots = [b for f in scored(engine) for b, _ in engine.energy.slots[f.name]]
-        return [u.block for u in engine.schedule.updates if u.block in slots]
+        """The blocks of states: chains, and Gaussians local to a plate."""
+        return [u.block for u in engine.schedule.updates
+                if u.block.kind == "chain" or (u.block.kind == "dense" and u.block.plates)]
 
     def _plate(self, batch: int) -> tuple[str, int]:
         sizes = {p: self.full.graph.sizes[p] for b in self.local for p in b.plates}
