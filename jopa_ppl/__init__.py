@@ -1,5 +1,6 @@
 """Write a NumPyro program, get exact compiled message passing, and plan by conditioning."""
 
+from jopa_ppl import plots
 from jopa_ppl.checkpoints import Checkpoint, load_checkpoint, load_posterior, save_checkpoint
 from jopa_ppl.compiling import compile, explain
 from jopa_ppl.distributions import ArrayNormal
@@ -50,6 +51,7 @@ __all__ = [
     "module",
     "observe",
     "plate",
+    "plots",
     "save_checkpoint",
     "scan",
     "sparse",

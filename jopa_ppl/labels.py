@@ -8,16 +8,22 @@ from typing import Any
 import numpy as np
 
 from jopa_ppl.errors import ShapeError, SiteError, names
+from jopa_ppl.graph.factor_graph import Graph
 from jopa_ppl.graph.trace import Program, Scan
 from jopa_ppl.graph.unroll import Reader, base_name, lag
 
 
 def program_of(source: Any) -> tuple[Program, Reader]:
     """The program behind a posterior, a compiled program, a graph or itself, and its reader."""
+    found = graph_of(source)
+    return (found, Reader(found)) if isinstance(found, Program) else (found.program, found.reader)
+
+
+def graph_of(source: Any) -> Graph | Any:
+    """The graph of a posterior or a compiled program; anything else is returned as it is."""
     for step in ("compiled", "graph"):
         source = getattr(source, step, source)
-    return (source, Reader(source)) if isinstance(source, Program) else (source.program,
-                                                                        source.reader)
+    return source
 
 
 def roles(source: Any) -> dict[str, str]:

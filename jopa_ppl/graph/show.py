@@ -150,30 +150,10 @@ def render(graph: Graph, path: str) -> str:
     if shutil.which("dot"):
         subprocess.run(["dot", "-Tsvg", "-o", str(target)], input=dot(graph), text=True, check=True)
         return str(target)
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot
 
-    edges = _edges(graph)
-    left = list(dict.fromkeys(a for a, _ in edges))
-    right = list(dict.fromkeys(b for _, b in edges))
-    height = max(len(left), len(right))
-    figure = Figure(figsize=(6.5, 0.6 * height + 0.8))
-    ax = figure.subplots()
-
-    def at(items: list[str], item: str) -> float:
-        return -(items.index(item) + 0.5) * height / len(items)
-
-    for a, b in edges:
-        ax.plot([0, 1], [at(left, a), at(right, b)], color="#999999", lw=1, zorder=1)
-    for a in left:
-        data = "(data)" in a
-        ax.scatter(0, at(left, a), s=500, color="#dddddd" if data else "white",
-                   edgecolor="#333333", zorder=2)
-        ax.annotate(a.replace("\n", " "), (-0.05, at(left, a)), ha="right", va="center")
-    for b in right:
-        ax.scatter(1, at(right, b), s=60, marker="s", color="#333333", zorder=2)
-        ax.annotate(b.removesuffix(" factor"), (1.03, at(right, b)), va="center")
-    ax.set_xlim(-0.6, 1.5)
-    ax.set_ylim(-height - 0.2, 0.2)
-    ax.axis("off")
+    from jopa_ppl import plots
+    figure = plots.graph(graph).figure
     figure.savefig(target, format="svg", bbox_inches="tight")
+    pyplot.close(figure)
     return str(target)

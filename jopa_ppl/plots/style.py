@@ -1,0 +1,84 @@
+"""Colours, axes and numbers that all pictures share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jax.scipy.stats import norm
+
+from jopa_ppl.errors import JopaError, ShapeError
+from jopa_ppl.labels import roles
+from jopa_ppl.posterior import Posterior
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito 2008, "Color universal design"; black is left to reference lines.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
+BLUE, RED, GREEN, PURPLE, ORANGE, SKY, YELLOW = COLOURS
+
+
+class Series(NamedTuple):
+    """A belief over time: steps (T,), mean (T, d), sd (T, d) or None."""
+
+    steps: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray | None
+
+
+def axes_of(ax: Axes | None, size: tuple[float, float] = (6.4, 3.2)) -> Axes:
+    """The given axes, or new ones of `size` inches."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
+
+
+def tidy(ax: Axes) -> Axes:
+    """Axes without the frame's upper and right edge, on a light grid."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.92", lw=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def half_width(level: float) -> float:
+    """Standard deviations from the mean to the edge of a central interval."""
+    if not 0 < level < 1:
+        raise JopaError("the level of a band is out of range", found=level,
+                        expected="a probability between 0 and 1", fix="use level=0.9")
+    return float(norm.ppf(0.5 + level / 2))
+
+
+def series_of(source: Any, site: str, variance: Any = None, index: int | tuple | None = None
+              ) -> Series:
+    """A site's belief over time, first states (`x0`) in front; or given moments as such.
+
+    `index` picks one element of the plates between time and the vector.
+
+    Raises:
+        ShapeError: what is left is not (T,) or (T, d).
+    """
+    first = 0
+    if isinstance(source, Posterior):
+        moments = [np.asarray(source.mean(site)), np.asarray(source.variance(site))]
+        seeds = [s for f in source.compiled.graph.reader.forms.values() for s in f.seeds]
+        heads = {back: n for n, (of, back) in seeds if of == site}
+        for back in sorted(heads):              # the nearest first state stands next to x[0]
+            moments = [np.concatenate([np.asarray(get(heads[back]))[None], m])
+                       for get, m in zip((source.mean, source.variance), moments)]
+        # A state of step t holds after it: x[0] is the state when datum 1 is observed.
+        first = int(roles(source).get(site) == "state") - len(heads)
+    else:
+        moments = [np.asarray(source)] + ([] if variance is None else [np.asarray(variance)])
+    if index is not None:
+        place = index if isinstance(index, tuple) else (index,)
+        moments = [m[(slice(None), *place)] for m in moments]
+    moments = [m[:, None] if m.ndim == 1 else m for m in moments]
+    if moments[0].ndim != 2 or moments[0].shape != moments[-1].shape:
+        raise ShapeError("no series of vectors", site=site, found=[m.shape for m in moments],
+                         expected="(T,) or (T, d), and a variance of the same shape",
+                         fix="pick one trajectory with index=")
+    steps = first + np.arange(len(moments[0]))
+    return Series(steps, moments[0], np.sqrt(moments[1]) if len(moments) > 1 else None)
