@@ -53,9 +53,9 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
     if observed is not None:
         dots = np.asarray(observed)
         dots = dots[:, None] if dots.ndim == 1 else dots
-        few = np.isfinite(dots[:, 0]).sum() < 100
+        size = 4 if np.isfinite(dots[:, 0]).sum() < 100 else 2.5
         for i in range(dots.shape[1]):
-            ax.plot(scale * np.arange(len(dots)), dots[:, i], "o", ms=4 if few else 2.5, mew=0.5 if few else 0.2,
+            ax.plot(scale * np.arange(len(dots)), dots[:, i], "o", ms=size, mew=size / 8,
                     mec="white", color=COLOURS[i % len(COLOURS)], clip_on=False, zorder=3)
         ax.plot([], [], "o", color="0.4", ms=4, label="observed")
         there = np.flatnonzero(~np.isnan(dots).all(1))
