@@ -2,6 +2,7 @@
 
 from jopa_ppl import plots
 from jopa_ppl.checkpoints import Checkpoint, load_checkpoint, load_posterior, save_checkpoint
+from jopa_ppl.compare import Comparison, compare
 from jopa_ppl.compiling import compile, explain
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import (
@@ -30,6 +31,7 @@ __all__ = [
     "Amortized",
     "ArrayNormal",
     "Checkpoint",
+    "Comparison",
     "ConvergenceWarning",
     "DataError",
     "FileError",
@@ -41,6 +43,7 @@ __all__ = [
     "SiteError",
     "StructureError",
     "VariationalEM",
+    "compare",
     "compile",
     "condition",
     "explain",

@@ -13,9 +13,9 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from jopa_ppl import draws, predictive
+from jopa_ppl import density, draws, predictive
 from jopa_ppl.distributions import ArrayNormal
-from jopa_ppl.errors import SiteError, names
+from jopa_ppl.errors import JopaError, SiteError, names
 from jopa_ppl.marginals import Marginal, marginals
 from jopa_ppl.queries import JointBelief
 
@@ -119,6 +119,32 @@ class Posterior:
             count = int(np.prod(sample_shape, dtype=int))
             found = draws.sample(self.compiled, self.state, self.bound, self.plan, rng_key, count)
         return {n: outward(x.reshape((*sample_shape, *x.shape[1:]))) for n, x in found.items()}
+
+    def log_prob(self, values: Mapping[str, Array]) -> Array:
+        """log q of joint draws, in nats: {site: (*sample_shape, *site shape)} -> (*sample_shape,).
+
+        With NumPyro's `log_density` of the same draws: F = E_q[log q - log p], and log p - log q
+        are importance weights. Steps that no observation reaches count with the program's density.
+
+        Raises:
+            SiteError: a latent site has no value. JopaError: the posterior is a plan, or was loaded
+            from a file (it has no program) and has steps that no observation reaches.
+        """
+        if self.plan is not None:
+            raise JopaError("a plan has no density", found="decide=...", expected="a posterior",
+                            fix="run VMP without decide=")
+        lost = [n for n in self.sites if n not in values]
+        if lost:
+            raise SiteError("a latent site has no value", site=lost[0], found=names(values),
+                            expected=names(self.sites), fix="pass what `sample` returned")
+        first = self.sites[0]
+        shape = np.shape(values[first])
+        lead = shape[:len(shape) - self._marginal(first).mean.ndim]
+        with jax.enable_x64(True):
+            flat = {n: jnp.asarray(values[n], float).reshape(
+                (-1, *np.shape(values[n])[len(lead):])) for n in self.sites}
+            found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call, flat)
+        return outward(found.reshape(lead))
 
     def predict(self, *args: Any, rng_key: Array | None = None, num_samples: int = 100,
                 **kwargs: Any) -> dict[str, Array]:

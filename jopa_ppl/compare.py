@@ -1,0 +1,210 @@
+"""`jp.compare`: the same program under several engines, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jax import Array, random
+
+from jopa_ppl.engines import Program, Run, UseNUTS, UseSVI, UseVMP
+from jopa_ppl.errors import JopaError, SiteError, names
+from jopa_ppl.graph.show import table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Engine = str | UseVMP | UseSVI | UseNUTS
+ENGINES: dict[str, tuple] = {
+    "vmp": (UseVMP(),), "nuts": (UseNUTS(),),
+    "svi": tuple(UseSVI(g) for g in ("normal", "multivariate", "chain")),
+    **{f"svi {g}": (UseSVI(g),) for g in ("normal", "multivariate", "chain", "coupled")}}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")   # Okabe & Ito
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+class Gap(NamedTuple):
+    """A site against the reference, over its elements: difference of means in the reference's sds,
+    ratio of sds."""
+
+    mean: float
+    worst: float
+    ratio: float
+    ratio_min: float
+    ratio_max: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of several engines on one program; `print` shows them as tables.
+
+    Free energies are -ELBO in nats of the same log joint with every normaliser in it, so they can
+    be subtracted: the lower one is closer to the posterior, by that many nats of KL.
+    """
+
+    program: Program = field(repr=False)
+    runs: dict[str, Run]
+    reference: str | None
+
+    def __getitem__(self, engine: str) -> Run:
+        return self.runs[engine]
+
+    def gaps(self, engine: str) -> dict[str, Gap]:
+        """How far an engine's marginals are from the reference's, by site.
+
+        Wishart sites count their distinct elements once. {} without a reference.
+        """
+        if self.reference is None or not self.runs[engine].draws:
+            return {}
+        mine, other, found = self.runs[engine].draws, self.runs[self.reference].draws, {}
+        for name in (n for n in other if n in mine):
+            a, b = (_elements(x[name]) for x in (mine, other))
+            sd = b.std(0)
+            gap, ratio = np.abs(a.mean(0) - b.mean(0)) / sd, a.std(0) / sd
+            found[name] = Gap(*map(float, (gap.mean(), gap.max(), np.exp(np.log(ratio).mean()),
+                                           ratio.min(), ratio.max())))
+        return found
+
+    def __str__(self) -> str:
+        header = ("engine", "free energy", "+-", "first result s", "warm s", "steps",
+                  "divergences", "r-hat", "ESS", "note")
+        text = table(header, [
+            (r.name, _number(r.free_energy, 6), _number(r.error, 2) if r.error else "exact",
+             _number(r.cold), _number(r.warm), str(r.steps), _number(r.divergences),
+             _number(r.rhat), _number(r.ess), r.note) for r in self.runs.values()])
+        rows = []
+        for engine in self.runs:
+            if engine != self.reference:
+                rows += [(site, engine, f"{g.mean:.2f}", f"{g.worst:.2f}", f"{g.ratio:.2f}",
+                          f"{g.ratio_min:.2f} to {g.ratio_max:.2f}")
+                         for site, g in self.gaps(engine).items()]
+        if rows:
+            order = list(self.runs[self.reference].draws)
+            rows.sort(key=lambda r: order.index(r[0]))
+            text += (f"\n\nagainst {self.reference}: difference of means in its sds, ratio of sds\n"
+                     + table(("site", "engine", "mean", "worst", "sd ratio", "range"), rows))
+        return text
+
+    def to_arviz(self, dims: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+        """{engine: ArviZ's DataTree (1.x) or InferenceData (0.x)}, all with the same dims."""
+        from jopa_ppl.compiling import compile
+        from jopa_ppl.export import draws_to_arviz
+        graph = compile(self.program.model, *self.program.args, **self.program.kwargs).graph
+        return {n: draws_to_arviz(graph, r.draws, dims=dims, attrs={"engine": n})
+                for n, r in self.runs.items() if r.draws}
+
+    def plot_free_energy(self, ax: Axes | None = None) -> Axes:
+        """Free energy (nats above the best, log scale) against time (s, warm), a curve an engine.
+
+        Each curve is lifted by 0.01 nats, so that the best one has a place on the scale.
+        """
+        ax = _axes(ax)
+        best = min(r.bounds.min() for r in self.runs.values() if len(r.bounds))
+        for i, (name, run) in enumerate(self.runs.items()):
+            if len(run.bounds):
+                ax.plot(run.times, run.bounds - best + 0.01, color=_colour(i), ls=_style(i),
+                        label=name, marker="o" if len(run.bounds) < 40 else None, ms=3)
+        ax.set(xscale="log", yscale="log", xlabel="time once compiled (s)",
+               ylabel="free energy above the best (nats)")
+        ax.legend(frameon=False)
+        return ax
+
+    def plot_marginals(self, site: str, index: tuple[int, ...] = (), ax: Axes | None = None
+                       ) -> Axes:
+        """Histograms of one element of a site, an outline an engine, the reference filled.
+
+        Raises:
+            SiteError: no engine drew the site, or `index` does not pick one element.
+        """
+        ax = _axes(ax)
+        drawn = {n: r.draws[site] for n, r in self.runs.items() if site in r.draws}
+        if not drawn:
+            known = {n for r in self.runs.values() for n in r.draws}
+            raise SiteError("no engine drew it", site=site, expected=names(sorted(known)))
+        picked = {n: x[(slice(None), slice(None), *index)] for n, x in drawn.items()}
+        if any(x.ndim != 2 for x in picked.values()):
+            shape = next(iter(drawn.values())).shape[2:]
+            raise SiteError("the index does not pick one element", site=site, found=index,
+                            expected=f"an index into shape {shape}")
+        whole = np.concatenate([x.ravel() for x in picked.values()])
+        bins = np.linspace(*np.quantile(whole, [0.002, 0.998]), 50)
+        for i, name in enumerate(self.runs):
+            if name in picked:
+                filled = name == self.reference
+                ax.hist(picked[name].ravel(), bins, density=True, label=name,
+                        histtype="stepfilled" if filled else "step",
+                        color="#bbbbbb" if filled else _colour(i), ls="-" if filled else _style(i))
+        ax.set(xlabel=site + (f"[{','.join(map(str, index))}]" if index else ""), ylabel="density")
+        ax.legend(frameon=False)
+        return ax
+
+
+def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "svi", "nuts"),
+            budget: float | Mapping[str, float] = 30.0, num_draws: int = 1000,
+            rng_key: Array | None = None, progress: bool = True, **kwargs: Any) -> Comparison:
+    """Run one unmodified program under several engines.
+
+    Args:
+        engines: "vmp", "nuts", "svi" (three guides: AutoNormal, AutoMultivariateNormal and the
+            Gauss-Markov one), "svi normal", "svi multivariate", "svi chain", "svi coupled"; or
+            options: `jopa_ppl.engines.UseVMP`, `UseSVI`, `UseNUTS`.
+        budget: seconds an engine may take once compiled, or {engine's name: seconds}. VMP ends
+            when it has converged, NUTS when it has its draws.
+        num_draws: joint draws of VMP's and of each guide's posterior.
+        rng_key: default a fixed key; args, kwargs: of the model.
+
+    Times are honest only for a program that has not been compiled before in the process, and with
+    nothing else running. Programs whose likelihood is `jp.Amortized` are scored through the decoder
+    for every engine, VMP's belief by Monte Carlo.
+
+    Raises:
+        JopaError: an engine is unknown. An engine that fails on the program is noted, not raised.
+    """
+    chosen: list[Any] = []
+    for engine in engines:
+        if isinstance(engine, str) and engine not in ENGINES:
+            raise JopaError("unknown engine", found=repr(engine), expected=names(ENGINES),
+                            fix="or pass UseVMP, UseSVI or UseNUTS of jopa_ppl.engines")
+        chosen += ENGINES[engine] if isinstance(engine, str) else (engine,)
+    key = random.key(0) if rng_key is None else rng_key
+    program, runs = Program(model, args, kwargs), {}
+    for i, engine in enumerate(chosen):
+        limit = budget.get(engine.name, 30.0) if isinstance(budget, Mapping) else budget
+        try:
+            run = engine.run(program, random.fold_in(key, i), limit, num_draws, progress)
+        except JopaError as error:
+            run = Run(engine.name, note=str(error).splitlines()[0])
+        runs[engine.name] = run
+    reference = next((n for n, r in runs.items() if n.startswith("nuts") and r.draws), None)
+    return Comparison(program, runs, reference)
+
+
+def _elements(draws: np.ndarray) -> np.ndarray:
+    """(chains, draws, *shape) -> (chains * draws, distinct elements)."""
+    flat = draws.reshape((-1, *draws.shape[2:]))
+    if flat.ndim > 2 and flat.shape[-1] == flat.shape[-2] and np.allclose(
+            flat, np.swapaxes(flat, -1, -2)):
+        rows, columns = np.tril_indices(flat.shape[-1])
+        flat = flat[..., rows, columns]
+    return flat.reshape(len(flat), -1)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.{digits}g}"
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def _style(i: int) -> Any:
+    return STYLES[i % len(STYLES)]
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+    return Figure(figsize=(6, 4), layout="constrained").subplots()

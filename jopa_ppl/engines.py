@@ -1,0 +1,268 @@
+"""VMP, SVI and NUTS on one program, each with a clock and a budget: what `jp.compare` runs.
+
+Every engine reports the time to its first result (tracing and compilation included), the time it
+takes once compiled, and joint draws of the same shape.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, random
+from numpyro import infer
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
+from numpyro.infer.initialization import init_to_mean
+from tqdm.auto import tqdm
+
+from jopa_ppl import density
+from jopa_ppl.errors import JopaError
+from jopa_ppl.guides import AutoGaussMarkov
+from jopa_ppl.inference.vmp import VMP
+
+GUIDES = ("normal", "multivariate", "chain", "coupled")
+_SCORED = 128       # draws behind each reported value of the bound
+_CHUNK = 20         # NUTS steps between looks at the clock
+
+
+class Program(NamedTuple):
+    """A model and the arguments it is run on."""
+
+    model: Callable
+    args: tuple
+    kwargs: dict
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one engine gave.
+
+    Attributes:
+        draws: {site: (chains, draws, *site shape)}.
+        cold, warm: seconds to the result, with and without tracing and compiling.
+        steps: sweeps, gradient steps or (all chains together) leapfrog steps.
+        times, bounds: seconds (warm) and free energy in nats after some of the steps.
+        free_energy, error: -ELBO in nats and its Monte Carlo standard error (0: exact).
+        divergences, rhat, ess: NUTS only; the worst element of any site.
+        note: what to know; result: the engine's own (posterior, parameters or state).
+    """
+
+    name: str
+    draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    cold: float = float("nan")
+    warm: float = float("nan")
+    steps: int = 0
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+    bounds: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+    free_energy: float = float("nan")
+    error: float = float("nan")
+    divergences: int | None = None
+    rhat: float | None = None
+    ess: float | None = None
+    note: str = ""
+    result: Any = field(default=None, repr=False)
+
+    def reach(self, bound: float) -> float:
+        """Seconds (warm) until the free energy is at most `bound`; inf if it never was."""
+        hit = np.flatnonzero(self.bounds <= bound)
+        return float(self.times[hit[0]]) if len(hit) else float("inf")
+
+
+@dataclass(frozen=True)
+class UseVMP:
+    """Options of the engine "vmp"; see `jp.VMP`."""
+
+    max_iters: int = 500
+    tol: float = 1e-6
+    blocks: tuple[tuple[str, ...], ...] | None = None
+    name: str = "vmp"
+
+    def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:
+        model, args, kwargs = program
+        vmp = VMP(model, max_iters=self.max_iters, tol=self.tol, blocks=self.blocks,
+                  progress=progress)
+        cold, posterior = _timed(lambda: vmp.run(*args, **kwargs))
+        warm, posterior = min((_timed(lambda: vmp.run(*args, **kwargs)) for _ in range(3)),
+                              key=lambda pair: pair[0])
+        drawn = posterior.sample(key, (draws,))
+        bounds = np.asarray(posterior.free_energy, float)
+        free_energy, error, note = float(bounds[-1]), 0.0, ""
+        if any(s.amortized for s in posterior.compiled.graph.program.sites.values()):
+            losses = posterior.log_prob(drawn) - log_joint(program, drawn)
+            free_energy, error = float(losses.mean()), float(losses.std() / np.sqrt(draws))
+            bounds, note = bounds[:0], f"scored through the decoder; own F {bounds[-1]:.6g}"
+        elif not posterior.converged:
+            note = "not converged"
+        times = warm * (np.arange(len(bounds)) + 1) / max(len(bounds), 1)
+        return Run(self.name, _one_chain(drawn), cold, warm, posterior.num_iters, times, bounds,
+                   free_energy, error, note=note, result=posterior)
+
+
+def default_optimiser() -> optax.GradientTransformation:
+    """Adam whose rate falls as 1/sqrt(step): it needs no horizon, so any budget may end it."""
+    return optax.adam(lambda step: 0.03 / jnp.sqrt(1 + step / 300), b2=0.99)
+
+
+@dataclass(frozen=True)
+class UseSVI:
+    """Options of an SVI engine.
+
+    Args:
+        guide: "normal" (AutoNormal), "multivariate" (AutoMultivariateNormal), "chain" (Gauss-Markov
+            chains, mean-field against the rest), "coupled" (chains that lean on the rest), or a
+            function of the model that returns a NumPyro guide.
+        optim: an Optax or NumPyro optimiser; particles: draws a gradient step; steps: at most.
+    """
+
+    guide: str | Callable[[Callable], Any] = "chain"
+    optim: Any = None
+    particles: int = 1
+    steps: int = 100_000
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        if self.label:
+            return self.label
+        own = self.guide if isinstance(self.guide, str) else getattr(self.guide, "__name__", "own")
+        return f"svi {own}"
+
+    def make(self, program: Program) -> Any:
+        """The guide for a program."""
+        model, args, kwargs = program
+        if callable(self.guide):
+            return self.guide(model)
+        if self.guide not in GUIDES:
+            raise JopaError("unknown guide", found=repr(self.guide), expected=GUIDES,
+                            fix="or pass a function of the model that returns a guide")
+        if self.guide in ("chain", "coupled"):
+            graph = VMP(model).compile(*args, **kwargs).graph
+            return AutoGaussMarkov(model, graph, coupled=self.guide == "coupled")
+        kind = AutoNormal if self.guide == "normal" else AutoMultivariateNormal
+        return kind(model, init_loc_fn=init_to_mean)
+
+    def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:
+        model, args, kwargs = program
+        start_key, score_key, draw_key = random.split(key, 3)
+        begun = time.perf_counter()
+        guide = self.make(program)
+        loss = infer.Trace_ELBO(self.particles, vectorize_particles=self.particles > 1)
+        svi = infer.SVI(model, guide, self.optim or default_optimiser(), loss)
+        state = svi.init(start_key, *args, **kwargs)
+
+        def advance(state: Any, n: Array) -> Any:
+            return jax.lax.fori_loop(0, n, lambda _, s: svi.update(s, *args, **kwargs)[0], state)
+
+        def score(state: Any, key: Array) -> Array:
+            params, one = svi.get_params(state), infer.Trace_ELBO()
+            return jax.lax.map(lambda k: one.loss(k, params, model, guide, *args, **kwargs),
+                               random.split(key, _SCORED), batch_size=16)
+
+        advance = jax.jit(advance).lower(state, 1).compile()
+        compiling = time.perf_counter() - begun
+        score = jax.jit(score)
+        times, bounds, errors, spent, steps, note = [], [], [], 0.0, 0, ""
+        with tqdm(total=budget, desc=self.name, unit="s", disable=not progress, leave=False,
+                  bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}") as bar:
+            while spent < budget and steps < self.steps:
+                n = max(10, steps // 4)
+                if steps:
+                    n = min(n, int((budget - spent) * steps / spent) + 1)
+                n = min(n, self.steps - steps)
+                seconds, state = _timed(lambda n=n, s=state: advance(s, n))
+                spent, steps = spent + seconds, steps + n
+                losses = np.asarray(score(state, score_key), float)
+                times.append(spent)
+                bounds.append(losses.mean())
+                errors.append(losses.std() / np.sqrt(len(losses)))
+                bar.set_postfix(F=f"{bounds[-1]:.6g}", refresh=False)
+                bar.update(min(seconds, budget - bar.n))
+                if not np.isfinite(bounds[-1]):
+                    note = f"diverged within {steps} steps"
+                    break
+        drawn: dict[str, Array] = {}
+        if not note:
+            drawn = guide.sample_posterior(draw_key, svi.get_params(state), *args,
+                                           sample_shape=(draws,), **kwargs)
+            if isinstance(guide, AutoGuide):
+                drawn = {n: x for n, x in drawn.items() if n in guide._init_locs}
+        return Run(self.name, _one_chain(drawn), compiling + spent, spent, steps, np.array(times),
+                   np.array(bounds), bounds[-1], errors[-1], note=note,
+                   result=(guide, svi.get_params(state)))
+
+
+@dataclass(frozen=True)
+class UseNUTS:
+    """Options of the engine "nuts"; chains run side by side, from the means of the priors."""
+
+    num_warmup: int = 300
+    num_samples: int = 500
+    num_chains: int = 2
+    max_tree_depth: int = 10
+    init: Callable = init_to_mean
+    name: str = "nuts"
+
+    def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:
+        model, args, kwargs = program
+        begun = time.perf_counter()
+        kernel = infer.NUTS(model, init_strategy=self.init, max_tree_depth=self.max_tree_depth)
+        state = kernel.init(random.split(key, self.num_chains), self.num_warmup, None, args, kwargs)
+
+        def step(state: Any, _: None) -> tuple[Any, tuple]:
+            state = kernel.sample(state, args, kwargs)
+            return state, (state.z, state.diverging, state.num_steps)
+
+        advance = jax.jit(lambda s: jax.lax.scan(step, s, length=_CHUNK)).lower(state).compile()
+        compiling = time.perf_counter() - begun
+        warmup = -(-self.num_warmup // _CHUNK)
+        chunks = warmup + -(-self.num_samples // _CHUNK)
+        kept, spent, leaps = [], 0.0, 0
+        with tqdm(total=chunks * _CHUNK, desc=self.name, unit="step", disable=not progress,
+                  leave=False) as bar:
+            for i in range(chunks):
+                if spent >= budget:
+                    break
+                seconds, (state, out) = _timed(lambda s=state: advance(s))
+                spent, leaps = spent + seconds, leaps + int(out[2].sum())
+                kept += [out[:2]] if i >= warmup else []
+                bar.update(_CHUNK)
+        if not kept:
+            return Run(self.name, cold=compiling + spent, warm=spent, steps=leaps,
+                       note=f"no draws: the budget of {budget:.0f} s ended in the warm-up")
+        z, diverging = jax.tree.map(lambda *x: jnp.concatenate(x), *kept)
+        chains = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), z)
+        constrain = kernel.postprocess_fn(args, kwargs)
+        flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), chains)
+        found = jax.jit(lambda f: jax.lax.map(constrain, f, batch_size=64))(flat)
+        drawn = {n: np.asarray(x).reshape((self.num_chains, -1, *x.shape[1:]))
+                 for n, x in found.items() if n in z}
+        rhat = max(float(np.nanmax(split_gelman_rubin(x))) for x in drawn.values())
+        ess = min(float(np.nanmin(effective_sample_size(x))) for x in drawn.values())
+        note = "" if i == chunks - 1 else f"the budget of {budget:.0f} s ended the sampling"
+        return Run(self.name, drawn, compiling + spent, spent, leaps, note=note, rhat=rhat, ess=ess,
+                   divergences=int(np.sum(diverging)), result=state)
+
+
+def log_joint(program: Program, draws: dict[str, Array]) -> Array:
+    """log p of joint draws and the data, by NumPyro: {site: (draws, ..)} -> (draws,)."""
+    def one(values: dict[str, Array]) -> Array:
+        return sum(x.sum() for x in density.program(*program, values).values())
+    return jax.jit(lambda d: jax.lax.map(one, d, batch_size=16))(draws)
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.perf_counter()
+    result = run()
+    jax.block_until_ready(result.state if hasattr(result, "bound") else result)
+    return time.perf_counter() - begun, result
+
+
+def _one_chain(draws: dict[str, Array]) -> dict[str, np.ndarray]:
+    return {n: np.asarray(x)[None] for n, x in draws.items()}
