@@ -13,6 +13,7 @@ from numpyro.infer.util import log_density
 from optax import adam
 
 import jopa_ppl as jp
+from jopa_ppl.engines import UseNUTS, UseSVI
 from jopa_ppl.guides import AutoGaussMarkov
 
 Y = programs.simulate(6, seed=3)[0].astype(np.float32)
@@ -32,7 +33,9 @@ def moved(y, *, T):
     jp.scan(step, x0, y, length=T)
 
 
-@pytest.mark.parametrize("name", ["local level (Nile)", "lds"])
+@pytest.mark.parametrize("name", [
+    "local level (Nile)", *(pytest.param(n, marks=pytest.mark.slow) for n in (
+        "lds", "second order", "factor analysis", "hierarchy", "trajectories"))])
 def test_free_energy_is_what_draws_say(name):
     """F = E_q[log q - log p], by Monte Carlo with NumPyro's own log p."""
     case = programs.cases()[name]
@@ -69,3 +72,74 @@ def test_one_block_has_the_same_bound_under_svi():
         losses = jax.jit(jax.vmap(lambda k: Trace_ELBO().loss(k, params, moved, guide, Y, T=6)))(
             jax.random.split(jax.random.key(1), 20))
     np.testing.assert_allclose(losses, posterior.free_energy[-1], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return jp.compare(moved, Y, T=6, engines=(
+        "vmp", "svi normal", UseSVI("chain", steps=3000), UseNUTS(200, 400)), budget=5.0,
+        progress=False)
+
+
+def test_engines_agree_where_the_answer_is_exact(compared):
+    """One Gaussian block: VMP's F is -log p(y), no guide may go below it, NUTS draws from it."""
+    exact = compared["vmp"].free_energy
+    for name in ("svi normal", "svi chain"):
+        assert compared[name].free_energy > exact - 4 * compared[name].error - 1e-3
+    assert compared["svi chain"].free_energy < exact + 0.1
+    assert compared["svi normal"].free_energy > exact + 1             # states are correlated
+    assert compared["svi chain"].reach(exact + 1) <= compared["svi chain"].warm
+    assert compared["svi normal"].reach(exact + 0.5) == float("inf")
+    assert compared.reference == "nuts" and compared["nuts"].rhat < 1.1
+    for name in ("vmp", "svi chain"):
+        for site, gap in compared.gaps(name).items():
+            assert gap.worst < 0.5 and 0.75 < gap.ratio_min < gap.ratio_max < 1.3, (name, site, gap)
+    assert min(g.ratio for g in compared.gaps("svi normal").values()) < 0.9
+
+
+def test_it_prints_and_draws(compared):
+    text = str(compared)
+    for word in ("vmp", "svi normal", "svi chain", "nuts", "exact", "divergences", "sd ratio"):
+        assert word in text
+    ax = compared.plot_free_energy()
+    assert [line.get_label() for line in ax.lines] == ["vmp", "svi normal", "svi chain"]
+    assert compared.plot_marginals("x", (2, 0), ax=ax) is ax
+    with pytest.raises(jp.SiteError, match=r"index(.|\n)*\(6, 2\)"):
+        compared.plot_marginals("x")
+    with pytest.raises(jp.SiteError, match="no engine drew it"):
+        compared.plot_marginals("z")
+
+
+def test_arviz_objects_have_the_same_names_and_dims(compared):
+    trees = compared.to_arviz()
+    assert list(trees) == ["vmp", "svi normal", "svi chain", "nuts"]
+    dims = {n: x.dims for n, x in trees["nuts"].posterior.data_vars.items()}
+    assert dims["x"][:3] == ("chain", "draw", "time")
+    for tree in trees.values():
+        assert {n: x.dims for n, x in tree.posterior.data_vars.items()} == dims
+    np.testing.assert_array_equal(trees["vmp"].posterior["x"], compared["vmp"].draws["x"])
+
+
+def test_faults_are_told():
+    with pytest.raises(jp.JopaError, match="unknown engine"):
+        jp.compare(moved, Y, T=6, engines=("vi",))
+    with pytest.raises(jp.SiteError, match=r"no value"):
+        jp.VMP(moved).run(Y, T=6).log_prob({"x": np.zeros((6, 2)), "u": np.zeros((6, 1))})
+
+    def bent(y):
+        x = jp.latent("x", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(jnp.sin(x), 0.1), y)
+
+    found = jp.compare(bent, np.array(0.3, np.float32), engines=("vmp", "svi normal"), budget=0.1,
+                       progress=False)
+    assert "not affine in 'x'" in found["vmp"].note
+    assert np.isfinite(found["svi normal"].free_energy) and found.reference is None
+
+
+def test_densities_keep_the_shape_of_the_draws():
+    posterior = jp.VMP(moved).run(Y, T=6)
+    draws = posterior.sample(jax.random.key(0), (3, 2))
+    found = posterior.log_prob(draws)
+    assert found.shape == (3, 2)
+    one = posterior.log_prob(jax.tree.map(lambda x: x[1, 1], draws))
+    np.testing.assert_allclose(one, found[1, 1], rtol=1e-5)
