@@ -156,8 +156,8 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
         rng_key: default a fixed key; args, kwargs: of the model.
 
     Times are honest only for a program that has not been compiled before in the process, and with
-    nothing else running. Programs whose likelihood is `jp.Amortized` are scored through the decoder
-    for every engine, VMP's belief by Monte Carlo.
+    nothing else running. Where VMP's messages are approximate (`jp.Amortized`, a decoder), its
+    belief is scored by Monte Carlo against the program itself, as the other engines' are.
 
     Raises:
         JopaError: an engine is unknown. An engine that fails on the program is noted, not raised.

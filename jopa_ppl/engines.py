@@ -7,7 +7,7 @@ takes once compiled, and joint draws of the same shape.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -82,22 +82,23 @@ class UseVMP:
     max_iters: int = 500
     tol: float = 1e-6
     blocks: tuple[tuple[str, ...], ...] | None = None
+    messages: Mapping[str, str] | None = None
     name: str = "vmp"
 
     def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:
         model, args, kwargs = program
         vmp = VMP(model, max_iters=self.max_iters, tol=self.tol, blocks=self.blocks,
-                  progress=progress)
+                  messages=self.messages, progress=progress)
         cold, posterior = _timed(lambda: vmp.run(*args, **kwargs))
         warm, posterior = min((_timed(lambda: vmp.run(*args, **kwargs)) for _ in range(3)),
                               key=lambda pair: pair[0])
         drawn = posterior.sample(key, (draws,))
         bounds = np.asarray(posterior.free_energy, float)
         free_energy, error, note = float(bounds[-1]), 0.0, ""
-        if any(s.amortized for s in posterior.compiled.graph.program.sites.values()):
+        if any(f.message != "exact" for f in posterior.compiled.graph.factors):
             losses = posterior.log_prob(drawn) - log_joint(program, drawn)
             free_energy, error = float(losses.mean()), float(losses.std() / np.sqrt(draws))
-            bounds, note = bounds[:0], f"scored through the decoder; own F {bounds[-1]:.6g}"
+            bounds, note = bounds[:0], f"approximate messages; their own F is {bounds[-1]:.6g}"
         elif not posterior.converged:
             note = "not converged"
         times = warm * (np.arange(len(bounds)) + 1) / max(len(bounds), 1)
