@@ -25,7 +25,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 def beliefs(engine: Engine, moments: dict, bound: Bound, values: dict[str, Array]) -> Array:
     """log q of one draw {site: site shape}, over what is inferred (see `program` for the rest)."""
-    return sum(_block(engine, b, moments[b.name], bound.clamps[b.name], values)
+    return sum(block(engine, b, moments[b.name], bound.clamps[b.name], values)
                for b in engine.graph.blocks)
 
 
@@ -54,7 +54,8 @@ def barren(engine: Engine, bound: Bound, log_probs: dict[str, Array]) -> Array:
     return total
 
 
-def _block(engine: Engine, block: Block, m: Any, clamp: Any, values: dict[str, Array]) -> Array:
+def block(engine: Engine, block: Block, m: Any, clamp: Any, values: dict[str, Array]) -> Array:
+    """log q of one block at one draw, from its moments and what of it is not inferred."""
     if block.kind == "gamma":
         return dist.Gamma(m.a, m.b).log_prob(values[block.name]).sum()
     if block.kind == "wishart":
