@@ -77,6 +77,7 @@ def study(count: int, num_draws: int, temper: float, seed: int) -> tuple[dict, d
     y[missing] = np.nan
     truths = {n: np.asarray(prior[n]) for n in ("A", "B", "W", "x")}
     vmp, found = jp.VMP(lds, tol=1e-8, progress=False), {"VMP": [], "corrected": []}
+    score = jax.jit(lambda y, draws: log_joint(Program(lds, (y,), {"u": u, "T": T}), draws))
     ks, joint_ks, ess, clock = [], [], [], {"VMP": [], "corrected": []}
     for i in tqdm(range(count), desc="data sets"):
         truth = {n: x[i] for n, x in truths.items()}
@@ -92,7 +93,7 @@ def study(count: int, num_draws: int, temper: float, seed: int) -> tuple[dict, d
         ks.append(fixed.pareto_k)
         ess.append(fixed.ess)
         if i < 20:      # the plain weights of whole joint draws, to see why states are solved
-            joint = log_joint(Program(lds, (y[i],), {"u": u, "T": T}), draws)
+            joint = score(y[i], draws)
             joint_ks.append(psis(joint - posterior.log_prob(draws))[1])
     stacked = {m: {k: np.stack([p[k] for p in ps]) for k in ps[0]} for m, ps in found.items()}
     cost = {"seconds_median": {m: float(np.median(s)) for m, s in clock.items()},

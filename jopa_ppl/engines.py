@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -96,7 +97,7 @@ class UseVMP:
         bounds = np.asarray(posterior.free_energy, float)
         free_energy, error, note = float(bounds[-1]), 0.0, ""
         if any(f.message != "exact" for f in posterior.compiled.graph.factors):
-            losses = posterior.log_prob(drawn) - log_joint(program, drawn)
+            losses = posterior.log_prob(drawn) - jax.jit(partial(log_joint, program))(drawn)
             free_energy, error = float(losses.mean()), float(losses.std() / np.sqrt(draws))
             bounds, note = bounds[:0], f"approximate messages; their own F is {bounds[-1]:.6g}"
         elif not posterior.converged:
@@ -255,7 +256,7 @@ def log_joint(program: Program, draws: dict[str, Array]) -> Array:
     """log p of joint draws and the data, by NumPyro: {site: (draws, ..)} -> (draws,)."""
     def one(values: dict[str, Array]) -> Array:
         return sum(x.sum() for x in density.program(*program, values).values())
-    return jax.jit(lambda d: jax.lax.map(one, d, batch_size=16))(draws)
+    return jax.lax.map(one, draws, batch_size=16)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
