@@ -1,0 +1,117 @@
+"""The command line, on a program at the top of this module."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from flax import nnx
+
+import jopa_ppl as jp
+from jopa_ppl.__main__ import main
+
+A, B = np.array([[0.98, 0.15], [-0.15, 0.98]]), np.array([[0.0], [0.3]])
+C = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+T = 60
+
+
+def camera(y=None, *, T, sd=0.1):
+    net = jp.module("net", nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    x0 = jp.latent("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+
+    def step(x, y):
+        jp.observe("y", dist.Normal(net(x), sd).to_event(1), y)
+        u = jp.latent("u", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        return jp.latent("x", dist.Normal(A @ x + B @ u, 0.05).to_event(1)), None
+
+    jp.scan(step, x0, y, length=T)
+
+
+def crooked(y=None):
+    z = jp.latent("z", dist.Normal(0.0, 1.0))
+    jp.observe("y", dist.Normal(jnp.sin(z), 1.0), y)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint with the right weights, and data."""
+    rng, x, ys = np.random.default_rng(1), np.zeros(2), []
+    us = rng.normal(size=(T, 1)).astype(np.float32)
+    for u in us:
+        ys.append(x @ C + 0.1 * rng.normal(size=3))
+        x = A @ x + B @ u + 0.05 * rng.normal(size=2)
+    ys = np.array(ys, np.float32)
+    weights = {"net": {"kernel": jnp.asarray(C), "bias": jnp.zeros(3)}}
+    model = jp.condition(numpyro.handlers.substitute(
+        camera, data={"net$params": weights["net"]}), {"u": us})
+    folder = tmp_path_factory.mktemp("cli")
+    jp.VMP(model).run(ys, T=T).save(folder / "learned", weights)
+    jp.save_checkpoint(folder / "weights", weights=weights, model=camera)
+    jp.save_checkpoint(folder / "random", jp.load_posterior(folder / "learned"))
+    np.savez(folder / "data.npz", y=ys, u=us, T=T)
+    return folder
+
+
+def validate(folder, *options, checkpoint="learned"):
+    return main(["validate", str(folder / checkpoint), str(folder / "data.npz"),
+                 "--dynamics", "none", "--origins", "20", *options])
+
+
+def test_a_good_checkpoint_passes(folder, capsys):
+    assert validate(folder) == 0
+    out = capsys.readouterr().out
+    assert f"{__name__}:camera" in out and out.strip().endswith("\nfit to plan with")
+    assert all(n in out for n in ("reconstruction", "one_step", "k_step", "coverage_90"))
+
+
+def test_thresholds_decide_the_exit_status(folder, capsys):
+    assert validate(folder, "--threshold", "k_step=1e-6", "--threshold", "one_step=none") == 1
+    out = capsys.readouterr().out
+    assert "FAIL" in out and "not fit to plan with: k_step" in out and "one_step" not in out
+
+
+def test_without_its_weights_the_model_fails(folder, capsys):
+    assert validate(folder, checkpoint="random") == 1
+    assert "k_step" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["validate", "nowhere", "data.npz"], "there is no such file"),
+    (["validate", "weights", "data.npz"], "it holds no posterior"),
+    (["validate", "learned", "nodata.npz"], "the data cannot be read"),
+    (["validate", "learned", "learned"], "the data cannot be read"),
+    (["validate", "learned", "sd=0.2"], "the program needs 'T'"),
+    (["validate", "learned", "data.npz", "z=[1.0]"], "unknown site"),
+    (["validate", "learned", "data.npz", "--model", "nowhere:camera"], "there is no such program"),
+    (["validate", "learned", "data.npz", "--model", "camera"], "cannot be imported by its name"),
+    (["explain", "test_cli:nothing"], "there is no such program")])
+def test_bad_input_is_told_on_stderr(arguments, message, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_explain(folder, capsys):
+    assert main(["explain", "test_cli:camera", str(folder / "data.npz"), "sd=0.2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(x.startswith("x ") and "exact" in x for x in lines)
+    assert main(["explain", "test_cli:crooked", "y=1.0"]) == 1
+    assert "sin" in capsys.readouterr().out
+
+
+def test_version_and_help(capsys):
+    done = subprocess.run([sys.executable, "-m", "jopa_ppl", "--version"], capture_output=True,
+                          text=True, check=True)
+    assert f"jopa_ppl {jp.__version__}" in done.stdout and f"jax {jax.__version__}" in done.stdout
+    for command in ("explain", "validate"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert f"python -m jopa_ppl {command} " in capsys.readouterr().out.split("examples:")[1]
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", "c", "d", "--threshold", "one_step=small"])
+    assert stop.value.code == 2 and "NAME=LOW:HIGH" in capsys.readouterr().err
