@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import numpyro
 
 import jopa_ppl as jp
 from jopa_ppl.errors import JopaError, names
 from jopa_ppl.graph.show import explain_table
-from jopa_ppl.primitives import WEIGHTS
 from jopa_ppl.storage import versions
 from jopa_ppl.validation import THRESHOLDS
 
@@ -148,9 +146,8 @@ def validate(options: argparse.Namespace) -> int:
     model = program(name)
     read = inputs(model, options.inputs)
     _complete(model, read)
-    weights = {f"{network}{WEIGHTS}": w for network, w in checkpoint.weights.items()}
-    if weights:
-        model = numpyro.handlers.substitute(model, data=weights)
+    if checkpoint.weights:
+        model = jp.with_weights(model, checkpoint.weights)
     dynamics = None if options.dynamics == "none" else tuple(options.dynamics.split(","))
     report = jp.validate(
         _conditioned(model, read), posterior, **read.arguments, site=options.site,

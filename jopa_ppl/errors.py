@@ -56,7 +56,7 @@ class NumericalError(JopaError):
 
 
 class FileError(JopaError):
-    """A saved posterior cannot be read: it is not ours, or of another version."""
+    """A saved posterior or checkpoint cannot be read, or belongs to something else."""
 
 
 class ConvergenceWarning(UserWarning):

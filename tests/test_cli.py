@@ -6,7 +6,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 import pytest
 from flax import nnx
@@ -46,12 +45,12 @@ def folder(tmp_path_factory):
         x = A @ x + B @ u + 0.05 * rng.normal(size=2)
     ys = np.array(ys, np.float32)
     weights = {"net": {"kernel": jnp.asarray(C), "bias": jnp.zeros(3)}}
-    model = jp.condition(numpyro.handlers.substitute(
-        camera, data={"net$params": weights["net"]}), {"u": us})
+    model = jp.condition(jp.with_weights(camera, weights), {"u": us})
     folder = tmp_path_factory.mktemp("cli")
     jp.VMP(model).run(ys, T=T).save(folder / "learned", weights)
     jp.save_checkpoint(folder / "weights", weights=weights, model=camera)
-    jp.save_checkpoint(folder / "random", jp.load_posterior(folder / "learned"))
+    other = {"net": {"kernel": jnp.asarray(C[:, ::-1]), "bias": jnp.ones(3)}}
+    jp.save_checkpoint(folder / "others", jp.load_posterior(folder / "learned"), other)
     np.savez(folder / "data.npz", y=ys, u=us, T=T)
     return folder
 
@@ -74,8 +73,8 @@ def test_thresholds_decide_the_exit_status(folder, capsys):
     assert "FAIL" in out and "not fit to plan with: k_step" in out and "one_step" not in out
 
 
-def test_without_its_weights_the_model_fails(folder, capsys):
-    assert validate(folder, checkpoint="random") == 1
+def test_with_other_weights_the_model_fails(folder, capsys):
+    assert validate(folder, checkpoint="others") == 1
     assert "k_step" in capsys.readouterr().out.splitlines()[-1]
 
 
