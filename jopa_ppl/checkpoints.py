@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
 
 
-class Checkpoint(NamedTuple):
+@dataclass(frozen=True)
+class Checkpoint:
     """What `jp.load_checkpoint` read; arrays have the dtypes they were saved with.
 
     Attributes:

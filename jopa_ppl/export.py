@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jopa_ppl.errors import JopaError, ShapeError, names
 from jopa_ppl.graph.trace import Program, Site
-from jopa_ppl.labels import program_of, renamed, site_axes, step_coords
+from jopa_ppl.labels import program_and_reader, renamed, site_axes, step_coords
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.run_data import constants, draws_size, observed, replicates, scored_sites
 from jopa_ppl.storage import versions
@@ -104,7 +104,7 @@ def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
         ShapeError: draws do not have the shape (chain, draw, *site shape), or `dims` does not name
             every axis of a site; SiteError: it names no site.
     """
-    program, _ = program_of(source)
+    program, _ = program_and_reader(source)
     every = {"posterior": draws, **(groups or {})}
     ranks = {n: np.ndim(x) - len(_lead(g)) for g, xs in every.items() for n, x in xs.items()
              if g != "log_likelihood"}

@@ -13,7 +13,7 @@ from jopa_ppl.graph.trace import Program, Scan
 from jopa_ppl.graph.unroll import Reader, base_name, lag
 
 
-def program_of(source: Any) -> tuple[Program, Reader]:
+def program_and_reader(source: Any) -> tuple[Program, Reader]:
     """The program behind a posterior, a compiled program, a graph or itself, and its reader."""
     found = graph_of(source)
     return (found, Reader(found)) if isinstance(found, Program) else (found.program, found.reader)
@@ -33,7 +33,7 @@ def roles(source: Any) -> dict[str, str]:
     first carry is made of. An *action* is another site of the scan that a state depends on within
     its own step.
     """
-    program, reader = program_of(source)
+    program, reader = program_and_reader(source)
     found: dict[str, str] = {}
     for scan in program.scans:
         seeds = dict(reader.forms[scan.index].seeds)
@@ -71,7 +71,7 @@ def site_axes(source: Any, ranks: Mapping[str, int] | None = None) -> dict[str, 
     "time" in front inside a scan, a plate's name for a plate, "state" and "action" for vectors of
     these `roles` (where all of a role have one size), "<site>_dim_<i>" for everything else.
     """
-    program, _ = program_of(source)
+    program, _ = program_and_reader(source)
     role = {n: r for n, r in roles(source).items()
             if len(program.sites[n].event_shape) == 1 and r not in program.sites}
     sizes = {r: {program.sites[n].event_shape for n in role if role[n] == r} for r in role.values()}

@@ -49,8 +49,10 @@ def program_of(model: Any) -> str:
 
 
 def unwrapped(model: Callable) -> Callable:
-    """The user's own function under all queries."""
-    return unwrapped(model.fn) if isinstance(model, _Query) else model
+    """The user's own function under queries and handlers, which take its arguments."""
+    while (inner := getattr(model, "fn", None)) is not None:
+        model = inner
+    return model
 
 
 class _Used(Series):

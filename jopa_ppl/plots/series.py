@@ -101,6 +101,7 @@ def plan(source: Posterior | ArrayLike, site: str = "u", *, variance: ArrayLike 
                             alpha=0.22, lw=0, label=f"{level:.0%} band" if i == 0 else None)
         name = label or (site if mean.shape[1] == 1 else None)
         ax.step(edges, value, where="post", color=colour, lw=1.6, gid="plan",
+                ls="--" if drawn else "-",                 # what lies under it shows through
                 label=name or f"{site}[{i}]")
     ax.axhline(0, color="0.6", lw=0.8, zorder=0)
     if limit is not None:
