@@ -205,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
                      metavar="CHECK=BOUND",
                      help="a bound, LOW:HIGH, or none to leave the check out; checks: "
                      + ", ".join([*THRESHOLDS, "rank", "reachability"]))
-    two.add_argument("--samples", type=int, default=200, metavar="N",
+    two.add_argument("--samples", type=int, default=100, metavar="N",
                      help="draws of every prediction (default: %(default)s)")
     two.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     two.set_defaults(run=validate)

@@ -72,7 +72,7 @@ class Report:
 def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
              horizon: int = 10, origins: int = 10, dynamics: tuple[str, str] | None = ("A", "B"),
              thresholds: Mapping[str, float | Bounds | None] | None = None,
-             num_samples: int = 200, rng_key: Array | None = None,
+             num_samples: int = 100, rng_key: Array | None = None,
              engine: Callable[[Callable], Any] | None = None, **kwargs: Any) -> Report:
     """Is this model fit to plan with? Smooth and predict a series with what was learned, and see.
 
@@ -102,6 +102,7 @@ def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
             B (d, du); None for a program that has none.
         thresholds: by check: a bound (the largest error, or least rank and singular value), a pair
             (low, high), or None to leave the check out.
+        num_samples: draws a prediction; the time grows with origins * num_samples * T.
         engine: what runs a program, default jp.VMP: partial(jp.VMP, damping=0.5), for instance.
 
     Raises:

@@ -42,7 +42,8 @@ def learn(ys, us):
 
 def check(posterior, ys, us, sd=SD, noise=NOISE, **options):
     return jp.validate(jp.condition(plant, {"u": us}), posterior, ys, sd=np.float32(sd),
-                       noise=np.float32(noise), origins=ORIGINS, horizon=HORIZON, **options)
+                       noise=np.float32(noise), origins=ORIGINS, horizon=HORIZON,
+                       num_samples=200, **options)
 
 
 def failed(report):
