@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
 
 
+WARM_UP = 30    # sweeps of the first E-step at least: it starts from the prior
+
+
 class Progress(NamedTuple):
     """Where a run stands: everything that it needs to go on.
 
@@ -147,11 +150,11 @@ class _Learner:
         engine = self.full.engine
         return engine.start(key, engine.bind(self.full._data(leaves))).moments
 
-    def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array
+    def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
                 ) -> tuple[Bound, dict[str, Any], Array, Array]:
         engine = self.full.engine
         bound = engine.bind(self.full._data(leaves))
-        moments = lax.fori_loop(0, self.em.e_sweeps, lambda _, m: engine.sweep(
+        moments = lax.fori_loop(0, sweeps, lambda _, m: engine.sweep(
             m, bound, self.em.damping)[0], moments)
         value, variance = objective(engine, self.factors, moments, bound, key, draws=2)
         return bound, moments, value, jnp.sqrt(variance)
@@ -308,7 +311,8 @@ class VariationalEM:
                 ) -> tuple[Bound, Progress]:
         key = random.fold_in(random.fold_in(rng_key, 1), now.step)
         leaves = learner.leaves(data.whole, now.weights)
-        bound, moments, value, noise = learner.e_step(leaves, now.moments, key)
+        sweeps = self.e_sweeps if now.step else max(self.e_sweeps, WARM_UP)
+        bound, moments, value, noise = learner.e_step(leaves, now.moments, key, sweeps)
         if now.step == 0:
             raise_if_missing(learner.full.graph, bool(bound.checks["seen"]))
         if not np.isfinite(value):
