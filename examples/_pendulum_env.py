@@ -29,9 +29,11 @@ class Pendulum:
     """Pendulum-v1 seen through frames of shape (size, size, 1) in [0, 1], dark arm on white.
 
     The scene is rendered `oversample` times finer and averaged, so the arm's edges carry its angle.
+    Pygame draws corners at whole pixels: of the arm of size * oversample / 2.4 pixels the angle
+    moves in steps of 0.025 rad at 24 x 4, which no controller can hold upright, 0.0125 at 24 x 8.
     """
 
-    def __init__(self, size: int = 32, max_torque: float = 10.0, oversample: int = 4):
+    def __init__(self, size: int = 24, max_torque: float = 10.0, oversample: int = 8):
         self.env = gym.make("Pendulum-v1", render_mode="rgb_array", max_episode_steps=-1,
                             disable_env_checker=True)
         self.max_torque = max_torque

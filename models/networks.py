@@ -41,6 +41,15 @@ def depth_to_space(x: jax.Array) -> jax.Array:
     return x.reshape(n, 2 * h, 2 * w, c // 4)
 
 
+def windows(frames: jax.Array, length: int) -> jax.Array:
+    """Neighbouring frames as channels: (.., T, H, W, C) -> (.., T + 1 - length, H, W, length C).
+
+    Window t holds the frames t, .., t + length - 1, oldest first.
+    """
+    last = frames.shape[-4] + 1 - length
+    return jnp.concatenate([frames[..., i : i + last, :, :, :] for i in range(length)], -1)
+
+
 class Encoder(nnx.Module):
     """Frames (N, H, W, C) -> features (N, out): strided 3 x 3 convolutions, one hidden layer."""
 

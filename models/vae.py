@@ -16,20 +16,30 @@ from tqdm.auto import tqdm
 import jopa_ppl as jp
 from models.networks import Decoder, Encoder
 
+PIXELS = ("gaussian", "bernoulli")
 _COLLAPSED = 0.5  # a latent with more than this share of posterior variance says nearly nothing
 
 
 class VAE(nnx.Module):
-    """z ~ N(0, I_d), y | z ~ N(decode(z), sigma^2) a pixel; q(z | y) = N(mean, std^2) of `encode`.
+    """z ~ N(0, I_d), y | z ~ p(decode(z)) a pixel; q(z | y) = N(mean, std^2) of `encode`.
 
-    Frames are (..., H, W, C) in [0, 1], latents (..., d). sigma is learned with the weights.
+    Frames are (..., H, W, C) in [0, 1] of any size, latents (..., d). Channels are colours, or
+    neighbouring frames (`models.networks.windows`), or both.
+
+    Args:
+        pixels: "gaussian", N(decode(z), sigma^2) with sigma learned, or "bernoulli".
+
+    Raises:
+        ValueError: `pixels` is neither of these.
 
     Source: Kingma & Welling 2014; Rybkin, Daniilidis & Levine 2021 (learned sigma).
     """
 
     def __init__(self, shape: tuple[int, int, int], d: int = 2, *, width: int = 4,
-                 rngs: nnx.Rngs) -> None:
-        self.shape, self.d = tuple(shape), d
+                 pixels: str = "gaussian", rngs: nnx.Rngs) -> None:
+        if pixels not in PIXELS:
+            raise ValueError(f"pixels: expected one of {PIXELS}; got {pixels!r}")
+        self.shape, self.d, self.family = tuple(shape), d, pixels
         self.encoder = Encoder(self.shape, 2 * d, width=width, rngs=rngs)
         self.decoder = Decoder(self.shape, d, width=width, rngs=rngs)
         # The mean of q starts at the frames' principal components (`train` sets these): a closed
@@ -50,18 +60,24 @@ class VAE(nnx.Module):
 
     def decode(self, z: ArrayLike) -> Array:
         """Mean frames in [0, 1]: latents (..., d) -> (..., H, W, C)."""
+        return nnx.sigmoid(self.logits(z))
+
+    def logits(self, z: ArrayLike) -> Array:
+        """Logits of the mean frames: latents (..., d) -> (..., H, W, C)."""
         z = jnp.asarray(z)
         flat = z.reshape(-1, self.d).astype(self.background[...].dtype)
         out = self.decoder(flat).reshape(*z.shape[:-1], *self.shape)
-        return nnx.sigmoid(out + self.background[...])
+        return out + self.background[...]
 
     @property
     def sigma(self) -> Array:
-        """Standard deviation of a pixel, a scalar."""
+        """Standard deviation of a Gaussian pixel, a scalar."""
         return jnp.exp(self.log_sigma[...])
 
     def pixels(self, z: ArrayLike) -> dist.Distribution:
         """p(y | z), event shape (H, W, C)."""
+        if self.family == "bernoulli":
+            return dist.Bernoulli(logits=self.logits(z)).to_event(3)
         return dist.Normal(self.decode(z), self.sigma).to_event(3)
 
     def message(self, frames: Array) -> dist.Distribution:
@@ -90,9 +106,10 @@ def free_energy(vae: VAE, pairs: Array, key: Array, *, beta: float, rho: float) 
     return (jnp.mean(beta * kl) - jnp.mean(vae.pixels(z).log_prob(pairs).sum(1))) / 2
 
 
-def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4, inits: int = 3,
-          steps: int = 500, batch: int = 16, rate: float = 6e-3, beta: float = 20.0,
-          rho: float = 0.98, progress: bool = True) -> tuple[VAE, Array]:
+def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
+          pixels: str = "gaussian", inits: int = 3, steps: int = 500, batch: int = 16,
+          rate: float = 6e-3, beta: float = 20.0, rho: float = 0.98, progress: bool = True
+          ) -> tuple[VAE, Array]:
     """Train `inits` VAEs side by side on episodes (E, T, H, W, C); return the best, and its losses.
 
     Best is the lowest free energy on held-out pairs of frames among those with no collapsed latent
@@ -100,7 +117,7 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4, init
     Grosse & Salakhutdinov 2016). Losses: (steps,).
 
     Raises:
-        ValueError: frames are not (E, T, H, W, C) with E, T >= 2, or not finite.
+        ValueError: frames are not (E, T, H, W, C) with E, T >= 2, or not finite; or `pixels`.
         RuntimeError: every initialisation collapsed.
     """
     frames = jnp.asarray(frames, jnp.float32)
@@ -114,12 +131,18 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4, init
     frames = frames[held:]
     mean = jnp.clip(frames.mean((0, 1)), 0.02, 0.98)
     centre, components = principal_components(test[:, 0], d)
-    graph, _ = nnx.split(VAE(shape, d, width=width, rngs=nnx.Rngs(0)))
+
+    def fresh(key: Array) -> VAE:
+        return VAE(shape, d, width=width, pixels=pixels, rngs=nnx.Rngs(key))
+
+    graph = nnx.graphdef(nnx.eval_shape(fresh, key_init))
     schedule = optax.warmup_cosine_decay_schedule(rate / 30, rate, steps // 10, steps, rate / 50)
     optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule))
 
+    @jax.jit
+    @jax.vmap
     def create(key: Array) -> nnx.State:
-        vae = VAE(shape, d, width=width, rngs=nnx.Rngs(key))
+        vae = fresh(key)
         vae.background[...] = jnp.log(mean / (1 - mean))
         vae.centre[...], vae.components[...] = centre, components
         return nnx.state(vae)
@@ -153,7 +176,7 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4, init
             return loss(w, test, key_test), noise / (noise + jnp.var(z, (0, 1)))
         return jax.vmap(one)(weights)
 
-    weights = jax.vmap(create)(jax.random.split(key_init, inits))
+    weights = create(jax.random.split(key_init, inits))
     carry, losses = (weights, jax.vmap(optimiser.init)(weights)), []
     size = max(1, steps // 10)
     with tqdm(total=steps, desc="VAE", unit="step", disable=not progress) as bar:
