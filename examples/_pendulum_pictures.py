@@ -5,7 +5,7 @@ Torques are in N m, distances in rad, times in s; one step is 0.05 s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +29,20 @@ _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth"
 
 
 def write_all(out: Path, world: World, runs: Sequence[dict[str, Any]], goal: float,
-              target: np.ndarray) -> None:
-    """Write control.gif, frames.png, free_energy.png and posterior.nc to the folder `out`."""
+              target: np.ndarray, predict: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    """Write control.gif, frames.png, free_energy.png and posterior.nc to the folder `out`.
+
+    `predict` rolls poses (2, d) forward under torques (T, 1) by local models, (T, d).
+    """
     out.mkdir(parents=True, exist_ok=True)
     farthest = max(runs, key=lambda run: run["error"][0])
     with mpl.rc_context({**_STYLE, "font.size": 7, "xtick.labelsize": 6, "ytick.labelsize": 6}):
         animate(out / "control.gif", farthest, goal, target)
     with mpl.rc_context({**_STYLE, "font.size": 9}):
-        draw_frames(out / "frames.png", world)
+        draw_frames(out / "frames.png", world, predict)
         draw_energies(out / "free_energy.png", world)
-    tree = world.learned.to_arviz(num_samples=100)
+    tree = world.learned.to_arviz(
+        num_samples=100, groups=("posterior", "observed_data", "constant_data"))
     tree.to_netcdf(str(out / "posterior.nc"), engine="h5netcdf")  # ArviZ 0.x and 1.x alike
 
 
@@ -77,7 +81,7 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
     shown = [near.plot(DT * (np.arange(len(error)) + 1), error, color=RED, lw=1.3)[0]]
     time, level = DT * np.arange(len(torque) + 1), np.append(torque, torque[-1])
     spread = 2 * np.append(sd, sd[-1])
-    high = 1.08 * max(np.abs(level + spread).max(), np.abs(level - spread).max(), 1.0)
+    high = 1.2 * max(np.quantile(np.abs(level) + spread, 0.9), np.abs(level).max(), 1.0)
     push.set(xlim=(0, end), ylim=(-high, 1.35 * high), xlabel="time (s)")
     push.set_ylabel("torque (N m)", labelpad=1)
     push.axhline(0, color="0.85", lw=0.8, zorder=0)
@@ -101,26 +105,29 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
             writer.grab_frame()
 
 
-def draw_frames(path: Path, world: World, episode: int = 0) -> None:
+def draw_frames(path: Path, world: World,
+                predict: Callable[[np.ndarray, np.ndarray], np.ndarray], episode: int = 0) -> None:
     """Strips of one episode: seen, encoded and decoded, smoothed, predicted without frames."""
     true, vae = world.frames[episode], world.vae
     poses = _poses(world, episode)
-    rolled = _roll(world, poses, episode)
+    past, later = poses[1:ROLL + 2], world.torques[episode, ROLL:-1]
+    local = predict(poses[ROLL:ROLL + 2], later)
     rows = {"true frames": true, "VAE reconstruction": vae.decode(vae.encode(true)[0]),
-            "smoothed": vae.decode(poses[1:len(true) + 1]), "predicted": vae.decode(rolled)}
+            "smoothed": vae.decode(poses[1:len(true) + 1]),
+            "predicted, local models": vae.decode(np.concatenate([past, local])),
+            "predicted, one model": vae.decode(_roll(world, poses, episode))}
     steps = range(0, len(true), EVERY)
-    figure = Figure(figsize=(0.72 * len(steps) + 1.9, 3.7))
-    grid = figure.subplots(4, len(steps), gridspec_kw={
-        "left": 1.75 / figure.get_figwidth(), "right": 0.99, "bottom": 0.13, "top": 0.86,
+    figure = Figure(figsize=(0.72 * len(steps) + 2.15, 4.4))
+    grid = figure.subplots(5, len(steps), gridspec_kw={
+        "left": 2.0 / figure.get_figwidth(), "right": 0.99, "bottom": 0.13, "top": 0.86,
         "wspace": 0.08, "hspace": 0.08})
     for row, (label, strip) in zip(grid, rows.items(), strict=True):
         strip = np.asarray(strip)
-        later = slice(ROLL + 1, None)
-        off = np.sqrt(np.mean((strip[later] - true[later])**2))
+        off = np.sqrt(np.mean((strip[ROLL + 1:] - true[ROLL + 1:])**2))
         note = "" if label == "true frames" else f"\nRMSE {off:.3f}"
         row[0].text(-0.15, 0.5, label + note, transform=row[0].transAxes, ha="right", va="center")
         for ax, t in zip(row, steps, strict=True):
-            if label == "predicted" and t <= ROLL:
+            if label.startswith("predicted") and t <= ROLL:
                 ax.axis("off")
                 continue
             _picture(ax, strip[t])
@@ -129,14 +136,16 @@ def draw_frames(path: Path, world: World, episode: int = 0) -> None:
     shown = [ax for ax, t in zip(grid[-1], steps, strict=True) if t <= ROLL]
     if shown:
         left, right = shown[0].get_position(), shown[-1].get_position()
-        figure.text((left.x0 + right.x1) / 2, (left.y0 + left.y1) / 2,
+        above = grid[-2][0].get_position()
+        figure.text((left.x0 + right.x1) / 2, (left.y0 + above.y1) / 2,
                     f"from the smoothed state at step {ROLL},\nby torques alone",
                     ha="center", va="center", color="0.3")
     figure.text(0.5, 0.95, f"step ({DT} s each)", ha="center", va="center")
     still = np.sqrt(np.mean((world.frames.mean((0, 1)) - true[ROLL + 1:])**2))
     figure.text(0.5, 0.05, f"RMSE: grey level in [0, 1], all steps after {ROLL} "
-                f"({still:.3f} for the mean frame); episode {episode}; one linear model for all "
-                "angles", ha="center", va="center", color="0.3")
+                f"({still:.3f} for the mean frame); episode {episode} of the training data; local "
+                "models: as in control; one model: linear for all angles",
+                ha="center", va="center", color="0.3")
     figure.savefig(path, dpi=130)
 
 

@@ -123,14 +123,31 @@ def unpack(M: Array, past: int) -> tuple[Array, Array, Array]:
     return M[..., :2 * d], M[..., 2 * d:2 * d + 1], M[..., 2 * d + 1]
 
 
+def local_models(states: np.ndarray, features: np.ndarray, following: np.ndarray) -> Array:
+    """Mean local models (H, 2 d + du + 1, d) near H states, by VMP on replayed transitions."""
+    following, features, weights = replay(states, features, following)
+    d = following.shape[-1]
+    prior = jnp.concatenate([constant_velocity(d).T, jnp.zeros((2, d))])
+    local = jp.VMP(local_dynamics, max_iters=1).run(
+        following, features=features, weights=weights, prior=prior, noise=NOISE)
+    return local.mean("M")[:, 0]
+
+
+def predict(world: World, start: np.ndarray, torques: np.ndarray) -> np.ndarray:
+    """Poses that follow two poses `start` (2, d) under torques (T, 1) without frames, (T, d)."""
+    path = list(start)
+    for u in torques:
+        near = np.tile(np.concatenate(path[-2:]), (HORIZON, 1))   # the shape that is compiled
+        M = np.asarray(local_models(near, world.features, world.following)[0])
+        path.append(np.concatenate([*path[-2:], u, [1.0]]) @ M)
+    return np.stack(path[2:])
+
+
 class Controller:
     """A receding-horizon controller made of programs."""
 
     def __init__(self, world: World, goal: np.ndarray, max_torque: float) -> None:
         self.world, self.max_torque = world, max_torque
-        d = world.vae.d
-        self.prior = jnp.concatenate([constant_velocity(d).T, jnp.zeros((2, d))])
-        self.refit = jp.VMP(local_dynamics, max_iters=1)
         self.goals = [goal] * HORIZON
         self.weights = np.repeat([1.0, GOAL_WEIGHT], [SEEN, HORIZON])
         self.features, self.following = world.features, world.following
@@ -138,13 +155,6 @@ class Controller:
         self.frames: list[np.ndarray] = []
         self.torques = [np.zeros(1, np.float32)] * (SEEN - 1)   # at rest before the first frame
         self.states: np.ndarray | None = None
-
-    def models(self, states: np.ndarray) -> tuple[Array, Array, Array]:
-        """Local beliefs near every planned state, as the known A_t, B_t, c_t of a plan."""
-        following, features, weights = replay(states, self.features, self.following)
-        local = self.refit.run(following, features=features, weights=weights, prior=self.prior,
-                               noise=NOISE)
-        return unpack(local.mean("M")[:, 0], SEEN - 1)
 
     def remember(self, frame: np.ndarray) -> None:
         """Add what has just been seen to the transitions that are replayed."""
@@ -169,8 +179,9 @@ class Controller:
         planner = jp.VMP(jp.condition(local_plan, {"u": known}), decide="u")
         states = self.states
         for _ in range(RELINEARISE):
-            plan = planner.run(seen, self.weights, self.models(states), vae=self.world.vae,
-                               noise=NOISE, action_scale=ACTION_SCALE)
+            models = unpack(local_models(states, self.features, self.following), past)
+            plan = planner.run(seen, self.weights, models, vae=self.world.vae, noise=NOISE,
+                               action_scale=ACTION_SCALE)
             x = np.asarray(plan.mean("x"))[past - 2:past + HORIZON]
             states = np.concatenate([x[:-2], x[1:-1]], -1)
         self.states = np.concatenate([states[1:], states[-1:]])
@@ -248,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     for a in tqdm(angles, desc=f"control to {goal:g} rad", unit="run")]
             results.append(judge(goal, runs))
             if len(results) == 1:
-                pictures.write_all(args.out, world, runs, goal, target)
+                pictures.write_all(args.out, world, runs, goal, target, partial(predict, world))
     summary = {**clock, **results[0], "seed": args.seed}
     if len(results) > 1:
         summary["goals"] = results

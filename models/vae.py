@@ -130,7 +130,8 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
     test = jnp.stack([frames[:held, :-1], frames[:held, 1:]], 2).reshape(-1, 2, *shape)
     frames = frames[held:]
     mean = jnp.clip(frames.mean((0, 1)), 0.02, 0.98)
-    centre, components = principal_components(test[:, 0], d)
+    some = frames.reshape(-1, *shape)[::max(1, frames.shape[0] * frames.shape[1] // 600)]
+    centre, components = principal_components(some, d)
 
     def fresh(key: Array) -> VAE:
         return VAE(shape, d, width=width, pixels=pixels, rngs=nnx.Rngs(key))
