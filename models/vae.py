@@ -27,7 +27,8 @@ class VAE(nnx.Module):
     neighbouring frames (`models.networks.windows`), or both.
 
     Args:
-        pixels: "gaussian", N(decode(z), sigma^2) with sigma learned, or "bernoulli".
+        pixels: "gaussian", N(decode(z), sigma^2) with sigma learned, or "bernoulli" for frames
+            of zeros and ones.
 
     Raises:
         ValueError: `pixels` is neither of these.
