@@ -14,6 +14,9 @@ class ArrayNormal(Distribution):
 
         log N = -1/2 (vec x - vec m)' C^-1 (vec x - vec m) - 1/2 log|C| - (n/2) log 2 pi
 
+    Elements without variance are known: they are always at their mean (the density is that of the
+    others, and zero elsewhere).
+
     Args:
         loc: (*batch, *event); vec is row-major over the event axes.
         covariance: (*batch, n, n), n the number of elements of an event.
@@ -42,14 +45,19 @@ class ArrayNormal(Distribution):
 
     @lazy_property
     def scale_tril(self) -> Array:
-        return jnp.linalg.cholesky(self.covariance)
+        known = self._known[..., None] * jnp.eye(self.covariance.shape[-1])
+        return jnp.linalg.cholesky(self.covariance + known)
+
+    @property
+    def _known(self) -> Array:
+        return jnp.diagonal(self.covariance, axis1=-2, axis2=-1) == 0
 
     def _vec(self, array: Array) -> Array:
         return array.reshape((*array.shape[:array.ndim - self.event_dim], -1))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         eps = random.normal(key, (*sample_shape, *self._vec(self.loc).shape), self.loc.dtype)
-        draw = jnp.einsum("...ij,...j->...i", self.scale_tril, eps)
+        draw = jnp.einsum("...ij,...j->...i", self.scale_tril, jnp.where(self._known, 0.0, eps))
         return self.loc + draw.reshape((*sample_shape, *self.loc.shape))
 
     def log_prob(self, value: Array) -> Array:
@@ -57,4 +65,6 @@ class ArrayNormal(Distribution):
         tril = jnp.broadcast_to(self.scale_tril, (*gap.shape, gap.shape[-1]))
         white = solve_triangular(tril, gap[..., None], lower=True)[..., 0]
         logdet = jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
-        return -0.5 * (white**2).sum(-1) - logdet - 0.5 * gap.shape[-1] * jnp.log(2 * jnp.pi)
+        free = (~self._known).sum(-1)
+        density = -0.5 * (white**2).sum(-1) - logdet - 0.5 * free * jnp.log(2 * jnp.pi)
+        return jnp.where((self._known & (gap != 0)).any(-1), -jnp.inf, density)

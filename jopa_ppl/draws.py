@@ -13,6 +13,7 @@ from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Follow, nature, over_time
 from jopa_ppl.inference.layout import join
 from jopa_ppl.inference.steps import Coordinates
+from jopa_ppl.inference.unseen import GAUSSIAN_KINDS, complete
 from jopa_ppl.marginals import chain_segments, settled
 from jopa_ppl.messages import chain, elimination
 from jopa_ppl.messages.factors import augment
@@ -31,11 +32,18 @@ def sample(compiled: Any, state: State, bound: Bound, plan: Any, key: Array, cou
     return compiled.draw(random.split(key, count), state.moments, bound, plan)
 
 
-def point(engine: Engine, moments: dict, key: Array) -> tuple[dict, dict[str, Array]]:
-    """A draw of everything but chains: as beliefs without spread, and as site values."""
+def point(engine: Engine, moments: dict, key: Array, bound: Bound | None = None
+          ) -> tuple[dict, dict[str, Array]]:
+    """A draw of everything but chains: as beliefs without spread, and as site values.
+
+    Latents that no observation reaches follow the draws of what they depend on; without `bound`
+    the beliefs are complete already.
+    """
     fixed, values = dict(moments), {}
-    for i, block in enumerate(engine.graph.blocks):
-        m, k = moments[block.name], random.fold_in(key, i)
+    blocks = sorted(enumerate(engine.graph.blocks), key=lambda b: b[1].kind in GAUSSIAN_KINDS)
+    for i, block in blocks:                                   # precisions first
+        here = fixed if bound is None else complete(engine, fixed, bound, (block,))[0]
+        m, k = here[block.name], random.fold_in(key, i)
         if block.kind == "gamma":
             t = random.gamma(k, m.a) / m.b
             fixed[block.name] = Gamma(t, jnp.log(t), jnp.full_like(m.a, -1.0), m.b)
@@ -46,8 +54,7 @@ def point(engine: Engine, moments: dict, key: Array) -> tuple[dict, dict[str, Ar
             fixed[block.name] = Wishart(W, logdet, jnp.full_like(m.dof, -1.0), m.rate)
             values[block.name] = W
         elif block.kind == "dense":
-            chol = jnp.linalg.cholesky(m.cov)
-            z = m.mean + jnp.einsum("...ij,...j->...i", chol,
+            z = m.mean + jnp.einsum("...ij,...j->...i", _root(m.cov),
                                     random.normal(k, m.mean.shape, m.mean.dtype))
             fixed[block.name] = Gaussian(z, jnp.zeros_like(m.cov), m.logdet)
             belief = engine.beliefs[block.name]
@@ -56,9 +63,9 @@ def point(engine: Engine, moments: dict, key: Array) -> tuple[dict, dict[str, Ar
                 values[name] = _site(engine, name, z[..., start:start + size], 0)
         elif block.kind == "elimination":
             belief = engine.beliefs[block.name]
-            _, terms = belief.terms(m.precision, None)
+            _, terms = belief.terms(m.precision, m.free)
             drawn = elimination.sample(k, belief.variables, belief.sizes, terms)
-            mean = {n: m.mean[n] + drawn[n] for n in m.mean}
+            mean = {n: m.mean[n] + drawn[n] * m.free[n] for n in m.mean}
             fixed[block.name] = m._replace(mean=mean, cov=jax.tree.map(jnp.zeros_like, m.cov))
             values |= {n: _site(engine, n, mean[n], 0) for n in mean}
     return fixed, values
@@ -72,7 +79,7 @@ def _site(engine: Engine, name: str, vector: Array, lead: int) -> Array:
 def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> dict[str, Array]:
     """One joint draw of every site."""
     shared, inside = random.split(key)
-    fixed, values = point(engine, moments, shared)
+    fixed, values = point(engine, moments, shared, bound)
     for i, block in enumerate(engine.graph.blocks):
         if block.kind == "chain":
             k = random.fold_in(inside, i)
@@ -83,6 +90,7 @@ def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> d
 def _trajectory(engine: Engine, block: Any, fixed: dict, moments: dict, bound: Bound, plan: Any,
                 key: Array) -> dict[str, Array]:
     """A trajectory: from the smoother where observations reach, then by the program."""
+    moments, bound = complete(engine, moments, bound, (block,))
     belief, m = engine.beliefs[block.name], moments[block.name]
     c = Coordinates(belief)
     smooth, noise = random.split(key)
@@ -141,7 +149,7 @@ def _names(engine: Engine, block: Any) -> list[str]:
 
 
 def _root(cov: Array) -> Array:
-    """A square root that also serves covariances with zero rows (decisions that are data)."""
+    """A square root that also serves covariances with zero rows (elements that are data)."""
     values, vectors = jnp.linalg.eigh(cov)
     return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
 

@@ -29,6 +29,7 @@ from jopa_ppl.graph.trace import Plate, Program, Scan, Site
 from jopa_ppl.graph.unroll import CarryForm, Context
 from jopa_ppl.inference.beliefs import slot_of
 from jopa_ppl.inference.engine import Engine, State
+from jopa_ppl.inference.unseen import complete
 from jopa_ppl.messages import chain
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
@@ -116,7 +117,11 @@ def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
     header = posterior.header if stored else json.loads(
         json.dumps(_header(posterior), default=_plate_record))
     kept = posterior.bound if stored else _kept(posterior)
-    return dict(header), flat({"blocks": posterior.state.moments, **kept._asdict()})
+    moments = posterior.state.moments
+    if not stored:
+        with jax.enable_x64(True):
+            moments, _ = complete(posterior.compiled.engine, moments, posterior.bound)
+    return dict(header), flat({"blocks": moments, **kept._asdict()})
 
 
 def _header(posterior: Posterior) -> dict[str, Any]:

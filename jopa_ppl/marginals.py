@@ -14,6 +14,7 @@ from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Smoothed, nature, roll, smoothed
 from jopa_ppl.inference.layout import join
 from jopa_ppl.inference.steps import Coordinates, site_map
+from jopa_ppl.inference.unseen import complete
 from jopa_ppl.messages.families import wishart_variance
 
 
@@ -62,6 +63,7 @@ def _gaussian(site: Site, local: tuple, parts: dict[str, Array]) -> Marginal:
 
 def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str, dict[str, Array]]:
     found: dict[str, dict[str, Array]] = {}
+    moments, bound = complete(engine, moments, bound)
     for block in engine.graph.blocks:
         belief, m = engine.beliefs[block.name], moments[block.name]
         if block.kind == "gamma":

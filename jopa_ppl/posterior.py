@@ -93,6 +93,9 @@ class Posterior:
         if m.family == "wishart":
             return dist.Wishart(parts["dof"], rate_matrix=parts["rate"])
         mean, cov = parts["mean"], parts["cov"]
+        if (np.asarray(m.variance) == 0).any():               # conditioned in part
+            return ArrayNormal(mean, cov.reshape((*mean.shape, 1, 1)) if m.event_dim == 0 else cov,
+                               m.event_dim)
         if m.event_dim == 0:
             return dist.Normal(mean, jnp.sqrt(cov[..., 0, 0]).reshape(mean.shape))
         if m.event_dim == 1:

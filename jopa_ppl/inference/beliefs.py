@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -17,7 +18,13 @@ from jopa_ppl.graph.unroll import base_name, lag
 from jopa_ppl.inference.layout import align, take
 from jopa_ppl.messages import elimination
 from jopa_ppl.messages.factors import Moments
-from jopa_ppl.messages.families import Gaussian, gaussian_entropy, gaussian_update, symmetric
+from jopa_ppl.messages.families import (
+    Gaussian,
+    gaussian_entropy,
+    gaussian_update,
+    inverse_and_logdet,
+    symmetric,
+)
 
 
 class Clamp(NamedTuple):
@@ -40,20 +47,25 @@ class Belief(Protocol):
     def moved(self, old: Any, new: Any) -> Array: ...
 
 
-def clamped(mean: Array, cov: Array, clamp: Clamp | None) -> tuple[Array, Array]:
+class GaussianBelief(Belief, Protocol):
+    """What else is asked of Gaussians: `gradient`, under which `update` returns the same belief."""
+
+    def gradient(self, moments: Any, clamp: Any) -> Any: ...
+
+
+def only(matrix: Array, free: Array) -> Array:
+    """A matrix (*batch, n, n) without the rows and columns where `free` (*batch, n) is 0."""
+    return matrix * free[..., :, None] * free[..., None, :]
+
+
+def clamped(mean: Array, cov: Array, clamp: Clamp) -> tuple[Array, Array]:
     """Moments with the elements that are data at their values, without spread."""
-    if clamp is None:
-        return mean, cov
-    free = clamp.free
-    return (jnp.where(free > 0, mean, clamp.value),
-            cov * free[..., :, None] * free[..., None, :])
+    return jnp.where(clamp.free > 0, mean, clamp.value), only(cov, clamp.free)
 
 
-def _identity(clamp: Clamp | None, like: Array) -> Array:
+def identity(free: Array) -> Array:
     """Unit precision on what is not inferred keeps J positive definite and adds nothing to F."""
-    if clamp is None:
-        return jnp.zeros((), like.dtype)
-    return (1 - clamp.free)[..., None] * jnp.eye(like.shape[-1], dtype=like.dtype)
+    return (1 - free)[..., None] * jnp.eye(free.shape[-1], dtype=free.dtype)
 
 
 def in_spreads(change: Array, variance: Array) -> Array:
@@ -79,7 +91,7 @@ class DenseBelief:
         shape = (*self.batch, self.dims)
         return Gaussian(jnp.zeros(shape), jnp.zeros((*shape, self.dims)), jnp.zeros(self.batch))
 
-    def stats(self, moments: Gaussian, clamp: Clamp | None) -> tuple[Array, Array]:
+    def stats(self, moments: Gaussian, clamp: Clamp) -> tuple[Array, Array]:
         return clamped(moments.mean, moments.cov, clamp)
 
     def view(self, stats: tuple[Array, Array], factor: Factor) -> Moments:
@@ -91,16 +103,17 @@ class DenseBelief:
             mean, cov = mean[None], cov[None]
         return Moments(mean, cov)
 
-    def update(self, moments: Gaussian, gradient: tuple[Array, Array], clamp: Clamp | None
-               ) -> Gaussian:
-        precision = -2 * symmetric(gradient[1])
-        mean = moments.mean if clamp is None else jnp.where(clamp.free > 0, moments.mean,
-                                                            clamp.value)
-        return gaussian_update(mean, gradient[0], precision + _identity(clamp, precision))
+    def update(self, moments: Gaussian, gradient: tuple[Array, Array], clamp: Clamp) -> Gaussian:
+        precision = only(-2 * symmetric(gradient[1]), clamp.free) + identity(clamp.free)
+        mean = jnp.where(clamp.free > 0, moments.mean, clamp.value)
+        return gaussian_update(mean, gradient[0] * clamp.free, precision)
 
-    def entropy(self, moments: Gaussian, clamp: Clamp | None) -> Array:
-        free = self.dims if clamp is None else clamp.free.sum(-1)
-        return jnp.sum(gaussian_entropy(moments.logdet, free))
+    def entropy(self, moments: Gaussian, clamp: Clamp) -> Array:
+        return jnp.sum(gaussian_entropy(moments.logdet, clamp.free.sum(-1)))
+
+    def gradient(self, moments: Gaussian, clamp: Clamp) -> tuple[Array, Array]:
+        precision, _ = inverse_and_logdet(moments.cov)
+        return jnp.zeros_like(moments.mean), -0.5 * (precision - identity(clamp.free))
 
     def moved(self, old: Gaussian, new: Gaussian) -> Array:
         return in_spreads(new.mean - old.mean, jnp.diagonal(new.cov, axis1=-2, axis2=-1))
@@ -112,12 +125,14 @@ class DenseBelief:
 
 
 class Eliminated(NamedTuple):
-    """Moments of a block solved by elimination: means by site, covariances by factor."""
+    """Moments of a block solved by elimination: means by site, covariances by factor, and the
+    precision they come from; `free` as in `Clamp`."""
 
     mean: dict[str, Array]
     cov: dict[str, Array]
     logdet: Array
     precision: dict[str, Array]
+    free: dict[str, Array]
 
 
 class EliminationBelief:
@@ -140,11 +155,18 @@ class EliminationBelief:
         for key, factor in self.factors.items():
             n = sum(self.variables[base_name(i)].dim for i in slot_of(self.block, factor))
             cov[key] = jnp.zeros((*(p.size for p in factor.plates), n, n))
-        return Eliminated({n: jnp.zeros(self._shape(n)) for n in self.variables}, cov,
-                          jnp.zeros(()), {k: jnp.zeros_like(v) for k, v in cov.items()})
+        mean = {n: jnp.zeros(self._shape(n)) for n in self.variables}
+        return Eliminated(mean, cov, jnp.zeros(()), {k: jnp.zeros_like(v) for k, v in cov.items()},
+                          {n: jnp.ones_like(m) for n, m in mean.items()})
 
-    def stats(self, moments: Eliminated, clamp: dict[str, Clamp] | None) -> tuple[dict, dict]:
-        return moments.mean, moments.cov
+    def stats(self, moments: Eliminated, clamp: dict[str, Clamp]) -> tuple[dict, dict]:
+        mean = {n: jnp.where(c.free > 0, moments.mean[n], c.value) for n, c in clamp.items()}
+        return mean, self._only(moments.cov, {n: c.free for n, c in clamp.items()})
+
+    def _only(self, matrices: dict[str, Array], free: dict[str, Array]) -> dict[str, Array]:
+        """Matrices by factor without the rows and columns of what is not free."""
+        return {k: only(m, self.view((free, matrices), self.factors[k]).mean)
+                for k, m in matrices.items()}
 
     def view(self, stats: tuple[dict, dict], factor: Factor) -> Moments:
         want = [p.name for p in factor.plates]
@@ -155,31 +177,34 @@ class EliminationBelief:
             means.append(jnp.broadcast_to(mean, (*sizes, mean.shape[-1])))
         return Moments(jnp.concatenate(means, -1), stats[1][factor.name])
 
-    def terms(self, precision: dict[str, Array], clamp: dict[str, Clamp] | None
+    def terms(self, precision: dict[str, Array], free: dict[str, Array]
               ) -> tuple[list[str], list[elimination.Term]]:
+        """The block's precision in cliques: the factors named, then what is not free."""
         keys = list(precision)
         terms = [elimination.Term(tuple(slot_of(self.block, self.factors[k])),
                                   tuple(p.name for p in self.factors[k].plates), precision[k])
                  for k in keys]
-        for name, c in (clamp or {}).items():
-            v = self.variables[name]
-            eye = _identity(c, jnp.zeros((v.dim, v.dim)))
-            terms.append(elimination.Term((name,), v.plates, eye))
+        terms += [elimination.Term((name,), self.variables[name].plates, identity(own))
+                  for name, own in free.items()]
         return keys, terms
 
     def update(self, moments: Eliminated, gradient: tuple[dict, dict],
-               clamp: dict[str, Clamp] | None) -> Eliminated:
-        precision = {k: -2 * symmetric(g) for k, g in gradient[1].items()}
-        keys, terms = self.terms(precision, clamp)
-        found = elimination.marginals(self.variables, self.sizes, terms, gradient[0])
-        mean = {n: moments.mean[n] + found.mean[n] for n in moments.mean}
-        return Eliminated(mean, dict(zip(keys, found.cov)), found.logdet, precision)
+               clamp: dict[str, Clamp]) -> Eliminated:
+        free = {n: c.free for n, c in clamp.items()}
+        precision = self._only({k: -2 * symmetric(g) for k, g in gradient[1].items()}, free)
+        keys, terms = self.terms(precision, free)
+        vectors = {n: g * free[n] for n, g in gradient[0].items()}
+        found = elimination.marginals(self.variables, self.sizes, terms, vectors)
+        mean = {n: jnp.where(c.free > 0, moments.mean[n] + found.mean[n], c.value)
+                for n, c in clamp.items()}
+        return Eliminated(mean, dict(zip(keys, found.cov)), found.logdet, precision, free)
 
-    def entropy(self, moments: Eliminated, clamp: dict[str, Clamp] | None) -> Array:
-        free = sum(jnp.size(m) for m in moments.mean.values())
-        for c in (clamp or {}).values():
-            free = free - jnp.sum(1 - c.free)
-        return gaussian_entropy(moments.logdet, free)
+    def entropy(self, moments: Eliminated, clamp: dict[str, Clamp]) -> Array:
+        return gaussian_entropy(moments.logdet, sum(jnp.sum(c.free) for c in clamp.values()))
+
+    def gradient(self, moments: Eliminated, clamp: dict[str, Clamp]) -> tuple[dict, dict]:
+        return (jax.tree.map(jnp.zeros_like, moments.mean),
+                {k: -0.5 * p for k, p in moments.precision.items()})
 
     def moved(self, old: Eliminated, new: Eliminated) -> Array:
         change = {n: new.mean[n] - old.mean[n] for n in new.mean}

@@ -16,7 +16,15 @@ from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.graph.unroll import base_name, lag
-from jopa_ppl.inference.beliefs import Clamp, clamped, in_bulk, in_spreads, slot_of
+from jopa_ppl.inference.beliefs import (
+    Clamp,
+    clamped,
+    identity,
+    in_bulk,
+    in_spreads,
+    only,
+    slot_of,
+)
 from jopa_ppl.inference.layout import align, take
 from jopa_ppl.messages import chain, elimination
 from jopa_ppl.messages.factors import Moments
@@ -69,10 +77,7 @@ class ChainBelief:
                      jnp.zeros(b), jnp.zeros((G, *b, D, D)), jnp.zeros((G - 1, *b, D, D)))
 
     def stats(self, moments: Chain, clamp: Clamp) -> tuple[Array, Array, Array]:
-        mean, cov = clamped(moments.mean, moments.cov, clamp)
-        free = clamp.free
-        cross = moments.cross * free[1:, ..., :, None] * free[:-1, ..., None, :]
-        return mean, cov, cross
+        return *clamped(moments.mean, moments.cov, clamp), between(moments.cross, clamp.free)
 
     def nodes(self, array: Array, fill: float = 0.0) -> Array:
         """(T, *plates, width) of steps -> (G, *plates, D) of groups, without the head."""
@@ -150,11 +155,10 @@ class ChainBelief:
 
     def update(self, moments: Chain, gradient: tuple[Array, Array, Array], clamp: Clamp) -> Chain:
         g_mean, g_cov, g_cross = gradient
-        eye = jnp.eye(self.dims, dtype=g_cov.dtype)
-        diag = -2 * symmetric(g_cov) + (1 - clamp.free)[..., None] * eye
-        off = -g_cross
-        found = (self._by_elimination(diag, off, g_mean) if self.method == "funsor"
-                 else chain.marginals(diag, off, g_mean, self.method))
+        diag = only(-2 * symmetric(g_cov), clamp.free) + identity(clamp.free)
+        off, vector = between(-g_cross, clamp.free), g_mean * clamp.free
+        found = (self._by_elimination(diag, off, vector) if self.method == "funsor"
+                 else chain.marginals(diag, off, vector, self.method))
         mean = jnp.where(clamp.free > 0, moments.mean + found.mean, clamp.value)
         return Chain(mean, found.cov, found.cross, found.logdet, diag, off)
 
@@ -191,6 +195,10 @@ class ChainBelief:
         logdet = jnp.sum(moments.logdet)
         return gaussian_entropy(logdet, jnp.sum(clamp.free))
 
+    def gradient(self, moments: Chain, clamp: Clamp) -> tuple[Array, Array, Array]:
+        diag = moments.diag - identity(clamp.free)
+        return jnp.zeros_like(moments.mean), -0.5 * diag, -moments.off
+
     def moved(self, old: Chain, new: Chain) -> Array:
         return in_spreads(new.mean - old.mean, jnp.diagonal(new.cov, axis1=-2, axis2=-1))
 
@@ -210,6 +218,11 @@ class ChainBelief:
             piece = [self.head[name]]
             return take(moments.mean[0], piece, [-1]), take(moments.cov[0], piece, [-2, -1])
         return self.steps(moments.mean, name, 1), self.steps(moments.cov, name, 2)
+
+
+def between(cross: Array, free: Array) -> Array:
+    """Blocks between neighbouring groups without the rows and columns of what is not free."""
+    return cross * free[1:, ..., :, None] * free[:-1, ..., None, :]
 
 
 def _pair(first: Array, second: Array, cross: Array) -> Array:

@@ -97,6 +97,15 @@ class Energy:
         """Summed E[r r'], summed weights, E[P] and E[log P] of a Gaussian factor."""
         diagonal = factor.family == "normal"
         precision, logdet = self.noise(factor, arrays, stats)
+        tails = 1 if diagonal else 2
+        keep = [n > 1 for n in precision.shape[:precision.ndim - tails]]
+        square = self.square(factor, arrays, stats, keep, diagonal)
+        count = batch_einsum([(arrays.weight, "n")], "n", keep)
+        return square, count, precision, logdet
+
+    def square(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
+               keep: list[bool], diagonal: bool) -> Array:
+        """Weighted E[r r'] (or its diagonal), summed over the batch axes that are not kept."""
         views = [self.beliefs[b.name].view(stats[b.name], factor)
                  for b, _ in self.slots[factor.name] if b is not None]
         batch = arrays.offset.shape[:-1]
@@ -105,12 +114,8 @@ class Energy:
             *slots, main = *views, Moments(jnp.zeros((*one, 0)), jnp.zeros((*one, 0, 0)))
         else:
             *slots, main = views
-        tails = 1 if diagonal else 2
-        keep = [n > 1 for n in precision.shape[:precision.ndim - tails]]
-        square = expected_square(arrays.K, arrays.offset, arrays.weight, slots, main,
-                                 arrays.known, keep, diagonal)
-        count = batch_einsum([(arrays.weight, "n")], "n", keep)
-        return square, count, precision, logdet
+        return expected_square(arrays.K, arrays.offset, arrays.weight, slots, main,
+                               arrays.known, keep, diagonal)
 
     def noise(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
               ) -> tuple[Array, Array]:

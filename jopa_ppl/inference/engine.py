@@ -32,6 +32,8 @@ class Bound(NamedTuple):
     clamps: dict[str, Any]
     alive: dict[str, Array]
     series: list[Windows]
+    values: dict[str, Array]        # of sites conditioned in part, and where they are `present`
+    present: dict[str, Array]
     checks: dict[str, Array]
 
 
@@ -89,11 +91,13 @@ class Engine:
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         weights = activity.weights()
         arrays = {k: a._replace(weight=weights[k]) for k, a in arrays.items()}
-        clamps = {b.name: self._clamp(b, activity.alive, values, present) for b in graph.blocks}
-        return Bound(arrays, clamps, activity.alive, series, checks)
+        bound = Bound(arrays, {}, activity.alive, series, values, present, checks)
+        return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
 
-    def _clamp(self, block: Block, alive: dict[str, Array], values: dict[str, Array],
-               present: dict[str, Array]) -> Any:
+    def clamp(self, block: Block, bound: Bound) -> Any:
+        """What of a block is not inferred: barren latents and data."""
+        alive, values, present = bound.alive, bound.values, bound.present
+
         def one(name: str) -> Clamp:
             size = self.graph.variables[name].dims
             free = jnp.broadcast_to(alive[name][..., None], (*alive[name].shape, size))

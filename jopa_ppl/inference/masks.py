@@ -17,6 +17,7 @@ from jopa_ppl.graph.trace import Scan, Site
 from jopa_ppl.graph.unroll import base_name, lag
 from jopa_ppl.inference.bind import FactorArrays, Windows
 from jopa_ppl.inference.layout import align, split
+from jopa_ppl.inference.unseen import stands_alone
 
 
 def _reduce(mask: Array, have: list[str], want: list[str], lead: int = 0) -> Array:
@@ -112,14 +113,8 @@ class Activity:
         if site.name in graph.variables:
             want = _local(graph, site.name)
             # Planning keeps all beliefs outside scans: they are used, whatever the evidence.
-            # A prior that involves no other block is kept too: barren elements stay at it, move
-            # nothing and add nothing to F.
-            block = graph.block_of(site.name)
-            plain = (graph.variables[site.name].family == "gaussian" and all(
-                not f.noise and {base_name(i) for i in f.latents} <= set(block.members)
-                for f in self._factors(site.name)))
-            alive = (jnp.full(_shape(graph, site.name), self.keep_outer or plain)
-                     | self._seeds(site.name))
+            kept = self.keep_outer or stands_alone(graph, site.name)
+            alive = jnp.full(_shape(graph, site.name), kept) | self._seeds(site.name)
             for f in graph.factors:
                 touches = site.name in f.latents or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:
