@@ -80,7 +80,7 @@ class _Restored:
         self.graph, self.engine, self.schedule = graph, engine, schedule
         self.draw = jax.jit(self._draw)
 
-    def marginals(self, moments: dict, kept: Kept, plan: None) -> dict[str, dict[str, Array]]:
+    def stored_arrays(self, moments: dict, kept: Kept, plan: None) -> dict[str, dict[str, Array]]:
         return kept.sites
 
     def _draw(self, keys: Array, moments: dict, kept: Kept, plan: None) -> dict[str, Array]:
@@ -156,7 +156,7 @@ def _kept(posterior: Posterior) -> Kept:
     compiled, bound, plan = posterior.compiled, posterior.bound, posterior.plan
     _ = posterior._marginals         # compiles `compiled.marginals` where that is still to be done
     with jax.enable_x64(True):
-        sites = compiled.marginals(posterior.state.moments, bound, plan)
+        sites, _ = compiled.marginals(posterior.state.moments, bound, plan)
         smoothed = {}
         for block in compiled.graph.blocks:
             if block.kind != "chain":

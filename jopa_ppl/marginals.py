@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.graph.trace import Site
+from jopa_ppl.graph.factor_graph import Variable
+from jopa_ppl.inference.compilation import once
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Smoothed, nature, roll, smoothed
 from jopa_ppl.inference.layout import join
@@ -30,35 +31,39 @@ class Marginal(NamedTuple):
 
 def marginals(compiled: Any, state: State, bound: Bound, plan: Any) -> dict[str, Marginal]:
     """Marginals of all latent sites; compiled once per program."""
+    variables = compiled.graph.variables
     if not hasattr(compiled, "marginals"):
-        compiled.marginals = jax.jit(partial(_arrays, compiled.engine))
-    arrays = compiled.marginals(state.moments, bound, plan)
-    found = {}
-    for name, variable in compiled.graph.variables.items():
-        site, parts = variable.site, arrays[name]
-        if variable.family == "gamma":
-            found[name] = Marginal("gamma", 0, parts["a"] / parts["b"],
-                                   parts["a"] / parts["b"]**2, parts)
-        elif variable.family == "wishart":
-            found[name] = Marginal("wishart", 2, parts["mean"], parts["variance"],
-                                   {"dof": parts["dof"], "rate": parts["rate"]})
-        else:
-            found[name] = _gaussian(site, variable.local, parts)
-    return found
+        stored = getattr(compiled, "stored_arrays", None)
+
+        def both(*args: Any) -> tuple[dict, dict]:
+            arrays = (stored or partial(_arrays, compiled.engine))(*args)
+            return arrays, {name: _shaped(v, arrays[name]) for name, v in variables.items()}
+
+        compiled.marginals = jax.jit(both, compiler_options=once())
+    _, found = compiled.marginals(state.moments, bound, plan)
+    return {name: Marginal(v.family, _event_dim(v), *found[name]) for name, v in variables.items()}
 
 
-def _gaussian(site: Site, local: tuple, parts: dict[str, Array]) -> Marginal:
+def _event_dim(v: Variable) -> int:
     """Elements that are not local to a plate are one event, else the site's own event."""
-    lead = 0 if site.scan is None else 1
-    mean = join(parts["mean"], site, local, lead)
-    variance = join(jnp.diagonal(parts["cov"], axis1=-2, axis2=-1), site, local, lead)
-    event_dim = len(site.shape) - len(local)
-    plates = sorted(p.axis for p in local)
-    cov = parts["cov"]
-    if plates == list(range(len(local))):
+    return {"gamma": 0, "wishart": 2}.get(v.family, len(v.site.shape) - len(v.local))
+
+
+def _shaped(v: Variable, parts: dict[str, Array]) -> tuple[Array, Array, dict[str, Array]]:
+    """Mean and variance of the site's shape, and the parameters of its distribution."""
+    if v.family == "gamma":
+        return parts["a"] / parts["b"], parts["a"] / parts["b"]**2, parts
+    if v.family == "wishart":
+        scale = jnp.linalg.cholesky(parts["mean"] / parts["dof"][..., None, None])
+        return parts["mean"], parts["variance"], {"dof": parts["dof"], "rate": parts["rate"],
+                                                  "scale_tril": scale}
+    site, local, lead = v.site, v.local, 0 if v.site.scan is None else 1
+    mean, cov = join(parts["mean"], site, local, lead), parts["cov"]
+    variance = join(jnp.diagonal(cov, axis1=-2, axis2=-1), site, local, lead)
+    if sorted(p.axis for p in local) == list(range(len(local))):
         cov = jnp.moveaxis(cov, [lead + i for i in range(len(local))],
                            [lead + p.axis for p in local])
-    return Marginal("gaussian", event_dim, mean, variance, {"mean": mean, "cov": cov})
+    return mean, variance, {"mean": mean, "cov": cov}
 
 
 def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str, dict[str, Array]]:

@@ -91,7 +91,7 @@ class Posterior:
         if m.family == "gamma":
             return dist.Gamma(parts["a"], parts["b"])
         if m.family == "wishart":
-            return dist.Wishart(parts["dof"], rate_matrix=parts["rate"])
+            return dist.Wishart(parts["dof"], scale_tril=parts["scale_tril"], validate_args=False)
         mean, cov = parts["mean"], parts["cov"]
         if (np.asarray(m.variance) == 0).any():               # conditioned in part
             return ArrayNormal(mean, cov.reshape((*mean.shape, 1, 1)) if m.event_dim == 0 else cov,
@@ -191,8 +191,9 @@ class Posterior:
                 members = [n for n in block.members if n in chosen]
                 if name == members[0]:
                     index = np.concatenate([np.arange(*_span(belief.pieces[n])) for n in members])
-                    joint[",".join(members)] = JointBelief(
-                        m.mean[..., index], m.cov[..., index[:, None], index[None, :]])
+                    mean, cov = jax.device_get((m.mean, m.cov))     # NumPy: nothing to compile
+                    joint[",".join(members)] = JointBelief(*map(jnp.asarray, (
+                        mean[..., index], cov[..., index[:, None], index[None, :]])))
                     shapes += [(n, (graph.variables[n].site.shape,
                                     len(graph.variables[n].local))) for n in members]
             else:

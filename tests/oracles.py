@@ -48,6 +48,22 @@ def dense_gaussian(model: Callable, args: tuple, kwargs: dict, shapes: Mapping[s
                          float(evidence))
 
 
+def conditioned(exact: DenseGaussian, known: Mapping[str, np.ndarray]) -> DenseGaussian:
+    """The posterior once some elements are known as well: `known[site]` has NaN elsewhere."""
+    flat, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in exact.mean.items()})
+    value = np.asarray(ravel_pytree({k: jnp.asarray(known.get(k, np.full(np.shape(v), np.nan)))
+                                     for k, v in exact.mean.items()})[0])
+    seen, mean, V = ~np.isnan(value), np.array(flat), exact.cov
+    S, gap = V[np.ix_(seen, seen)], (value - mean)[seen]
+    gain = np.linalg.solve(S, V[seen]).T
+    mean, cov = mean + gain @ gap, V - gain @ V[seen]
+    mean[seen], cov[seen], cov[:, seen] = value[seen], 0, 0
+    evidence = exact.evidence - 0.5 * (gap @ np.linalg.solve(S, gap) + np.linalg.slogdet(S)[1]
+                                       + len(gap) * LOG_2PI)
+    named = lambda x: {k: np.asarray(v) for k, v in unravel(x).items()}
+    return DenseGaussian(named(mean), named(np.diag(cov)), cov, float(evidence))
+
+
 class DenseLDS(NamedTuple):
     """Beliefs of `dense_lds`: x (T, d), M = [A B c] (d, m) row-major, W ~ Wishart(dof, rate)."""
 
@@ -176,21 +192,6 @@ def mean_field_regression(X: np.ndarray, y: np.ndarray, *, w_sd: float = 2.0, a0
     entropy = (0.5 * p * (LOG_2PI + 1) + 0.5 * np.linalg.slogdet(S)[1]
                + a - np.log(b) + gammaln(a) + (1 - a) * digamma(a))
     return Regression(w, S, a, b, float(-energy - entropy))
-
-
-def settled(posterior: Any, sweeps: int = 1000) -> Any:
-    """The posterior after many more sweeps: at the fixed point to rounding, where F no longer sees
-    the difference (its error is the square of theirs)."""
-    engine = posterior.compiled.engine
-    run = jax.jit(lambda m: jax.lax.fori_loop(
-        0, sweeps, lambda _, m: engine.sweep(m, posterior.bound)[0], m))
-    moments = run(posterior.state.moments)
-    free_energy = engine.free_energy(moments, posterior.bound)
-    state = posterior.state._replace(moments=moments, free_energy=free_energy)
-    history = np.append(posterior.free_energy, free_energy)
-    return type(posterior)(posterior.compiled, posterior.call,
-                           state._replace(sweep=jnp.asarray(len(history))), posterior.bound,
-                           history)
 
 
 def numerical_gradient(fn: Callable, at: Any, eps: float = 1e-3) -> Any:

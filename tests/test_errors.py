@@ -467,8 +467,8 @@ def test_offsets_scales_and_a_missing_frame_in_single_precision():
     np.testing.assert_allclose(fit(y, 0.0, 1.0)["F"], exact["F"], rtol=1e-3)
 
 
-def test_two_thousand_steps_of_precise_observations():
-    steps, precision = 2000, 1e8
+def test_ten_thousand_steps_of_precise_observations():
+    steps, precision = 10_000, 1e8
     rng = np.random.default_rng(1)
     x = np.cumsum(rng.normal(size=steps))
     y = (x + 1e-4 * rng.normal(size=steps)).astype(np.float32).astype(float)

@@ -305,7 +305,8 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
     def run(tracer: _Tracer, leaves: list[Array]) -> None:
         program, a, k = rebuild(leaves)
         # The seed only serves draws that no handler answers; every site has a placeholder.
-        with tracer, numpyro.handlers.seed(rng_seed=0):
+        # NumPyro's checks of arguments would run op by op here; the engine checks them in its run.
+        with tracer, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False):
             program(*a, **k)
 
     data = {f"data/{i}": jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))

@@ -202,7 +202,7 @@ class Engine:
         """Whether a sweep changed F by less than `tol` and every block's means by less than
         sqrt(tol) of their spread: F sees an error of the beliefs squared, and less and less of it
         the more data there are."""
-        close = max(tol, 4 * jnp.finfo(f.dtype).eps)       # F has no digits beyond rounding
+        close = max(tol, 1e-12)              # a sum of many terms has no more digits than that
         still = [jnp.abs(old.free_energy - f) <= close * jnp.maximum(1.0, jnp.abs(f))]
         for name in (u.block.name for u in self.schedule.updates):
             moved = self.beliefs[name].moved(old.moments[name], moments[name])

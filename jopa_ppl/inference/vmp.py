@@ -22,6 +22,7 @@ from jopa_ppl.inference.checks import (
     raise_if_aimless,
     raise_if_missing,
 )
+from jopa_ppl.inference.compilation import often, once
 from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.signature import Cache, Call, split_call
@@ -45,10 +46,12 @@ class Compiled:
         self.engine = Engine(self.graph, method)
         self.decision = Decision(self.engine, self.decide) if self.decide else None
         self.schedule = self.engine.schedule
-        self.single = self.schedule.exact
-        self.first = jax.jit(self._first)
-        self.more = jax.jit(self._more)
-        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self._data(leaves)))
+        self.single = self.decision is not None or self.schedule.exact
+        # One call for everything where one pass is exact; else the sweeps are compiled apart.
+        self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
+        self.more = jax.jit(self._more, compiler_options=often())
+        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self._data(leaves)),
+                                compiler_options=once())
 
     def _data(self, dynamic: list[Array]) -> dict[str, Array]:
         return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
@@ -61,7 +64,7 @@ class Compiled:
             return self.decision.run(self._data(dynamic), history)
         bound = self.engine.bind(self._data(dynamic))
         state = self.engine.start(key, bound)
-        if self.single:     # one call for everything; else the sweeps are compiled on their own
+        if self.single:
             state, history = self.engine.advance(state, bound, history, until, self.tol,
                                                  self.damping)
         return bound, state, history, None
@@ -191,8 +194,9 @@ class VMP:
                 fix="look at the scale of the data and at the priors; `error.posterior` holds "
                     f"the state after {sweeps} sweeps")
         # With a single block the first sweep is exact; the second one only polishes rounding.
-        if not done and plan is None and not compiled.schedule.exact:
-            change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
+        change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
+        still = compiled.tol == 0 and abs(change) <= 1e-12 * abs(float(state.free_energy))
+        if not (done or still) and plan is None and not compiled.schedule.exact:
             warnings.warn(
                 f"not converged: after {sweeps} sweeps the beliefs still move, the free energy "
                 f"by {change:.3g} nats a sweep (tol={compiled.tol}); raise max_iters",
