@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> dict:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", type=int, default=300, help="data sets drawn from the prior")
     parser.add_argument("--draws", type=int, default=1000, help="posterior draws a data set")
-    parser.add_argument("--temper", type=float, default=0.5,
+    parser.add_argument("--temper", type=float, default=0.4,
                         help="power of q that parameters are proposed from (1: q itself)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fast", action="store_true", help="40 data sets of 200 draws")

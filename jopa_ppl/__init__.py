@@ -16,6 +16,7 @@ from jopa_ppl.errors import (
     SiteError,
     StructureError,
 )
+from jopa_ppl.importance import correct
 from jopa_ppl.inference.variational_em import VariationalEM
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.networks import with_weights
@@ -46,6 +47,7 @@ __all__ = [
     "compare",
     "compile",
     "condition",
+    "correct",
     "explain",
     "given",
     "latent",

@@ -27,3 +27,26 @@ def test_pendulum_fast(tmp_path):
     assert summary["reach"] == 2
     for name in ("control.gif", "frames.png", "free_energy.png", "posterior.nc"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_engines_beside_each_other_fast(tmp_path):
+    from examples.vmp_vs_svi import main
+    summary = main(["--fast", "--cases", "nile", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    nile = summary["nile"]
+    # VMP is beaten by no mean-field guide, but by one that couples states and precisions.
+    assert nile["svi chain"]["gap_at_the_end"]["median"] > -0.3
+    assert nile["svi coupled"]["gap_at_the_end"]["median"] < 0
+    assert 0.3 < nile["vmp"]["against_nuts"]["level"]["ratio"] < 0.7      # too narrow
+    assert (tmp_path / "nile.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_calibration_fast(tmp_path):
+    from examples.calibration import main
+    found = main(["--fast", "--out", str(tmp_path)])["coverage"]
+    for kind in ("A", "B", "W"):
+        gain = found["corrected"][kind]["0.9"][0] - found["VMP"][kind]["0.9"][0]
+        assert gain > 0.02 and found["corrected"][kind]["0.9"][0] > 0.78
+    assert (tmp_path / "ranks.png").stat().st_size > 0
