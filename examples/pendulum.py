@@ -3,7 +3,8 @@
     python -m examples.pendulum --goal 0 1.5708 --seed 0
 
 1. collects episodes of random torques and trains a convolutional VAE on single frames;
-2. learns one linear model of the motion by message passing, for all episodes at once;
+2. learns one linear model of the motion by message passing, for all episodes at once; with --em
+   the VAE is then trained further on the free energy of that model, by variational EM;
 3. controls in a receding horizon: refits local models along the last plan, filters the last
    frames and plans with the goal image held at every future step, all of it in programs;
 4. writes to the folder --out: control.gif (the start farthest from the first goal), frames.png,
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 from jax import Array
 from tqdm.auto import tqdm
 
@@ -47,6 +50,7 @@ REPLAY = 128           # transitions replayed for a state; farther ones weigh ne
 ACTION_SCALE = 20.0    # standard deviation of the torque's prior, N m
 GOAL_WEIGHT = 0.1      # of a goal frame's likelihood: a few hundredths of a radian do not matter
 NOISE = 0.02           # of the local models, in latent units
+EM_STEPS, EM_RATE = 20, 3e-4     # of variational EM, and the rate of its Adam
 
 
 class World(NamedTuple):
@@ -70,22 +74,41 @@ def timed(clock: dict[str, float], name: str) -> Iterator[None]:
 
 
 def learn(pendulum: Pendulum, seed: int, episodes: int, vae_steps: int, clock: dict[str, float],
-          length: int = 60) -> World:
-    """Collect episodes, train the VAE, learn the dynamics."""
+          length: int = 60, em_steps: int = 0) -> World:
+    """Collect episodes, train the VAE, learn the dynamics; or refine both by variational EM."""
     data = collect(pendulum, episodes, length, seed)
     with timed(clock, "seconds_vae"):
         vae, losses = train(data.frames, jax.random.key(seed), steps=vae_steps)
     with timed(clock, "seconds_vmp"):
         learned = identify(data, vae)
+    if em_steps:
+        with timed(clock, "seconds_em"):
+            vae, learned = refine(data, vae, jax.random.key(seed), em_steps)
     return World(vae, learned, *transitions(learned, data.torques), np.asarray(losses), *data)
 
 
 def identify(data: Episodes, vae: VAE) -> jp.Posterior:
     """Beliefs about one linear model for all episodes, and about their poses."""
+    program, frames, sizes = question(data)
+    return jp.VMP(program, max_iters=100, tol=1e-5).run(frames, vae=vae, **sizes)
+
+
+def refine(data: Episodes, vae: VAE, key: Array, steps: int) -> tuple[VAE, jp.Posterior]:
+    """Both networks trained on the free energy of the whole model, from where the VAE stands."""
+    program, frames, sizes = question(data)
+    optim = optax.chain(optax.clip_by_global_norm(1e5), optax.adam(EM_RATE))
+    em = jp.VariationalEM(program, optim, e_sweeps=2, m_steps=10, batch=5)
+    learned, weights = em.run(key, steps, frames, vae=vae, **sizes)
+    graph, state = nnx.split(vae)
+    nnx.replace_by_pure_dict(state, weights["vae"])
+    return nnx.merge(graph, state), learned
+
+
+def question(data: Episodes) -> tuple[Callable, np.ndarray, dict[str, Any]]:
+    """The program with its torques known, and its arguments: frames (T, N, ..) and sizes."""
     program = jp.condition(dynamics, {"u": data.torques.swapaxes(0, 1)})
-    return jp.VMP(program, max_iters=100, tol=1e-5).run(
-        data.frames.swapaxes(0, 1), T=data.frames.shape[1], trajectories=len(data.frames),
-        vae=vae, action_scale=ACTION_SCALE)
+    return program, data.frames.swapaxes(0, 1), {
+        "T": data.frames.shape[1], "trajectories": len(data.frames), "action_scale": ACTION_SCALE}
 
 
 def transitions(learned: jp.Posterior, torques: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -233,6 +256,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                              "anticlockwise; several share one training (0)")
     parser.add_argument("--starts", type=int, default=20, help="runs for each goal (20)")
     parser.add_argument("--episodes", type=int, default=50, help="of 60 random steps each (50)")
+    parser.add_argument("--em", type=int, nargs="?", const=EM_STEPS, default=0, metavar="STEPS",
+                        help="refine the VAE by variational EM on the free energy of the whole "
+                             f"model ({EM_STEPS} steps where no number is given)")
     parser.add_argument("--fast", action="store_true",
                         help="a smoke test: 2 starts, fewer episodes, a briefly trained VAE")
     parser.add_argument("--out", type=Path, default=Path("outputs/pendulum"),
@@ -250,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
         pendulum = Pendulum(SIZE)
-        world = learn(pendulum, args.seed, episodes, vae_steps, clock)
+        world = learn(pendulum, args.seed, episodes, vae_steps, clock, em_steps=args.em)
         angles = np.random.default_rng(1000 + args.seed).uniform(-np.pi, np.pi, starts)
         results = []
         for goal in args.goal:

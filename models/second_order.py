@@ -27,6 +27,7 @@ def dynamics(frames: Array | None = None, *, T: int, trajectories: int, vae: VAE
         frames: (T, trajectories, H, W, C), NaN where missing (shorter trajectories).
         action_scale: standard deviation of the actions; start: of the first two poses.
     """
+    vae = jp.module("vae", vae)
     d = vae.d
     A = jp.latent("A", dist.Normal(constant_velocity(d), 0.5).to_event(2))
     B = jp.latent("B", dist.Normal(jnp.zeros((d, du)), 0.1).to_event(2))

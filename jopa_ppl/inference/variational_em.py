@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from jopa_ppl.errors import JopaError, NumericalError, StructureError
 from jopa_ppl.graph.factor_graph import Block, Factor
 from jopa_ppl.inference.checks import raise_if_missing
+from jopa_ppl.inference.compilation import often, once
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.signature import Call, split_call
 from jopa_ppl.inference.vmp import VMP
@@ -113,9 +114,9 @@ class _Learner:
             self.plate, self.size = self._plate(em.batch)
             self.small = vmp(self._model(weights, jnp.arange(em.batch))).compile(*args, **kwargs)
         self.call = self.data(weights, args, kwargs).batch      # for its static parts
-        self.begin = jax.jit(self._begin)
-        self.e_step = jax.jit(self._e_step)
-        self.m_step = jax.jit(self._m_step)
+        self.begin = jax.jit(self._begin, compiler_options=once())
+        self.e_step = jax.jit(self._e_step, compiler_options=often())
+        self.m_step = jax.jit(self._m_step, compiler_options=often())
 
     def _model(self, weights: Weights, index: Array | None) -> Callable:
         model = WithWeights(self.em.model, weights)
