@@ -28,6 +28,7 @@ Array = NDArray[np.float32]
 
 DIGITS = (0, 1, 8)
 TRAINED = 10  # exemplars of each digit that the VAE sees; later ones are unseen
+SEEN, LENGTH, STEP = 100, 200, 3.6  # frames observed, frames in all, degrees a step
 ANGLES = 36  # of each exemplar, evenly spaced over the circle
 
 _FILE = Path(__file__).parent / "data" / "mnist_digits.npz"
@@ -184,6 +185,13 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
             bar.update(len(values))
     weights, k = carry[0]
     return nnx.merge(graph, weights), _turn(k), jnp.concatenate(losses)
+
+
+def pretrained(seed: int, steps: int = 1000) -> DigitVAE:
+    """The VAE of both digit studies: `train` on `training_set()`, weights and all from one seed."""
+    vae, *_ = train(DigitVAE(rngs=nnx.Rngs(seed)), training_set(), jax.random.key(seed),
+                    steps=steps, label=f"VAE, seed {seed}")
+    return vae
 
 
 class _Recipe(NamedTuple):
