@@ -50,3 +50,13 @@ def test_calibration_fast(tmp_path):
         gain = found["corrected"][kind]["0.9"][0] - found["VMP"][kind]["0.9"][0]
         assert gain > 0.02 and found["corrected"][kind]["0.9"][0] > 0.78
     assert (tmp_path / "ranks.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_end_to_end_digits_fast(tmp_path):
+    from examples.end_to_end_digits import main
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["em_free_energy"] < summary["frozen_free_energy"]
+    assert summary["em_vs_mean"] < summary["frozen_vs_mean"]
+    assert (tmp_path / "end_to_end_digits.png").stat().st_size > 0
