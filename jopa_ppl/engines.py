@@ -109,7 +109,7 @@ class UseVMP:
 
 def default_optimiser() -> optax.GradientTransformation:
     """Adam whose rate falls as 1/sqrt(step): it needs no horizon, so any budget may end it."""
-    return optax.adam(lambda step: 0.03 / jnp.sqrt(1 + step / 300), b2=0.99)
+    return optax.adam(lambda step: 0.02 / jnp.sqrt(1 + step / 500))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class UseSVI:
 
     guide: str | Callable[[Callable], Any] = "chain"
     optim: Any = None
-    particles: int = 1
+    particles: int = 4
     steps: int = 100_000
     label: str | None = None
 
@@ -190,7 +190,9 @@ class UseSVI:
                     note = f"diverged within {steps} steps"
                     break
         drawn: dict[str, Array] = {}
-        if not note:
+        if not note and errors[-1] > 5:
+            note = "the loss scatters: not settled, or out of the float's precision"
+        if np.isfinite(bounds[-1]):
             drawn = guide.sample_posterior(draw_key, svi.get_params(state), *args,
                                            sample_shape=(draws,), **kwargs)
             if isinstance(guide, AutoGuide):
