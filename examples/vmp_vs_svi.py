@@ -10,8 +10,9 @@ The same unmodified programs under every engine:
               dynamics with unknown A, B, c, W
 
 Free energies are -ELBO of one and the same log joint. On the pendulum SVI scores the frames through
-the decoder while VMP takes the encoder's messages; there VMP's belief is scored through the decoder
-too, by Monte Carlo, so that the numbers can be subtracted. NUTS starts at VMP's means: on the LDS
+the decoder while VMP takes the encoder's messages ("vmp linearise": the decoder's own, linearised);
+there VMP's belief is scored through the decoder too, by Monte Carlo, so that the numbers can be
+subtracted. NUTS starts at VMP's means: on the LDS
 its warm-up from the priors' means alone takes minutes. Every repeat compiles afresh. Writes a
 picture a case, comparison.txt and summary.json to outputs/vmp_vs_svi/.
 """
@@ -51,6 +52,7 @@ class Case(NamedTuple):
     nuts: float
     guides: tuple[str, ...]
     shown: tuple[str, tuple[int, ...]]
+    more: tuple[UseVMP, ...] = ()
 
 
 class Sensor:
@@ -95,7 +97,8 @@ def pendulum(fast: bool, seed: int) -> Case:
     frames, torques = (x[:4].swapaxes(0, 1) for x in data)
     kwargs = {"T": 30, "trajectories": 4, "vae": vae, "action_scale": 10.0}
     return Case(jp.condition(dynamics, {"u": torques}), (frames,), kwargs,
-                1.0 if fast else 6.0, 0.0, ("normal", "chain", "coupled"), ("A", (0, 0)))
+                1.0 if fast else 6.0, 0.0, ("normal", "chain", "coupled"), ("A", (0, 0)),
+                (UseVMP(max_iters=100, messages={"y": "linearise"}, name="vmp linearise"),))
 
 
 CASES = {"nile": nile, "lds": lds, "pendulum": pendulum}
@@ -121,7 +124,7 @@ def measure(case: Case, repeats: int, seed: int) -> list[jp.Comparison]:
         begin = init_to_value(values={n: posterior.mean(n) for n in posterior.sites})
     for i in range(repeats):
         fresh = afresh(case)
-        engines: list[Any] = [UseVMP(max_iters=1000), *(UseSVI(g) for g in case.guides)]
+        engines: list[Any] = [UseVMP(max_iters=1000), *case.more, *map(UseSVI, case.guides)]
         budget = {e.name: case.svi for e in engines}
         if case.nuts and (i == 0 or found[0]["nuts"].warm < 5):
             engines.append(UseNUTS(200, 300, max_tree_depth=8, init=begin))
