@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 DT = 0.05        # seconds a step, Gymnasium's
 HELD = 0.3       # rad from the goal that count as held
 ROLL = 20        # the step from which the model runs without frames
-EVERY = 5        # steps between the frames of a strip
+FIRST, EVERY, SHOWN = 10, 2, 13   # the frames of a strip: the first step, steps between, how many
+AHEAD = 20       # predicted steps that are scored, the horizon of a plan
 MOST = 80        # frames of the animation
 BLUE, ORANGE, RED, GREEN = "#0072b2", "#e69f00", "#d55e00", "#009e73"  # Okabe & Ito
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8}
@@ -81,7 +82,7 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
     shown = [near.plot(DT * (np.arange(len(error)) + 1), error, color=RED, lw=1.3)[0]]
     time, level = DT * np.arange(len(torque) + 1), np.append(torque, torque[-1])
     spread = 2 * np.append(sd, sd[-1])
-    high = 1.2 * max(np.quantile(np.abs(level) + spread, 0.9), np.abs(level).max(), 1.0)
+    high = 2 * max(np.abs(level).max(), 1.0)   # wider bands are cut off, or torques would not show
     push.set(xlim=(0, end), ylim=(-high, 1.35 * high), xlabel="time (s)")
     push.set_ylabel("torque (N m)", labelpad=1)
     push.axhline(0, color="0.85", lw=0.8, zorder=0)
@@ -89,7 +90,7 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
                                 alpha=0.45, lw=0),
               push.step(time, level, where="post", color=BLUE, lw=1.2)[0]]
     push.legend(shown[:0:-1], ["applied", "±2 sd of its posterior"], ncols=2, fontsize=6,
-                loc="upper right", frameon=False, borderaxespad=0, handlelength=1.2,
+                loc="upper right", borderaxespad=0, handlelength=1.2, framealpha=1, edgecolor="none",
                 columnspacing=1)
 
     writer = PillowWriter(fps=round(1 / DT))
@@ -116,14 +117,15 @@ def draw_frames(path: Path, world: World,
             "smoothed": vae.decode(poses[1:len(true) + 1]),
             "predicted, local models": vae.decode(np.concatenate([past, local])),
             "predicted, one model": vae.decode(_roll(world, poses, episode))}
-    steps = range(0, len(true), EVERY)
+    steps = range(FIRST, FIRST + EVERY * SHOWN, EVERY)
+    scored = slice(ROLL + 1, ROLL + 1 + AHEAD)
     figure = Figure(figsize=(0.72 * len(steps) + 2.15, 4.4))
     grid = figure.subplots(5, len(steps), gridspec_kw={
         "left": 2.0 / figure.get_figwidth(), "right": 0.99, "bottom": 0.13, "top": 0.86,
         "wspace": 0.08, "hspace": 0.08})
     for row, (label, strip) in zip(grid, rows.items(), strict=True):
         strip = np.asarray(strip)
-        off = np.sqrt(np.mean((strip[ROLL + 1:] - true[ROLL + 1:])**2))
+        off = np.sqrt(np.mean((strip[scored] - true[scored])**2))
         note = "" if label == "true frames" else f"\nRMSE {off:.3f}"
         row[0].text(-0.15, 0.5, label + note, transform=row[0].transAxes, ha="right", va="center")
         for ax, t in zip(row, steps, strict=True):
@@ -141,8 +143,8 @@ def draw_frames(path: Path, world: World,
                     f"from the smoothed state at step {ROLL},\nby torques alone",
                     ha="center", va="center", color="0.3")
     figure.text(0.5, 0.95, f"step ({DT} s each)", ha="center", va="center")
-    still = np.sqrt(np.mean((world.frames.mean((0, 1)) - true[ROLL + 1:])**2))
-    figure.text(0.5, 0.05, f"RMSE: grey level in [0, 1], all steps after {ROLL} "
+    still = np.sqrt(np.mean((world.frames.mean((0, 1)) - true[scored])**2))
+    figure.text(0.5, 0.05, f"RMSE: grey level in [0, 1], steps {scored.start} to {scored.stop - 1} "
                 f"({still:.3f} for the mean frame); episode {episode} of the training data; local "
                 "models: as in control; one model: linear for all angles",
                 ha="center", va="center", color="0.3")
