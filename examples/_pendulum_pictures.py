@@ -90,8 +90,8 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
                                 alpha=0.45, lw=0),
               push.step(time, level, where="post", color=BLUE, lw=1.2)[0]]
     push.legend(shown[:0:-1], ["applied", "±2 sd of its posterior"], ncols=2, fontsize=6,
-                loc="upper right", borderaxespad=0, handlelength=1.2, framealpha=1, edgecolor="none",
-                columnspacing=1)
+                loc="upper right", borderaxespad=0, handlelength=1.2, framealpha=1,
+                columnspacing=1, edgecolor="none")
 
     writer = PillowWriter(fps=round(1 / DT))
     with writer.saving(figure, str(path), dpi=100):
