@@ -39,7 +39,9 @@ def weights_of(model: Callable, args: tuple, kwargs: dict) -> Weights:
             model(*args, **kwargs)
 
     jax.eval_shape(run)
-    return {n: jax.tree.map(jnp.array, w) for n, w in collect.weights.items()}
+    # With a dtype of their own: a weak type would be lost in training, and compile everything anew.
+    strong = lambda a: jnp.array(a, jnp.result_type(a))
+    return {n: jax.tree.map(strong, w) for n, w in collect.weights.items()}
 
 
 class _Replace(Messenger):
