@@ -134,7 +134,8 @@ def replay(states: np.ndarray, features: np.ndarray, following: np.ndarray
     gap = (at**2).sum(1) - 2 * states @ at.T + (states**2).sum(1, keepdims=True)
     index = np.argpartition(gap, REPLAY, 1)[:, :REPLAY]
     gap = np.maximum(np.take_along_axis(gap, index, 1), 0)
-    near = np.partition(gap, NEAR, 1)[:, NEAR:NEAR + 1]
+    # An arm at rest is seen as one pose again and again: nothing is nearer than the noise.
+    near = np.maximum(np.partition(gap, NEAR, 1)[:, NEAR:NEAR + 1], NOISE**2)
     return following[index], features[index], np.exp(-gap / near)
 
 

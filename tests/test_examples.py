@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 
@@ -60,3 +61,14 @@ def test_end_to_end_digits_fast(tmp_path):
     assert summary["em_free_energy"] < summary["frozen_free_energy"]
     assert summary["em_vs_mean"] < summary["frozen_vs_mean"]
     assert (tmp_path / "end_to_end_digits.png").stat().st_size > 0
+
+
+def test_pendulum_replays_an_arm_at_rest():
+    """A pose held still repeats itself more often than `NEAR`: its weights stay finite."""
+    from examples.pendulum import NEAR, REPLAY, replay
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(REPLAY + 50, 6)).astype(np.float32)
+    features[:NEAR + 5] = features[0]
+    following, _, weights = replay(features[:3, :4], features, features[:, 2:4])
+    assert following.shape == (3, REPLAY, 2) and np.isfinite(weights).all()
+    assert ((weights == 1).sum(1) >= NEAR + 5).all()
