@@ -71,4 +71,4 @@ def test_pendulum_replays_an_arm_at_rest():
     features[:NEAR + 5] = features[0]
     following, _, weights = replay(features[:3, :4], features, features[:, 2:4])
     assert following.shape == (3, REPLAY, 2) and np.isfinite(weights).all()
-    assert ((weights == 1).sum(1) >= NEAR + 5).all()
+    assert ((weights > 0.99).sum(1) >= NEAR + 5).all()
