@@ -252,7 +252,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
            and n not in knowns]
     if context.scan is not None and context.at is None and (moving or odd):
         varying.add("time")
-    if odd and context.scan is None:
+    if odd:     # observed sites in the coefficients: each element has its own
         varying |= {p.name for p in plates}
     varying_noise = bool([n for n in noise.names if n.startswith("~")
                           or not _is_latent(program, n)])
