@@ -147,10 +147,11 @@ class DigitVAE(nnx.Module):
 
 def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: int = 1000,
           batch: int = 4, rate: float = 2e-3, beta: float = 10.0, hide: float = 0.3,
-          rho: float = 0.97, label: str = "VAE") -> tuple[nnx.Module, jax.Array, jax.Array]:
+          rho: float = 0.97, turns: tuple[float, ...] = (0.17, 0.35), learn_turns: bool = True,
+          label: str = "VAE") -> tuple[nnx.Module, jax.Array, jax.Array]:
     """Train a VAE on closed sequences under a prior in which latents turn linearly.
 
-        z_t | z_{t-1} ~ N(rho R z_{t-1}, (1 - rho^2) I),   R = expm(K - K') learned
+        z_t | z_{t-1} ~ N(rho R z_{t-1}, (1 - rho^2) I),   R = expm(K - K')
 
     The prior of each z_t alone is N(0, I), as in an ordinary VAE; between frames it asks for
     orbits that one linear map, the same for every exemplar, goes around. The loss is the free
@@ -158,12 +159,14 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
     pixels: both for the sake of exemplars that are not among the few trained on.
 
     Args:
-        vae: has `encode` and `decode`; d = 4 or more.
+        vae: has `encode` and `decode`.
         sequences: (N, T, H, W, C), the last frame followed by the first.
         steps, batch, rate: of Adam with a cosine schedule; sequences a step.
         beta: weight of the KL term, reached over the first three tenths of the steps.
         hide: part of the pixels hidden from the encoder while training.
         rho: correlation of neighbours, in [0, 1); 0 is the ordinary prior.
+        turns: radians a frame that planes 0, 1, .. of R turn by at first; at R = I, no plane would
+            be preferred and K had no slope. learn_turns: whether K is learned from there.
         label: of the progress bar.
 
     Returns:
@@ -173,9 +176,10 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
     dynamical prior.
     """
     graph, weights = nnx.split(vae)
-    recipe = _Recipe(graph, steps, batch, rate, beta, hide, rho)
-    # two planes turning at different rates: at R = I, no plane is preferred and K has no slope
-    k = jnp.zeros((vae.d, vae.d)).at[1, 0].set(0.17).at[3, 2].set(0.35)
+    recipe = _Recipe(graph, steps, batch, rate, beta, hide, rho, learn_turns)
+    k = jnp.zeros((vae.d, vae.d))
+    for plane, turn in enumerate(turns):
+        k = k.at[2 * plane + 1, 2 * plane].set(turn)
     carry, losses = ((weights, k), recipe.optimiser().init((weights, k))), []
     with tqdm(total=steps, desc=label, unit="step") as bar:
         for indices in np.array_split(np.arange(steps), max(1, steps // 50)):
@@ -204,6 +208,7 @@ class _Recipe(NamedTuple):
     beta: float
     hide: float
     rho: float
+    learn_turns: bool
 
     def optimiser(self) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(self.rate, self.steps))
@@ -217,7 +222,8 @@ def _loss(parameters: tuple, recipe: _Recipe, y: jax.Array, key: jax.Array, weig
           ) -> jax.Array:
     """Nats a frame of whole turns y (batch, T, H, W, C), with the KL term times `weight`."""
     weights, k = parameters
-    vae, r, rho = nnx.merge(recipe.graph, weights), _turn(k), recipe.rho
+    vae, rho = nnx.merge(recipe.graph, weights), recipe.rho
+    r = _turn(k if recipe.learn_turns else jax.lax.stop_gradient(k))
     noise = 1 - rho**2
     key_hide, key_z = jax.random.split(key)
     seen = jax.random.bernoulli(key_hide, 1 - recipe.hide, y.shape) / (1 - recipe.hide)
