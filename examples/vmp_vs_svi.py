@@ -136,9 +136,10 @@ def measure(case: Case, repeats: int, seed: int) -> list[jp.Comparison]:
 
 def summarise(comparisons: list[jp.Comparison]) -> dict[str, Any]:
     """Medians (and least, greatest) over repeats, by engine."""
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"median": float(np.median(values)), "least": float(np.min(values)),
-                "greatest": float(np.max(values))}
+    def spread(values: list[float]) -> dict[str, float | None]:
+        """None: not reached (JSON has no infinity)."""
+        found = {"median": np.median(values), "least": np.min(values), "greatest": np.max(values)}
+        return {k: float(v) if np.isfinite(v) else None for k, v in found.items()}
 
     found: dict[str, Any] = {}
     for name in comparisons[0].runs:

@@ -57,7 +57,7 @@ def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     log_weights = np.asarray(log_weights, float)
     if int(arviz.__version__.split(".")[0]) >= 1:
         from arviz_stats.base import array_stats
-        smoothed, k = array_stats.psislw(log_weights)
+        smoothed, k = array_stats.psislw(-log_weights)      # it takes log-likelihoods, for LOO
     else:
         smoothed, k = arviz.psislw(log_weights)
     weights = np.exp(smoothed - np.max(smoothed))
