@@ -13,7 +13,7 @@ from jax import Array, random
 from jax.typing import ArrayLike
 
 from jopa_ppl.errors import JopaError, ShapeError, names
-from jopa_ppl.graph.trace import Program, Site
+from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.labels import program_and_reader, renamed, site_axes, step_coords
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.run_data import constants, draws_size, observed, replicates, scored_sites

@@ -25,7 +25,7 @@ from jax import Array, random
 from jopa_ppl import draws
 from jopa_ppl.errors import FileError, JopaError
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph, Variable
-from jopa_ppl.graph.trace import Plate, Program, Scan, Site
+from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.graph.unroll import CarryForm, Context
 from jopa_ppl.inference.beliefs import slot_of
 from jopa_ppl.inference.engine import Engine, State

@@ -9,7 +9,7 @@ import numpy as np
 
 from jopa_ppl.errors import ShapeError, SiteError, names
 from jopa_ppl.graph.factor_graph import Graph
-from jopa_ppl.graph.trace import Program, Scan
+from jopa_ppl.graph.program import Program, Scan
 from jopa_ppl.graph.unroll import Reader, base_name, lag
 
 

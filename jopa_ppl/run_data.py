@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl import predictive
-from jopa_ppl.graph.trace import Program, Site
+from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.inference.bind import each_step, read_series
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import unwrapped

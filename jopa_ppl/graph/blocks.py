@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jopa_ppl.errors import SiteError, StructureError, names
-from jopa_ppl.graph.trace import Program
+from jopa_ppl.graph.program import Program
 from jopa_ppl.graph.unroll import Reader, base_name
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from fractions import Fraction
 
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.graph.distributions import GAUSSIAN
+from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.graph.structure import Dependence
-from jopa_ppl.graph.trace import Program, Site
 from jopa_ppl.graph.unroll import base_name
 
 NOISE_KEYS = ("scale", "precision_matrix", "covariance_matrix", "scale_tril")

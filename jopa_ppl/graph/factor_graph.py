@@ -10,7 +10,7 @@ from jopa_ppl.errors import SiteError, StructureError
 from jopa_ppl.errors import names as names_of
 from jopa_ppl.graph import conjugacy
 from jopa_ppl.graph.distributions import GAUSSIAN
-from jopa_ppl.graph.trace import Plate, Program, Site
+from jopa_ppl.graph.program import Plate, Program, Site
 from jopa_ppl.graph.unroll import Context, Reader, base_name
 
 RULES = ("linearise", "cubature")     # approximate messages of a likelihood

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.errors import StructureError
+from jopa_ppl.graph.program import Program, Scan, prune
 from jopa_ppl.graph.structure import Dependence, analyse, constant, variable
-from jopa_ppl.graph.trace import Program, Scan, prune
 
 MAX_ORDER = 8
 

@@ -15,7 +15,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.graph.factor_graph import Factor, Graph
-from jopa_ppl.graph.trace import Site
+from jopa_ppl.graph.program import Site
 from jopa_ppl.graph.unroll import Reader, base_name
 from jopa_ppl.inference.layout import align, dims, join, split
 

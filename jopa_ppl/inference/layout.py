@@ -8,7 +8,7 @@ from math import prod
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.graph.trace import Plate, Site
+from jopa_ppl.graph.program import Plate, Site
 
 
 def split(array: Array, site: Site, local: Sequence[Plate]) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.graph.factor_graph import Factor, Graph
-from jopa_ppl.graph.trace import Scan, Site
+from jopa_ppl.graph.program import Scan, Site
 from jopa_ppl.graph.unroll import base_name, lag
 from jopa_ppl.inference.bind import FactorArrays, Windows
 from jopa_ppl.inference.layout import align, split
