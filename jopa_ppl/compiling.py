@@ -12,10 +12,12 @@ from jopa_ppl.inference.vmp import VMP, Compiled
 def compile(model: Callable, *args: Any, **kwargs: Any) -> Compiled:
     """Compile a program for given arguments: `.graph` and `.schedule` print as tables.
 
+    Pass a `VMP` in place of the program to compile it with its options.
+
     Raises:
         StructureError, ShapeError, SiteError: as `VMP.run`; no inference is run.
     """
-    return VMP(model).compile(*args, **kwargs)
+    return (model if isinstance(model, VMP) else VMP(model)).compile(*args, **kwargs)
 
 
 def explain(model: Callable, *args: Any, **kwargs: Any) -> None:

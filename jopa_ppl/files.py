@@ -60,7 +60,8 @@ class StoredPosterior(Posterior):
                  kept: Kept) -> None:
         history = np.asarray(header["free_energy"], np.float64)
         state = State(moments, history[-1:].sum(), header["num_iters"], -1, header["converged"])
-        super().__init__(_Restored(graph, engine, header["schedule"]), None, state, kept, history)
+        super().__init__(_Restored(graph, engine, header["schedule"]), None, state, kept, history,
+                         noise=header.get("free_energy_noise"))
         self.header = header
 
     def predict(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
@@ -131,7 +132,9 @@ def _header(posterior: Posterior) -> dict[str, Any]:
         "program": graph.program.name, "model": program_of(posterior.call.rebuild(
             posterior.call.dynamic)[0]),
         "num_iters": posterior.num_iters, "converged": posterior.converged,
-        "free_energy": posterior.free_energy.tolist(), "schedule": str(compiled.schedule),
+        "free_energy": posterior.free_energy.tolist(),
+        "free_energy_noise": posterior.free_energy_noise.tolist(),
+        "schedule": str(compiled.schedule),
         "sites": [_record(s, _SITE) for s in graph.program.sites.values()],
         "scans": [{**_record(s, ("index", "length", "sites")),
                    **_record(graph.reader.forms[s.index], ("order", "seeds"))}

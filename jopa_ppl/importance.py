@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +54,7 @@ def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling".
     """
     log_weights = np.asarray(log_weights, float)
+    import arviz  # with Matplotlib: slow, and for this alone
     if int(arviz.__version__.split(".")[0]) >= 1:
         from arviz_stats.base import array_stats
         smoothed, k = array_stats.psislw(-log_weights)      # it takes log-likelihoods, for LOO

@@ -40,7 +40,7 @@ class Posterior:
     Attributes:
         free_energy: (sweeps,) in nats, = -ELBO with every normaliser in it.
         free_energy_noise: its Monte-Carlo standard error; zero but for `jp.VariationalEM`.
-        converged: whether it settled within `tol`; num_iters: sweeps done.
+        converged: whether it settled within `tol`; num_iters: sweeps done (steps of EM).
     """
 
     def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,

@@ -57,6 +57,8 @@ def test_trajectories_start_at_the_first_state_and_carry_their_band(learned):  #
     np.testing.assert_allclose(dots.get_ydata(), y[:, 0])
     assert ax.get_xlabel() == "time (s)" and "predicted" in ax.get_legend_handles_labels()[1]
     assert plots.trajectories(np.zeros((5, 2)), ax=ax) is ax
+    with pytest.raises(jp.ShapeError, match="outside scans"):
+        plots.trajectories(learned, "A")
     with pytest.raises(jp.ShapeError, match="index="):
         plots.trajectories(np.zeros((5, 2, 3)))
     with pytest.raises(jp.JopaError, match="level"):

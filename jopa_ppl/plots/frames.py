@@ -30,8 +30,7 @@ def film_strip(source: Mapping[str, ArrayLike] | Posterior, *,
 
     Args:
         source: {label: frames (T, H, W) or (T, H, W, channels)}, all of one size; or a posterior,
-            whose mean states are decoded into the strip "smoothed" (with "predicted" after what
-            was seen), under the `observed` frames.
+            whose mean states are decoded into the strip "belief", under the `observed` frames.
         decode: states (T, d) -> frames (T, H, W[, channels]); for a posterior.
         site, index: the states, as in `trajectories`; for a posterior.
         observed: frames of the first strip, NaN where missing; for a posterior.

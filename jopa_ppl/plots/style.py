@@ -58,7 +58,7 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
     `index` picks one element of the plates between time and the vector.
 
     Raises:
-        ShapeError: what is left is not (T,) or (T, d).
+        ShapeError: the site is in no scan, or what is left is not (T,) or (T, d).
     """
     first = 0
     if isinstance(source, Posterior):
@@ -68,6 +68,9 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
         for back in sorted(heads):              # the nearest first state stands next to x[0]
             moments = [np.concatenate([np.asarray(get(heads[back]))[None], m])
                        for get, m in zip((source.mean, source.variance), moments)]
+        if source.compiled.graph.program.sites[site].scan is None:
+            raise ShapeError("no series of vectors", site=site, found="a site outside scans",
+                             expected="a site of a scan", fix="plot the site inside the scan")
         # A state of step t holds after it: x[0] is the state when datum 1 is observed.
         first = int(roles(source).get(site) == "state") - len(heads)
     else:

@@ -1,0 +1,168 @@
+"""The steps of variational EM, compiled: message passing on all data, gradients on minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax, random
+
+from jopa_ppl.errors import StructureError
+from jopa_ppl.graph.factor_graph import Block, Factor
+from jopa_ppl.inference.compilation import often, once
+from jopa_ppl.inference.engine import Bound, Engine
+from jopa_ppl.inference.signature import Call, split_call
+from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.messages.nonconjugate import drawn_score
+from jopa_ppl.networks import Minibatch, Weights, WithWeights
+
+if TYPE_CHECKING:
+    from jopa_ppl.inference.variational_em import VariationalEM
+
+
+class Data(NamedTuple):
+    """The arguments of a run, as calls of the whole model and of its minibatches."""
+
+    whole: Call
+    batch: Call
+
+
+def scored(engine: Engine) -> list[Factor]:
+    """The factors whose messages stand for a likelihood: amortised, linearised, by cubature."""
+    found = [f for f in engine.graph.factors if f.message != "exact"]
+    for f in found:
+        blocks = [b for b, _ in engine.energy.slots[f.name] if b is not None]
+        names = {n for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.context)
+                 for n in d.names if n in engine.graph.variables or n.split("@")[0]
+                 in engine.graph.variables}
+        if len(blocks) != 1 or not names <= set(f.latents):
+            raise StructureError("its decoder sees more than its message is about",
+                                 site=f.site.name, found=f"{sorted(names)} in the decoder, "
+                                 f"{sorted(f.latents)} in the message", expected="the same latents",
+                                 fix="let `on` and the decoder depend on one state")
+    return found
+
+
+def objective(engine: Engine, factors: list[Factor], moments: dict[str, Any], bound: Bound,
+              key: Array, draws: int) -> tuple[Array, Array]:
+    """F with the decoders' log p at `draws` draws of the state, and its Monte-Carlo variance.
+
+    The messages' own energies, which shaped q, are taken out again.
+    """
+    stats = engine.stats(moments, bound.clamps)
+    value, variance = engine.free_energy(moments, bound), jnp.zeros(())
+    for i, f in enumerate(factors):
+        arrays = bound.arrays[f.name]
+        score, view = engine.energy.score(f, arrays), engine.energy.view(f, arrays, stats)
+        noise = random.normal(random.fold_in(key, i), (draws, *view.mean.shape))
+        found = jax.vmap(lambda eps, s=score, v=view: drawn_score(s, v, eps))(noise)
+        value = value + engine.energy.factor(f, arrays, stats) - found.mean(0).sum()
+        if draws > 1:       # steps and trajectories are drawn apart, so their variances add
+            variance = variance + found.var(0, ddof=1).sum() / draws
+    return value, variance
+
+
+class Learner:
+    """A model compiled for EM: the E-step on all data, the M-step on minibatches."""
+
+    def __init__(self, em: VariationalEM, weights: Weights, args: tuple, kwargs: dict) -> None:
+        self.em, self.plate, self.size = em, None, 1
+        vmp = partial(VMP, damping=em.damping, messages=em.messages, blocks=em.blocks,
+                      progress=False)
+        self.full = vmp(WithWeights(em.model, weights)).compile(*args, **kwargs)
+        self.factors = scored(self.full.engine)
+        self.local = self._blocks(self.full.engine)
+        self.small = self.full
+        if em.batch is not None:
+            self.plate, self.size = self._plate(em.batch)
+            self.small = vmp(self._model(weights, jnp.arange(em.batch))).compile(*args, **kwargs)
+        self.call = self.data(weights, args, kwargs).batch      # for its static parts
+        self.begin = jax.jit(self._begin, compiler_options=once())
+        self.e_step = jax.jit(self._e_step, compiler_options=often())
+        self.m_step = jax.jit(self._m_step, compiler_options=often())
+
+    def _model(self, weights: Weights, index: Array | None) -> Callable:
+        model = WithWeights(self.em.model, weights)
+        return model if index is None else Minibatch(model, self.plate, index)
+
+    def data(self, weights: Weights, args: tuple, kwargs: dict) -> Data:
+        """The calls of a run."""
+        index = None if self.plate is None else jnp.arange(self.em.batch)
+        return Data(*(split_call(self._model(weights, i), args, kwargs) for i in (None, index)))
+
+    def leaves(self, call: Call, weights: Weights, index: Array | None = None) -> list[Array]:
+        """The array leaves of a call with other weights (and elements of the plate)."""
+        _, args, kwargs = call.rebuild(call.dynamic)
+        return split_call(self._model(weights, index), args, kwargs).dynamic
+
+    def _blocks(self, engine: Engine) -> list[Block]:
+        """The blocks of states: chains, and Gaussians local to a plate."""
+        return [u.block for u in engine.schedule.updates
+                if u.block.kind == "chain" or (u.block.kind == "dense" and u.block.plates)]
+
+    def _plate(self, batch: int) -> tuple[str, int]:
+        sizes = {p: self.full.graph.sizes[p] for b in self.local for p in b.plates}
+        if len(sizes) != 1 or not 1 <= batch <= max(sizes.values()):
+            raise StructureError(
+                "batch= needs one plate of trajectories",
+                found=f"batch={batch}, plates of the states: {sizes}",
+                expected="one plate of at least that size",
+                fix="put the trajectories in a jp.plate, or leave batch out")
+        return next(iter(sizes.items()))
+
+    def _begin(self, leaves: list[Array], key: Array) -> dict[str, Any]:
+        engine = self.full.engine
+        return engine.start(key, engine.bind(self.full._data(leaves))).moments
+
+    def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
+                ) -> tuple[Bound, dict[str, Any], Array, Array]:
+        engine = self.full.engine
+        bound = engine.bind(self.full._data(leaves))
+        moments = lax.fori_loop(0, sweeps, lambda _, m: engine.sweep(
+            m, bound, self.em.damping)[0], moments)
+        value, variance = objective(engine, self.factors, moments, bound, key, draws=2)
+        return bound, moments, value, jnp.sqrt(variance)
+
+    def _loss(self, weights: Weights, call: Call, index: Array | None, moments: dict[str, Any],
+              key: Array) -> Array:
+        engine = self.small.engine
+        bound = engine.bind(self.small._data(self.leaves(call, weights, index)))
+        factors = self.factors if index is None else scored(engine)
+        for block in self._blocks(engine):
+            moments = engine.update(block, engine.energy.touching(block), moments, bound)
+        value, _ = objective(engine, factors, moments, bound, key, self.em.draws)
+        return value * (1.0 if index is None else self.size / len(index))
+
+    def _m_step(self, leaves: list[Array], weights: Weights, optimiser: Any,
+                moments: dict[str, Any], key: Array) -> tuple[Weights, Any]:
+        call = self.call._replace(dynamic=leaves)
+
+        def one(carry: tuple, key: Array) -> tuple[tuple, None]:
+            weights, optimiser = carry
+            pick, draw = random.split(key)
+            index, here = None, moments
+            if self.plate is not None:
+                index = random.choice(pick, self.size, (self.em.batch,), replace=False)
+                here = {**moments, **{b.name: take(b, moments[b.name], self.plate, index)
+                                      for b in self.local}}
+            slope = jax.grad(self._loss)(weights, call, index, here, draw)
+            change, new = self.em.optim.update(slope, optimiser, weights)
+            new = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, optimiser)
+            return (optax.apply_updates(weights, change), new), None
+
+        keys = random.split(key, self.em.m_steps)
+        return lax.scan(one, (weights, optimiser), keys)[0]
+
+
+def take(block: Block, moments: Any, plate: str, index: Array) -> Any:
+    """The beliefs of some elements of a plate."""
+    axis = block.plates.index(plate)
+    if block.kind == "dense":
+        return jax.tree.map(lambda a: jnp.take(a, index, axis), moments)
+    return moments._replace(logdet=jnp.take(moments.logdet, index, axis), **{
+        name: jnp.take(getattr(moments, name), index, axis + 1)
+        for name in ("mean", "cov", "cross", "diag", "off")})
