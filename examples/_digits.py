@@ -146,9 +146,9 @@ class DigitVAE(nnx.Module):
 
 
 def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: int = 1000,
-          batch: int = 4, rate: float = 2e-3, beta: float = 10.0, hide: float = 0.3,
-          rho: float = 0.97, turns: tuple[float, ...] = (0.17, 0.35), learn_turns: bool = True,
-          label: str = "VAE") -> tuple[nnx.Module, jax.Array, jax.Array]:
+          batch: int = 4, rate: float = 2e-3, beta: float = 10.0, warm: float = 0.3,
+          hide: float = 0.3, rho: float = 0.97, turns: tuple[float, ...] = (0.17, 0.35),
+          learn_turns: bool = True, label: str = "VAE") -> tuple[nnx.Module, jax.Array, jax.Array]:
     """Train a VAE on closed sequences under a prior in which latents turn linearly.
 
         z_t | z_{t-1} ~ N(rho R z_{t-1}, (1 - rho^2) I),   R = expm(K - K')
@@ -162,7 +162,8 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
         vae: has `encode` and `decode`.
         sequences: (N, T, H, W, C), the last frame followed by the first.
         steps, batch, rate: of Adam with a cosine schedule; sequences a step.
-        beta: weight of the KL term, reached over the first three tenths of the steps.
+        beta: weight of the KL term, reached over the first part `warm` of the steps. Where the
+            orbit is known (`learn_turns=False`) begin with it: an orbit torn at first stays torn.
         hide: part of the pixels hidden from the encoder while training.
         rho: correlation of neighbours, in [0, 1); 0 is the ordinary prior.
         turns: radians a frame that planes 0, 1, .. of R turn by at first; at R = I, no plane would
@@ -176,7 +177,7 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
     dynamical prior.
     """
     graph, weights = nnx.split(vae)
-    recipe = _Recipe(graph, steps, batch, rate, beta, hide, rho, learn_turns)
+    recipe = _Recipe(graph, steps, batch, rate, beta, warm, hide, rho, learn_turns)
     k = jnp.zeros((vae.d, vae.d))
     for plane, turn in enumerate(turns):
         k = k.at[2 * plane + 1, 2 * plane].set(turn)
@@ -206,6 +207,7 @@ class _Recipe(NamedTuple):
     batch: int
     rate: float
     beta: float
+    warm: float
     hide: float
     rho: float
     learn_turns: bool
@@ -246,7 +248,7 @@ def _advance(recipe: _Recipe, carry: tuple, frames: jax.Array, rng_key: jax.Arra
         parameters, state = carry
         pick, key = jax.random.split(jax.random.fold_in(rng_key, i))
         y = frames[jax.random.choice(pick, len(frames), (recipe.batch,), replace=False)]
-        weight = recipe.beta * jnp.minimum(1.0, (i + 1) / (0.3 * recipe.steps))
+        weight = recipe.beta * jnp.minimum(1.0, (i + 1) / (recipe.warm * recipe.steps))
         value, slope = jax.value_and_grad(_loss)(parameters, recipe, y, key, weight)
         change, state = recipe.optimiser().update(slope, state, parameters)
         return (optax.apply_updates(parameters, change), state), value

@@ -16,7 +16,7 @@ from models.vae import VAE
 
 
 def bilinear(frames: Array | None = None, *, T: int, trajectories: int, vae: VAE, degree: int = 3,
-             action_scale: float = 1.0, rate: float = 0.01) -> None:
+             action_scale: float = 1.0, rate: float = 0.1) -> None:
     """Learn M_0 .. M_degree and W where u is data: then every message is exact.
 
     Sites: "M" (degree + 1, d, d), "W", "x0" (N, d), "u" (T, N, 1), "x" (T, N, d), "y".
@@ -54,25 +54,28 @@ def linearise(M: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
     return A, B, -(B @ u[..., None])[..., 0]
 
 
-def local_plan(frames: Array, models: tuple[Array, Array, Array], *, trajectories: int, vae: VAE,
-               noise: float, action_scale: float) -> None:
+def local_plan(frames: Array, models: tuple[Array, Array, Array], plan: Array, *,
+               trajectories: int, vae: VAE, noise: float, trust: float) -> None:
     """`bilinear` near a plan: x_{t+1} | x_t, u_t ~ N(A_t x_t + B_t u_t + c_t, noise^2).
+
+    Actions keep to where the model is linear, u_t ~ N(plan_t, trust^2): run again from the plan
+    it finds, this is a proximal Gauss-Newton method (Levenberg-Marquardt).
 
     Args:
         frames: (T, trajectories, H, W, C): what is seen, then the goal where it is wanted.
-        models: A (T, N, d, d), B (T, N, d, 1), c (T, N, d) of `linearise`.
+        models: A (T, N, d, d), B (T, N, d, 1), c (T, N, d) of `linearise`; plan: (T, N, 1).
     """
     d = vae.d
     with jp.plate("trajectory", trajectories):
         x0 = jp.latent("x0", dist.Normal(jnp.zeros(d), 1.0).to_event(1))
 
     def step(x: Array, inputs: tuple) -> tuple[Array, None]:
-        frame, (A, B, c) = inputs
+        frame, (A, B, c), near = inputs
         with jp.plate("trajectory", trajectories):
             jp.observe("y", vae.likelihood(x), frame)
-            u = jp.latent("u", dist.Normal(jnp.zeros(1), action_scale).to_event(1))
+            u = jp.latent("u", dist.Normal(near, trust).to_event(1))
             mean = jnp.einsum("nij,nj->ni", A, x) + jnp.einsum("nij,nj->ni", B, u) + c
             x = jp.latent("x", dist.Normal(mean, noise).to_event(1))
         return x, None
 
-    jp.scan(step, x0, (frames, models))
+    jp.scan(step, x0, (frames, models, plan))

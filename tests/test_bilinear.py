@@ -29,7 +29,7 @@ class Eye:
 def actions_as_inputs(y, u):
     """`bilinear` of degree 1 whose actions are inputs of the scan and no site."""
     M = jp.latent("M", dist.Normal(jnp.zeros((2, 2, 2)).at[0].set(jnp.eye(2)), 0.5).to_event(3))
-    W = jp.latent("W", dist.Wishart(4.0, rate_matrix=0.01 * jnp.eye(2)))
+    W = jp.latent("W", dist.Wishart(4.0, rate_matrix=0.1 * jnp.eye(2)))
     with jp.plate("trajectory", N):
         x0 = jp.latent("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
 

@@ -72,3 +72,12 @@ def test_pendulum_replays_an_arm_at_rest():
     following, _, weights = replay(features[:3, :4], features, features[:, 2:4])
     assert following.shape == (3, REPLAY, 2) and np.isfinite(weights).all()
     assert ((weights > 0.99).sum(1) >= NEAR + 5).all()
+
+
+@pytest.mark.slow
+def test_controlled_digits_fast(tmp_path):
+    from examples.controlled_digits import main
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["predicted"]["mean"] < 1.0 and summary["planned"]["max"] < 1.0    # degrees
+    assert (tmp_path / "controlled_digits.png").stat().st_size > 0
