@@ -99,10 +99,17 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> t
     Raises:
         ShapeError: the series is empty, longer than `length`, or of unequal lengths.
     """
+    check_lengths(xs, length)
+    return numpyro_scan(f, init, xs, length=length)
+
+
+def check_lengths(xs: Any, length: int | None) -> None:
+    """Refuse series that do not fit a scan of `length` steps."""
     lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(xs)}
     if None in lengths:
         raise ShapeError("scan needs series with a leading time axis", found="a scalar in xs",
-                         expected="arrays of shape (T, ...)", fix="close over constants instead")
+                         expected="arrays of shape (T, ...)",
+                         fix="make lists arrays (np.asarray), and close over constants")
     if not lengths and length is None:
         raise ShapeError("scan does not know how many steps to take", found="xs=None, length=None",
                          expected="a series or a length", fix="pass length=T")
@@ -116,7 +123,6 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> t
     if (length if length is not None else next(iter(lengths))) == 0:
         raise ShapeError("the series is empty", found="0 steps", expected="at least one step",
                          fix="pass at least one frame")
-    return numpyro_scan(f, init, xs, length=length)
 
 
 def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
@@ -130,11 +136,14 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
         array (T, ...).
 
     Raises:
-        ShapeError: no values, a step outside the series or named twice, or unequal shapes.
+        ShapeError: no steps or values, a step outside the series or named twice, or unequal shapes.
     """
     if not values:
         raise ShapeError("jp.sparse needs at least one value", found="{}",
                          expected="{step: value}", fix="pass obs=None where nothing is observed")
+    if length < 1:
+        raise ShapeError("jp.sparse needs at least one step", found=f"length {length}",
+                         expected="length >= 1", fix="check the horizon")
     arrays = {step: np.asarray(value) for step, value in values.items()}
     shapes = {a.shape for a in arrays.values()}
     if len(shapes) > 1:

@@ -222,6 +222,11 @@ class _Beliefs(Messenger):
             raise ShapeError("the belief does not fit the site", site=name,
                              found=f"a belief of shape {tuple(fn.shape())}", expected=shape,
                              fix="use a posterior of the same program and sizes")
+        wanted, got = _values_of(msg["fn"]), _values_of(fn)
+        if wanted != got:
+            raise SiteError("the belief does not fit the site", site=name,
+                            found=f"a belief over {got} values", expected=f"{wanted} values",
+                            fix="give a belief of the prior's own kind: a Gaussian for a Gaussian")
         msg["fn"] = fn
         if self.query.held:
             msg["infer"] = {**(msg.get("infer") or {}), "jopa_held": True}
@@ -257,6 +262,14 @@ class _Beliefs(Messenger):
         return ArrayNormal(mean.reshape(shape), block, len(shape) - batch)
 
 
+def _values_of(fn: dist.Distribution) -> str:
+    """What values a distribution is over: real, positive, positive definite, .."""
+    support = fn.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return type(support).__name__.strip("_").lower()
+
+
 def _default_float(x: Any) -> Any:
     floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
     return jnp.asarray(x, jnp.result_type(float)) if floating else x
@@ -285,7 +298,7 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
             if not isinstance(d, dist.Distribution):
                 raise SiteError("a belief is not a distribution", site=name,
                                 found=type(d).__name__, expected="a NumPyro distribution",
-                                fix="wrap the value in dist.Delta, or use jp.condition")
+                                fix=f"use jp.condition(model, {{'{name}': value}})")
         return Given(model, {}, single, (), not update)
     joint, single, shapes = posterior.beliefs(sites)
     return Given(model, joint, single, shapes, not update)

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 from scipy.linalg import cho_solve_banded, cholesky_banded
 
 import jopa_ppl as jp
@@ -142,13 +143,14 @@ STRUCTURE = {
     "Normal(0, tau)": (lambda a, tau, W, V: dist.Normal(0.0, tau), "tau^-2"),
     "exp of a scale": (lambda a, tau, W, V: dist.Normal(0.0, jnp.exp(tau)), "'exp'", "'tau'"),
     "a Gaussian as a scale": (lambda a, tau, W, V: dist.Normal(0.0, a[0]), "normal in scale"),
-    "observed Poisson": (lambda a, tau, W, V: dist.Poisson(jnp.exp(a[0])), "jp.Amortized"),
+    "observed Poisson": (lambda a, tau, W, V: dist.Poisson(jnp.exp(a[0])), "jp.Amortized",
+                         "Poisson"),
 }
 MATRICES = {
     "a sum as precision": (lambda a, tau, W, V: dist.MultivariateNormal(a, precision_matrix=W + V),
                            "a sum", "'V' and 'W'"),
     "W as covariance": (lambda a, tau, W, V: dist.MultivariateNormal(a, covariance_matrix=W),
-                        "wishart in covariance_matrix"),
+                        "wishart in covariance_matrix", "precision_matrix=W"),
 }
 
 
@@ -170,7 +172,7 @@ def test_latent_family_without_an_update_is_refused():
         b = jp.latent("b", dist.Beta(2.0, 2.0))
         jp.observe("y", dist.Normal(b, 1.0), 0.5)
 
-    refused(StructureError, program, site="b", says=("SVI or NUTS", "Gamma"))
+    refused(StructureError, program, site="b", says=("Beta", "SVI or NUTS", "Gamma"))
 
 
 def test_sites_of_a_scan_that_no_schedule_fits():
@@ -209,6 +211,18 @@ def test_factors_of_a_product_cannot_share_a_block():
     refused(SiteError, program, blocks=(("a", "q"),), site="q")
 
 
+def test_a_latent_outside_of_the_scan_cannot_join_its_chain():
+    def program():
+        c = jp.latent("c", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(x, 1.0), y)
+            return jp.latent("x", dist.Normal(x + c, 1.0)), None
+        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
+
+    refused(StructureError, program, blocks=(("c", "x"),), says=("'c'", "'x'", "first carry"))
+
+
 # -- shapes and dtypes ---------------------------------------------------------------------------
 
 
@@ -242,6 +256,10 @@ def test_lengths_of_series():
     body = lambda c, x: (c, None)
     message(ShapeError, lambda: jp.scan(body, 0.0, (np.ones(2), np.ones(3))), "2, 3")
     message(ShapeError, lambda: jp.scan(body, 0.0, 1.0), "scalar")
+
+    def plain(y):
+        scan(lambda x, y: (numpyro.sample("x", dist.Normal(x, 1.0), obs=y), None), 0.0, y, length=T)
+    refused(ShapeError, plain, np.zeros(T + 1), says=("length 5", "length=4"))
     message(ShapeError, lambda: jp.scan(body, 0.0), "length=T")
 
 
@@ -257,6 +275,7 @@ def test_a_carry_keeps_its_shape():
 
 def test_sparse():
     message(ShapeError, lambda: jp.sparse(5, {}), "at least one value")
+    message(ShapeError, lambda: jp.sparse(-1, {0: 1.0}), "at least one step")
     message(ShapeError, lambda: jp.sparse(5, {5: 1.0}), "out of range", "step 5", "[-5, 5)")
     message(ShapeError, lambda: jp.sparse(5, {4: 1.0, -1: 2.0}), "named twice")
     message(ShapeError, lambda: jp.sparse(5, {0: np.ones(2), 1: np.ones(3)}), "(2,)", "(3,)")
@@ -279,6 +298,8 @@ def test_names():
     message(SiteError, lambda: jp.given(mean_only, {"m": dist.Normal(0, 1)}, sites=["q"]),
             "jp.given", site="q")
     message(SiteError, lambda: jp.given(mean_only, {"m": 3.0}), "float", site="m")
+    refused(SiteError, jp.given(mean_only, {"m": dist.Gamma(1.0, 1.0)}), Y, site="m",
+            says=("positive", "real"))
     refused(SiteError, jp.given(act, {"x": dist.Normal(jnp.zeros(2), 1.0).to_event(1)}), FRAMES,
             site="x", says=("scan", "first state"))
     refused(SiteError, mean_only, says=("nothing is observed", "jp.condition"))
@@ -409,6 +430,10 @@ def test_infinities():
 
 def test_all_data_missing():
     refused(DataError, mean_only, np.full(N, np.nan), says=("missing", "NaN", "'y'"))
+    # Actions whose prior is fixed say nothing of the states.
+    error = refused(DataError, jp.condition(act, {"u": ACTIONS}), FRAMES * np.nan, says=("'y'",))
+    assert "'u'" not in str(error)
+    jp.VMP(jp.condition(act, {"u": ACTIONS}), progress=False).run(None)     # a prediction
 
 
 # -- what must not go wrong in silence -----------------------------------------------------------

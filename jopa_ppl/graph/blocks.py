@@ -136,6 +136,12 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
             expected="latents of one scan, all in the same plates",
             fix="put them in one plate, or leave them to separate blocks")
     scan = scans.pop()
+    if strangers := [n for n in outer if n not in reader.heads(program.scans[scan])]:
+        raise StructureError(
+            f"{names(strangers)} cannot join the chain of {names(steps)}",
+            found=f"{names(strangers)} drawn outside of the scan, and not part of its first carry",
+            expected="the latents of one scan, and those that its first carry is made of",
+            fix="leave it out of blocks=: its update is exact given the chain")
     order = max(reader.forms[scan].order, 1)
     return Block(name, "chain", steps, outer, scan, order, next(iter(plates)), held)
 

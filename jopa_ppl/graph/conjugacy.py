@@ -23,7 +23,7 @@ def check_family(site: Site) -> None:
         return
     raise StructureError(
         "VMP has no conjugate update for this family", site=site.name,
-        found=f"a family other than {SUPPORTED}",
+        found=site.described,
         expected=SUPPORTED + (", or jp.Amortized around a likelihood" if site.observed else ""),
         fix="wrap the likelihood in jp.Amortized(likelihood, on=x, message=encode)"
         if site.observed else "choose a conjugate prior, or run SVI or NUTS on the same program")
@@ -119,7 +119,8 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[str], progr
                 f"{what} depends on '{base_name(name)}' ({family})", site=site.name,
                 found=f"{family} in {key}", expected="Gamma (in any parametrisation) or Wishart "
                 "(as precision_matrix)" if site.family in GAUSSIAN else "data",
-                fix="make it Gamma or Wishart, or data")
+                fix=f"pass precision_matrix={base_name(name)}" if family == "wishart"
+                and site.family == "mvn" else "make it Gamma or Wishart, or data")
         if power != 1:
             raise StructureError(
                 f"{what} has the wrong power of '{base_name(name)}'", site=site.name,

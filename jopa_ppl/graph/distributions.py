@@ -47,6 +47,7 @@ class Described:
     params: dict[str, Array]
     amortized: bool = False
     event_shape: tuple[int, ...] = ()
+    kind: str = ""             # the name of its class, without wrappers
     likelihood: Likelihood | None = None
 
 
@@ -102,7 +103,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
             weight = weight.min(axis=events, keepdims=True)
         params["weight"] = weight
     # An amortised site is a Gaussian over what its message is about.
-    return Described(family, params, amortized, shape[len(fn.batch_shape):], likelihood)
+    return Described(family, params, amortized, shape[len(fn.batch_shape):],
+                     type(base).__name__, likelihood)
 
 
 def _likelihood(base: dist.Distribution, value: Array) -> Likelihood:

@@ -38,6 +38,7 @@ class Site:
     held: bool = False         # its belief is used but not moved (given(..., update=False))
     amortized: bool = False
     role: str = "latent"
+    described: str = ""        # the name of its distribution
     likelihood: Likelihood | None = None    # of observed sites, as the program scores them
 
     @property

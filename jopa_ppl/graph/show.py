@@ -107,7 +107,8 @@ def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
         block = graph.block_of(name).name if name in graph.variables else "-"
         message = MESSAGES[factor.message]
         if not (factor.latents or factor.noise):
-            message = "none: it depends on no latent"
+            message = ("exact, its prior" if name in graph.variables else
+                       "none: it depends on no latent")
         elif factor.reason:
             message += f"; not exact because of {factor.reason}"
         elif factor.message == "exact" and family in ("normal", "mvn"):

@@ -22,7 +22,7 @@ from numpyro.primitives import Messenger
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.graph.distributions import Likelihood, describe
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
-from jopa_ppl.primitives import WEIGHTS
+from jopa_ppl.primitives import WEIGHTS, check_lengths
 
 
 class Series(dict):
@@ -127,7 +127,7 @@ class _Tracer(Messenger):
         site = Site(name, described.family, observed, scan, batch, described.event_shape, plates,
                     {}, partial=bool(infer.get("jopa_partial")), held=bool(infer.get("jopa_held")),
                     amortized=described.amortized, role="observed" if observed else "latent",
-                    likelihood=described.likelihood)
+                    described=described.kind, likelihood=described.likelihood)
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"
@@ -143,6 +143,7 @@ class _Tracer(Messenger):
         if reverse:
             raise StructureError("a reversed scan is not supported by VMP", found="reverse=True",
                                  expected="reverse=False", fix="flip the series in time")
+        check_lengths(xs, length)
         if length is None:
             length = np.shape(jax.tree.leaves(xs)[0])[0]
         index = len(self.scans)

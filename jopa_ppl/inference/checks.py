@@ -73,16 +73,23 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
     return found
 
 
+def telling_factors(graph: Graph) -> list[Factor]:
+    """Factors whose data speak of latents; actions whose prior is fixed do not, unless alone."""
+    observed = [f for f in graph.factors if f.site.observed]
+    return [f for f in observed if f.latents or f.noise] or observed
+
+
 def raise_if_missing(graph: Graph, seen: bool) -> None:
     """Refuse data in which nothing is observed.
 
     Raises:
-        DataError: every observed value is NaN.
+        DataError: every value that says something about a latent is NaN.
     """
     if not seen and not any(v.site.partial for v in graph.variables.values()):
-        observed = [s.name for s in graph.program.sites.values() if s.observed]
+        observed = dict.fromkeys(f.site.name for f in telling_factors(graph))
         raise DataError("all data are missing", found=f"NaN in every value of {names(observed)}",
-                        expected="at least one value", fix="check how the arrays were built")
+                        expected="at least one value",
+                        fix="check how the arrays were built; to predict a site pass None for it")
 
 
 def raise_if_aimless(decide: tuple[str, ...], goal: bool) -> None:

@@ -16,7 +16,7 @@ from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.inference.beliefs import Clamp, DenseBelief, EliminationBelief
 from jopa_ppl.inference.bind import FactorArrays, Windows, bind_factor, read_series
 from jopa_ppl.inference.chain_belief import ChainBelief
-from jopa_ppl.inference.checks import bad_shape, bad_weight
+from jopa_ppl.inference.checks import bad_shape, bad_weight, telling_factors
 from jopa_ppl.inference.energy import Energy
 from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
@@ -129,12 +129,12 @@ class Engine:
     def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
         """The few faults of the data that do not show as a free energy that is not finite."""
         seen, negative, shape = [], [], []
+        telling = telling_factors(self.graph)
         for f in self.graph.factors:
             a = arrays[f.name]
-            if f.site.observed and not f.site.partial and "weight" in f.site.outputs:
-                seen.append((a.weight > 0).any())
-            elif f.site.observed:
-                seen.append(jnp.ones((), bool))
+            if f in telling:
+                counts = not f.site.partial and "weight" in f.site.outputs
+                seen.append((a.weight > 0).any() if counts else jnp.ones((), bool))
             if "weight" in f.site.outputs:
                 negative.append(bad_weight(a).any())
             if f.family in ("gamma", "wishart"):

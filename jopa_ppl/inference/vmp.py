@@ -197,9 +197,10 @@ class VMP:
         change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
         still = compiled.tol == 0 and abs(change) <= 1e-12 * abs(float(state.free_energy))
         if not (done or still) and plan is None and not compiled.schedule.exact:
+            moved = f", the free energy by {change:.3g} nats a sweep" if sweeps > 1 else ""
             warnings.warn(
-                f"not converged: after {sweeps} sweeps the beliefs still move, the free energy "
-                f"by {change:.3g} nats a sweep (tol={compiled.tol}); raise max_iters",
+                f"not converged: after {sweeps} sweeps the beliefs still move{moved} "
+                f"(tol={compiled.tol}); raise max_iters",
                 ConvergenceWarning, stacklevel=2)
         return posterior
 
