@@ -63,9 +63,11 @@ class ConvergenceWarning(UserWarning):
     """The sweeps ended before the free energy had settled."""
 
 
-def names(found: object) -> str:
+def names(found: object, most: int = 12) -> str:
     """A readable list of names: 'A', 'B' and 'W'."""
     items = [f"'{n}'" for n in found]  # type: ignore[attr-defined]
     if not items:
         return "none"
+    if len(items) > most:
+        return ", ".join(items[:most]) + f" and {len(items) - most} more"
     return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]

@@ -140,6 +140,9 @@ def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
     checks.append(_ratio("one_step", *errors[0], "persistence"))
     checks.append(_ratio("k_step", *errors[-1], "persistence", f"{horizon} steps ahead: "))
     checks += [_coverage(draws, truth, share) for share in (50, 90)]
+    if dynamics is not None and len(dynamics) != 2:
+        raise JopaError("dynamics= is a pair of sites, or None", found=dynamics,
+                        expected="the names of A and B", fix="pass ('A', 'B')")
     if dynamics is not None:
         found = reachability(posterior, *dynamics, rng_key=key)
         wanted = {"rank": (found.wanted, np.inf), "reachability": (found.noise, np.inf)} | wanted

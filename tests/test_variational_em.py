@@ -164,6 +164,8 @@ def test_an_interrupted_run_goes_on_where_it_was(file, tmp_path):
         em.run(key, 6, Y, net=net, amortised=True)
     if file:
         em = jp.VariationalEM(program, optax.adam(0.02), progress=False, **options)
+        with pytest.raises(jp.FileError, match="another run"):
+            em.run(key, 6, -Y, net=net, amortised=True)
     again, found = em.run(key, 6, Y.copy(), net=net, amortised=True)     # known by its values
     assert file or not em._interrupted
     assert_allclose(again.free_energy, whole.free_energy, rtol=1e-12)

@@ -106,12 +106,15 @@ class Learner:
 
     def _plate(self, batch: int) -> tuple[str, int]:
         sizes = {p: self.full.graph.sizes[p] for b in self.local for p in b.plates}
-        if len(sizes) != 1 or not 1 <= batch <= max(sizes.values()):
+        if len(sizes) != 1:
             raise StructureError(
-                "batch= needs one plate of trajectories",
-                found=f"batch={batch}, plates of the states: {sizes}",
-                expected="one plate of at least that size",
+                "batch= needs one plate of trajectories", found=f"plates of the states: {sizes}",
+                expected="one plate",
                 fix="put the trajectories in a jp.plate, or leave batch out")
+        if not 1 <= batch <= min(sizes.values()):
+            raise StructureError("batch= is out of range", found=f"batch={batch}",
+                                 expected=f"1 to {min(sizes.values())}, the plate's size",
+                                 fix="take fewer trajectories a step")
         return next(iter(sizes.items()))
 
     def _begin(self, leaves: list[Array], key: Array) -> dict[str, Any]:

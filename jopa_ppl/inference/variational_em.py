@@ -25,7 +25,7 @@ import optax
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from jopa_ppl.errors import JopaError, NumericalError, StructureError
+from jopa_ppl.errors import FileError, JopaError, NumericalError, StructureError
 from jopa_ppl.inference.checks import raise_if_missing
 from jopa_ppl.inference.em_steps import Data, Learner
 from jopa_ppl.inference.engine import Bound, State
@@ -67,14 +67,13 @@ class VariationalEM:
             replacement; None for all. E-steps always take all.
         draws: of every state, for the expected log-likelihood in an optimiser step.
         checkpoint: a file that holds the run after every step, and in the end its posterior as
-            well (`jp.load_checkpoint`). A run goes on from it where it exists, with whatever data
-            and key it is given: name another file, or delete it, to start afresh.
+            well (`jp.load_checkpoint`). A run goes on from it where it exists.
         damping, messages, blocks: as in `jp.VMP`.
         progress: show a bar with the free energy and its Monte-Carlo error.
 
     Raises (in `run`): what `VMP.run` raises, and
         StructureError: no network to train, or no plate to take minibatches of.
-        FileError: the checkpoint belongs to another program or other shapes.
+        FileError: the checkpoint belongs to another program, other shapes, data or rng_key.
     """
 
     def __init__(self, model: Callable, optim: optax.GradientTransformation, *, e_sweeps: int = 1,
@@ -115,7 +114,8 @@ class VariationalEM:
         with jax.enable_x64(True):
             learner, same = self._learner(weights, args, kwargs, rng_key)
             data = learner.data(weights, args, kwargs)
-            now = self._interrupted.pop(same, None) or self._start(learner, weights, data, rng_key)
+            now = (self._interrupted.pop(same, None)
+                   or self._start(learner, weights, data, rng_key, same[1]))
             bar = tqdm(total=num_steps, initial=now.step, desc="EM", unit="step",
                        disable=not self.progress)
             try:
@@ -124,26 +124,29 @@ class VariationalEM:
                     bar.update()
                     bar.set_postfix_str(f"F={now.free_energy[-1]:.6g} +- {now.noise[-1]:.2g}",
                                         refresh=False)
-                    self._save(now, rng_key)
+                    self._save(now, rng_key, same[1])
             except KeyboardInterrupt:
                 self._interrupted[same] = now
                 raise
             finally:
                 bar.close()
-            return self._finish(learner, now, data, rng_key)
+            return self._finish(learner, now, data, rng_key, same[1])
 
     # -- one run -------------------------------------------------------------------------------
 
     def _learner(self, weights: Weights, args: tuple, kwargs: dict, rng_key: Array
-                 ) -> tuple[Learner, Any]:
-        """The compiled model, and what tells this run from others."""
+                 ) -> tuple[Learner, tuple[Any, bytes]]:
+        """The compiled model, and what tells this run from others: its values."""
         call = split_call(self.model, args, kwargs)
         if call.key not in self._learners:
             self._learners[call.key] = Learner(self, weights, args, kwargs)
-        seed = np.asarray(random.key_data(rng_key)).tobytes()
-        return self._learners[call.key], (call.key, tuple(map(_digest, call.dynamic)), seed)
+        digest = hashlib.blake2b(digest_size=32)
+        for leaf in (*call.dynamic, rng_key):
+            digest.update(_bytes(leaf))
+        return self._learners[call.key], (call.key, digest.digest())
 
-    def _start(self, learner: Learner, weights: Weights, data: Data, rng_key: Array) -> Progress:
+    def _start(self, learner: Learner, weights: Weights, data: Data, rng_key: Array, mark: bytes
+               ) -> Progress:
         moments = learner.begin(data.whole.dynamic, random.fold_in(rng_key, 0))
         fresh = Progress(weights, self.optim.init(weights), moments, np.zeros(0), np.zeros(0), 0)
         if self.checkpoint is None or not os.path.exists(self.checkpoint):
@@ -152,14 +155,19 @@ class VariationalEM:
         step = load_checkpoint(self.checkpoint, self.model).step
         like = fresh._replace(free_energy=np.zeros(step), noise=np.zeros(step))
         found = load_checkpoint(self.checkpoint, self.model, weights=weights,
-                                extra=_rest(like))
+                                extra=_rest(like, mark))
+        if bytes(found.extra.pop("mark")) != mark:
+            raise FileError("the checkpoint is of another run", found=f"'{self.checkpoint}', made "
+                            "with other data or another rng_key", expected="the same arguments",
+                            fix="pass those, or name another file to start afresh")
         return Progress(found.weights, **found.extra, step=step)
 
-    def _save(self, now: Progress, rng_key: Array, posterior: Posterior | None = None) -> None:
+    def _save(self, now: Progress, rng_key: Array, mark: bytes,
+              posterior: Posterior | None = None) -> None:
         if self.checkpoint is not None:
             from jopa_ppl.checkpoints import save_checkpoint
             save_checkpoint(self.checkpoint, posterior, now.weights, model=self.model,
-                            step=now.step, rng_key=rng_key, extra=_rest(now))
+                            step=now.step, rng_key=rng_key, extra=_rest(now, mark))
 
     def _advance(self, learner: Learner, now: Progress, data: Data, rng_key: Array) -> Progress:
         now = self._expect(learner, now, data, rng_key)[1]
@@ -186,7 +194,7 @@ class VariationalEM:
                                    free_energy=np.append(now.free_energy, value),
                                    noise=np.append(now.noise, noise))
 
-    def _finish(self, learner: Learner, now: Progress, data: Data, rng_key: Array
+    def _finish(self, learner: Learner, now: Progress, data: Data, rng_key: Array, mark: bytes
                 ) -> tuple[Posterior, Weights]:
         from jopa_ppl.posterior import Posterior
 
@@ -196,7 +204,8 @@ class VariationalEM:
         state = State(end.moments, end.free_energy[-1], np.asarray(len(end.free_energy)), -1,
                       _settled(end))
         posterior = Posterior(learner.full, call, state, bound, end.free_energy, noise=end.noise)
-        self._save(now, rng_key, posterior)      # before the last E-step: more steps may follow
+        # As it was before the last E-step, so that more steps may follow.
+        self._save(now, rng_key, mark, posterior)
         return posterior, end.weights
 
 
@@ -208,12 +217,12 @@ def _settled(now: Progress) -> bool:
     return bool(abs(now.free_energy[-1] - now.free_energy[-2]) <= noise)
 
 
-def _digest(leaf: Array) -> bytes:
-    """Of an array's values: a run is known again by what it is given."""
+def _bytes(leaf: Array) -> bytes:
     typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return hashlib.blake2b(np.asarray(random.key_data(leaf) if typed else leaf).tobytes()).digest()
+    return np.asarray(random.key_data(leaf) if typed else leaf).tobytes()
 
 
-def _rest(now: Progress) -> dict[str, Any]:
+def _rest(now: Progress, mark: bytes) -> dict[str, Any]:
     """What a checkpoint holds beside weights and step."""
-    return {k: v for k, v in now._asdict().items() if k not in ("weights", "step")}
+    kept = {k: v for k, v in now._asdict().items() if k not in ("weights", "step")}
+    return {**kept, "mark": np.frombuffer(mark, np.uint8)}
