@@ -121,6 +121,7 @@ def test_amortised_free_energy_is_a_bound_that_closes():
     assert (rises < 0.05 * (f[0] - f[-1])).all()
 
 
+@pytest.mark.slow
 def test_minibatches_have_the_gradient_of_the_whole():
     em, _, weights = learn(1, m_steps=1, batch=1, draws=1500)
     whole, _, _ = learn(1, m_steps=1, draws=500)
@@ -145,7 +146,7 @@ def _pick(learner, moments, index):
     return {b.name: take(b, moments[b.name], learner.plate, index) for b in learner.local}
 
 
-@pytest.mark.parametrize("file", [False, True])
+@pytest.mark.parametrize("file", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_interrupted_run_goes_on_where_it_was(file, tmp_path):
     options = {"m_steps": 2, "checkpoint": str(tmp_path / "run.safetensors") if file else None}
     _, whole, weights = learn(6, **{**options, "checkpoint": None})
