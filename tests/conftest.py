@@ -1,5 +1,5 @@
-"""Each file starts with empty compilation caches: a process that keeps hundreds of compiled programs
-runs out of memory maps, and XLA ends it without a word."""
+"""Each file starts with empty compilation caches: a process that keeps hundreds of compiled
+programs runs out of memory maps, and XLA ends it without a word."""
 
 from __future__ import annotations
 
