@@ -231,6 +231,7 @@ def test_inside_a_while_loop():
     np.testing.assert_allclose(found, expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_samples_have_the_joint_covariance():
     variables, sizes, terms, _ = build(*PROBLEMS["groups and members"])
     draw = jax.jit(lambda key: sample(key, variables, sizes, terms, (50, 100)))

@@ -31,7 +31,17 @@ def float64():
 # -- every program of the list -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(programs.cases()))
+SLOW = ("transitions, tempered", "autonomous", "lds, actions latent", "lds with offset", "varying",
+        "unknown sensor", "fusion", "coupled", "local transitions")
+
+
+def some_slow(cases, slow):
+    """The cases, those of `slow` only with -m slow: every program takes seconds to compile."""
+    return [pytest.param(*(c if isinstance(c, tuple) else (c,)),
+                         marks=[pytest.mark.slow] if c in slow else []) for c in cases]
+
+
+@pytest.mark.parametrize("name", some_slow(programs.cases(), SLOW))
 def test_every_program_runs_and_its_free_energy_never_rises(name):
     posterior = fit(name)
     f = posterior.free_energy
@@ -53,10 +63,12 @@ def test_ways_to_write_a_scale_agree():
 # -- one block: the exact posterior and the evidence ----------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "T"), [
+@pytest.mark.parametrize(("name", "T"), some_slow([
     *((n, T) for n in ("lds", "second order") for T in (1, 2, 5)),
     *((n, 5) for n in ("lds, actions known", "varying", "fusion", "coupled", "trajectories")),
-    *((n, 1) for n in ("hierarchy", "transitions", "factor analysis"))])
+    *((n, 1) for n in ("hierarchy", "transitions", "factor analysis"))],
+    [("lds", 2), ("second order", 1), ("second order", 2), ("lds, actions known", 5), ("fusion", 5),
+     ("transitions", 1), ("factor analysis", 1)]))
 def test_one_block_is_the_exact_posterior(name, T):
     model, args, kwargs, shapes = one_block(name, T)
     exact = dense_gaussian(model, args, kwargs, shapes)

@@ -123,6 +123,7 @@ def test_draws(learned, loaded, drawn):
         np.testing.assert_allclose(found, expected, atol=0.2 * np.abs(np.cov(x[:, t].T)).max())
 
 
+@pytest.mark.slow
 def test_plans_from_a_loaded_posterior_are_the_same(learned, loaded, tmp_path):
     goal = jp.sparse(6, {0: np.zeros(D), -1: np.ones(D)})
     plan, again = (jp.VMP(jp.given(lds, p, sites=["A", "B", "W", "tau"]), decide="u").run(
@@ -139,6 +140,7 @@ def test_plans_from_a_loaded_posterior_are_the_same(learned, loaded, tmp_path):
     np.testing.assert_allclose(np.std(u, 0), sd, rtol=0.12)
 
 
+@pytest.mark.slow
 def test_elimination_blocks_come_back(tmp_path):
     values = np.random.default_rng(0).normal(2.0, 1.0, (3, 4)).astype(np.float32)
 
