@@ -45,7 +45,7 @@ def svi(name):
 
 
 @pytest.mark.parametrize("engine", [nuts, svi])
-@pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.parametrize("name", ["local level", pytest.param("lds", marks=pytest.mark.slow)])
 def test_posterior_means_agree(name, engine):
     """Within half a posterior standard deviation on average, one and a half at most: mean field,
     guides and finite samples differ by that much."""
@@ -56,7 +56,7 @@ def test_posterior_means_agree(name, engine):
         assert gap.mean() < 0.5 and gap.max() < 1.5, (site, gap)
 
 
-@pytest.mark.parametrize("name", list(PROGRAMS))
+@pytest.mark.parametrize("name", ["local level", pytest.param("lds", marks=pytest.mark.slow)])
 def test_predictive(name):
     model, args, kwargs = PROGRAMS[name]
     samples = nuts(name)

@@ -104,6 +104,7 @@ def test_lds_at_the_fixed_point_of_a_dense_implementation(offset):
     assert_allclose(q.free_energy[-1], exact.free_energy + actions, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_missing_frames_do_not_pull_the_dynamics():
     y, u = programs.simulate(30, seed=1, missing=0.8)
     exact = dense_lds(y, u, C, sweeps=3000)
@@ -133,6 +134,7 @@ def test_regression_against_its_closed_form(N):
     assert_allclose(posterior.free_energy[-1], exact.free_energy, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_joint_draws_have_the_joint_moments():
     model, args, kwargs, shapes = one_block("lds", 5)
     exact = dense_gaussian(model, args, kwargs, shapes)
@@ -165,6 +167,7 @@ def test_sites_conditioned_in_part(name):
 # -- messages are gradients -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_update_is_the_numerical_gradient_of_the_energy():
     posterior = fit("lds, actions latent")
     engine, bound, moments = posterior.compiled.engine, posterior.bound, posterior.state.moments

@@ -166,6 +166,7 @@ def test_a_series_must_be_longer_than_the_horizon(learned, unseen):
                     sd=np.float32(SD), noise=np.float32(NOISE))
 
 
+@pytest.mark.slow
 def test_images_behind_an_encoder():
     """Frames (4, 3, 1) of a state by a linear decoder; the encoder inverts it."""
     rng = np.random.default_rng(3)
@@ -211,6 +212,7 @@ class Known:
         return {}, {n: dist.Delta(self.sites[n], event_dim=2) for n in sites}, ()
 
 
+@pytest.mark.slow
 def test_second_order_dynamics_in_companion_form():
     """x_{t+1} = 2 x_t - x_{t-1} + b u reaches position and velocity; two masses, one pushed."""
     found = reachability(Known([[-1.0, 2.0]], [[0.5]]))

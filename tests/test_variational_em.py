@@ -109,6 +109,7 @@ def test_without_an_encoder_it_climbs_the_exact_evidence():
     assert learner.e_step._cache_size() == learner.m_step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_amortised_free_energy_is_a_bound_that_closes():
     em, posterior, weights = learn(80, m_steps=10, rate=0.01)
     (learner,) = em._learners.values()
