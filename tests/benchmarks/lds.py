@@ -36,16 +36,16 @@ def main() -> None:
     def learn():
         return jp.VMP(jp.condition(controlled_lds, {"u": u}), progress=False).run(y, T=T, d=d)
 
-    learned = learn()
     first, warm = timed(learn, 20)
-    del first
+    learned = learn()
     goal = np.asarray(jp.sparse(H, {0: np.zeros(d), -1: np.full(d, 0.5)}))
 
     def plan():
         return jp.VMP(jp.given(controlled_lds, learned), decide="u").run(goal, T=H, d=d).state
 
     cold, fast = timed(plan, 100)
-    print(f"learn, d = {d}, T = {T}, {learned.num_iters} sweeps: warm {1e3 * warm:.1f} ms, "
+    print(f"learn, d = {d}, T = {T}, {learned.num_iters} sweeps: "
+          f"first {first:.1f} s, warm {1e3 * warm:.1f} ms, "
           f"{1e3 * warm / learned.num_iters:.2f} ms a sweep")
     print(f"plan, horizon {H}: first {cold:.1f} s, warm {1e3 * fast:.2f} ms")
 
