@@ -12,6 +12,7 @@ from jax import Array, random
 from jopa_ppl.engines import Program, Run, UseNUTS, UseSVI, UseVMP
 from jopa_ppl.errors import JopaError, SiteError, names
 from jopa_ppl.graph.show import table
+from jopa_ppl.plots.style import COLOURS, axes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,6 @@ ENGINES: dict[str, tuple] = {
     "vmp": (UseVMP(),), "nuts": (UseNUTS(),),
     "svi": tuple(UseSVI(g) for g in ("normal", "multivariate", "chain")),
     **{f"svi {g}": (UseSVI(g),) for g in ("normal", "multivariate", "chain", "coupled")}}
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")   # Okabe & Ito
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
@@ -100,7 +100,7 @@ class Comparison:
 
         Each curve is lifted by 0.01 nats, so that the best one has a place on the scale.
         """
-        ax = _axes(ax)
+        ax = axes_of(ax, (6, 4))
         best = min(r.bounds.min() for r in self.runs.values() if len(r.bounds))
         for i, (name, run) in enumerate(self.runs.items()):
             if len(run.bounds):
@@ -118,7 +118,7 @@ class Comparison:
         Raises:
             SiteError: no engine drew the site, or `index` does not pick one element.
         """
-        ax = _axes(ax)
+        ax = axes_of(ax, (6, 4))
         drawn = {n: r.draws[site] for n, r in self.runs.items() if site in r.draws}
         if not drawn:
             known = {n for r in self.runs.values() for n in r.draws}
@@ -201,10 +201,3 @@ def _colour(i: int) -> str:
 
 def _style(i: int) -> Any:
     return STYLES[i % len(STYLES)]
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    from matplotlib.figure import Figure
-    return Figure(figsize=(6, 4), layout="constrained").subplots()
