@@ -20,6 +20,7 @@ from numpyro.contrib.control_flow import scan as numpyro_scan
 from numpyro.distributions import constraints
 
 from jopa_ppl.errors import ShapeError
+from jopa_ppl.lengths import check_lengths
 
 plate = numpyro.plate
 WEIGHTS = "$params"     # NumPyro's suffix for the parameters of a network
@@ -99,30 +100,8 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> t
     Raises:
         ShapeError: the series is empty, longer than `length`, or of unequal lengths.
     """
-    check_lengths(xs, length)
+    check_lengths(f, init, xs, length)
     return numpyro_scan(f, init, xs, length=length)
-
-
-def check_lengths(xs: Any, length: int | None) -> None:
-    """Refuse series that do not fit a scan of `length` steps."""
-    lengths = {np.shape(leaf)[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(xs)}
-    if None in lengths:
-        raise ShapeError("scan needs series with a leading time axis", found="a scalar in xs",
-                         expected="arrays of shape (T, ...)",
-                         fix="make lists arrays (np.asarray), and close over constants")
-    if not lengths and length is None:
-        raise ShapeError("scan does not know how many steps to take", found="xs=None, length=None",
-                         expected="a series or a length", fix="pass length=T")
-    if lengths and (len(lengths) > 1 or (length is not None and lengths != {length})):
-        raise ShapeError(
-            "the series and the scan differ in length",
-            found=f"series of length {', '.join(map(str, sorted(lengths)))}"
-            + (f", length={length}" if length is not None else ""),
-            expected="one length for all",
-            fix="cut the series to T, or fill it up with NaN (jp.sparse builds such an array)")
-    if (length if length is not None else next(iter(lengths))) == 0:
-        raise ShapeError("the series is empty", found="0 steps", expected="at least one step",
-                         fix="pass at least one frame")
 
 
 def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:

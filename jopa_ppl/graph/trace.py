@@ -22,7 +22,8 @@ from numpyro.primitives import Messenger
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.graph.distributions import Likelihood, describe
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
-from jopa_ppl.primitives import WEIGHTS, check_lengths
+from jopa_ppl.lengths import check_lengths
+from jopa_ppl.primitives import WEIGHTS
 
 
 class Series(dict):
@@ -143,7 +144,7 @@ class _Tracer(Messenger):
         if reverse:
             raise StructureError("a reversed scan is not supported by VMP", found="reverse=True",
                                  expected="reverse=False", fix="flip the series in time")
-        check_lengths(xs, length)
+        check_lengths(f, init, xs, length)
         if length is None:
             length = np.shape(jax.tree.leaves(xs)[0])[0]
         index = len(self.scans)

@@ -1,0 +1,129 @@
+"""Programs that message passing has no update for end in one clear error."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from faults import T, refused
+
+import jopa_ppl as jp
+from jopa_ppl.errors import (
+    SiteError,
+    StructureError,
+)
+
+
+def observed(fn, y=0.5):
+    """A program whose one observed site 'y' follows fn(a, tau, W, V): a is Normal."""
+    def program(y=y):
+        a = jp.latent("a", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        tau = jp.latent("tau", dist.Gamma(2.0, 1.0))
+        W = jp.latent("W", dist.Wishart(3.0, rate_matrix=jnp.eye(2)))
+        V = jp.latent("V", dist.Wishart(3.0, rate_matrix=jnp.eye(2)))
+        jp.observe("y", fn(a, tau, W, V), y)
+
+    return program
+
+
+def test_a_nonlinear_mean_is_blamed_on_its_operation_and_line():
+    def program():
+        a = jp.latent("a", dist.Normal(0.0, 1.0))
+        bent = jnp.sin(a)                                       # two lines below `def`
+        jp.observe("y", dist.Normal(bent, 1.0), 0.5)
+
+    line = inspect.getsourcelines(program)[1] + 2
+    refused(StructureError, program, site="y",
+            says=("'a'", "'sin'", f"{Path(__file__).name}:{line}", "affine"))
+
+
+STRUCTURE = {
+    "power of a latent": (lambda a, tau, W, V: dist.Normal(a[0] ** 2, 1.0), "affine in 'a'"),
+    "Gamma in a mean": (lambda a, tau, W, V: dist.Normal(tau, 1.0), "'tau'"),
+    "scale=tau": (lambda a, tau, W, V: dist.Normal(a[0], tau), "tau^-2", "1 / jnp.sqrt(tau)"),
+    "scale=1/tau": (lambda a, tau, W, V: dist.Normal(a[0], 1 / tau), "tau^2"),
+    "Normal(0, tau)": (lambda a, tau, W, V: dist.Normal(0.0, tau), "tau^-2"),
+    "exp of a scale": (lambda a, tau, W, V: dist.Normal(0.0, jnp.exp(tau)), "'exp'", "'tau'"),
+    "a Gaussian as a scale": (lambda a, tau, W, V: dist.Normal(0.0, a[0]), "normal in scale"),
+    "observed Poisson": (lambda a, tau, W, V: dist.Poisson(jnp.exp(a[0])), "jp.Amortized",
+                         "Poisson"),
+}
+MATRICES = {
+    "a sum as precision": (lambda a, tau, W, V: dist.MultivariateNormal(a, precision_matrix=W + V),
+                           "a sum", "'V' and 'W'"),
+    "W as covariance": (lambda a, tau, W, V: dist.MultivariateNormal(a, covariance_matrix=W),
+                        "wishart in covariance_matrix", "precision_matrix=W"),
+}
+
+
+@pytest.mark.parametrize("case", STRUCTURE)
+def test_what_is_not_conjugate_is_refused(case):
+    fn, *says = STRUCTURE[case]
+    y = 2 if "Poisson" in case else 0.5
+    refused(StructureError, observed(fn, y), site="y", says=tuple(says))
+
+
+@pytest.mark.parametrize("case", MATRICES)
+def test_a_precision_matrix_is_one_wishart(case):
+    fn, *says = MATRICES[case]
+    refused(StructureError, observed(fn, np.zeros(2)), site="y", says=tuple(says))
+
+
+def test_latent_family_without_an_update_is_refused():
+    def program():
+        b = jp.latent("b", dist.Beta(2.0, 2.0))
+        jp.observe("y", dist.Normal(b, 1.0), 0.5)
+
+    refused(StructureError, program, site="b", says=("Beta", "SVI or NUTS", "Gamma"))
+
+
+def test_sites_of_a_scan_that_no_schedule_fits():
+    def noisy():
+        def step(x, y):
+            tau = jp.latent("tau", dist.Gamma(2.0, 1.0))
+            jp.observe("y", dist.Normal(x, 1 / jnp.sqrt(tau)), y)
+            return jp.latent("x", dist.Normal(x, 1.0)), None
+        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
+
+    def nested():
+        def step(x, y):
+            jp.scan(lambda c, z: (c, None), x, jnp.zeros(2))
+            jp.observe("y", dist.Normal(x, 1.0), y)
+            return jp.latent("x", dist.Normal(x, 1.0)), None
+        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
+
+    def recursion():
+        def step(x, y):
+            jp.observe("y", dist.Normal(x, 1.0), y)
+            return 0.9 * x, None
+        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
+
+    refused(StructureError, noisy, site="y", says=("tau", "out of the scan"))
+    refused(StructureError, nested, says=("scan inside a scan",))
+    refused(StructureError, recursion, says=("never forgets", "jp.latent"))
+
+
+def test_factors_of_a_product_cannot_share_a_block():
+    def program():
+        a = jp.latent("a", dist.Normal(0.0, 1.0))
+        b = jp.latent("b", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(a * b, 1.0), 0.5)
+
+    refused(StructureError, program, blocks=(("a", "b"),), says=("'a'", "'b'", "blocks="))
+    refused(SiteError, program, blocks=(("a", "q"),), site="q")
+
+
+def test_a_latent_outside_of_the_scan_cannot_join_its_chain():
+    def program():
+        c = jp.latent("c", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(x, 1.0), y)
+            return jp.latent("x", dist.Normal(x + c, 1.0)), None
+        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
+
+    refused(StructureError, program, blocks=(("c", "x"),), says=("'c'", "'x'", "first carry"))
