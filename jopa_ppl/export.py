@@ -141,10 +141,12 @@ def _labelled(program: Program, axes: Mapping[str, Sequence[str]], labels: Mappi
 
 
 def _check_shape(program: Program, site: Site, found: tuple[int, ...], group: str) -> None:
-    time = () if site.scan is None else (program.scans[site.scan].length,)
+    scored = group == "log_likelihood"
+    timed = site.is_series and not (scored and site.outside == "event")
+    time = (program.scans[site.scan].length,) if timed else ()
     if group == "predictions" and time and found and found[0] < time[0]:
         time = found[:1]
-    event = () if site.amortized or group == "log_likelihood" else site.event_shape
+    event = () if site.amortized or scored else site.event_shape
     shape = (*time, *site.batch_shape, *event)
     if (found[:len(shape)] if site.amortized else found) != shape:
         expected = ", ".join([*_lead(group), *map(str, shape)]) + (", .." if site.amortized else "")

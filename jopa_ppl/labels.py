@@ -77,7 +77,7 @@ def site_axes(source: Any, ranks: Mapping[str, int] | None = None) -> dict[str, 
     sizes = {r: {program.sites[n].event_shape for n in role if role[n] == r} for r in role.values()}
     axes = {}
     for name, site in program.sites.items():
-        lead = [] if site.scan is None else [time_axis(program, site.scan)]
+        lead = [] if not site.is_series else [time_axis(program, site.scan)]
         rank = len(site.shape)
         if site.amortized and ranks and name in ranks:
             rank = ranks[name] - len(lead)
@@ -113,6 +113,6 @@ def step_coords(program: Program, axes: Mapping[str, Iterable[str]]) -> dict[str
     """0, 1, .. along every scan's axis, under the name it has in `axes`."""
     found = {}
     for scan in program.scans:
-        for name in scan.sites:
+        for name in (n for n in scan.sites if program.sites[n].is_series):
             found[next(iter(axes[name]))] = np.arange(scan.length)
     return found

@@ -123,13 +123,15 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
     if length < 1:
         raise ShapeError("jp.sparse needs at least one step", found=f"length {length}",
                          expected="length >= 1", fix="check the horizon")
-    arrays = {step: np.asarray(value) for step, value in values.items()}
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(dict(values)))
+    arrays = {k: jnp.asarray(v) if traced else np.asarray(v) for k, v in values.items()}
     shapes = {a.shape for a in arrays.values()}
     if len(shapes) > 1:
         raise ShapeError("the values of jp.sparse differ in shape", found=sorted(shapes),
                          expected="one shape", fix="give every step a value of the same shape")
     dtype = np.result_type(np.float32, *(a.dtype for a in arrays.values()))
     out = np.full((length, *shapes.pop()), np.nan, dtype)
+    out = jnp.asarray(out) if traced else out
     taken: set[int] = set()
     for step, value in arrays.items():
         index = step + length if step < 0 else step
@@ -139,7 +141,10 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
                 found=f"step {step}", expected=f"distinct steps in [{-length}, {length})",
                 fix="check the horizon and the indices")
         taken.add(index)
-        out[index] = value
+        if traced:
+            out = out.at[index].set(value)
+        else:
+            out[index] = value
     return jnp.asarray(out)
 
 

@@ -37,6 +37,9 @@ def observed(posterior: Posterior) -> dict[str, np.ndarray]:
                 (weights[site.name],) = each_step(program.evaluate, wanted, known,
                                                   series[site.scan].steps,
                                                   program.scans[site.scan].length)
+        ends = {s.name for s in sites if s.outside == "last"}   # read at every step as well
+        values, weights = ({n: x[-1] if n in ends else x for n, x in found.items()}
+                           for found in (values, weights))
         return {s.name: values[s.name] for s in sites if not s.amortized}, weights
 
     with jax.enable_x64(True):
@@ -53,7 +56,7 @@ def _with_gaps(program: Program, site: Site, value: Array, weight: Array | None)
     array = np.array(value, np.result_type(np.float32, value.dtype))
     if weight is None:
         return array
-    lead = 0 if site.scan is None else 1
+    lead = int(site.is_series)
     shape, rank = np.shape(weight)[lead:], array.ndim - lead
     if site.amortized:           # weighs whole frames; its last axes are the message's
         shape = shape[:len(site.batch_shape)]
@@ -109,12 +112,12 @@ def replicates(posterior: Posterior, draws: dict[str, Array], data: dict[str, np
         "log_likelihood": {}}
     last = {s.scan: 0 for s in seen}
     for s in seen:
-        if s.scan is None:
+        if not s.is_series:
             continue
         steps = np.flatnonzero(~np.isnan(data[s.name].reshape(len(data[s.name]), -1)).all(1))
         last[s.scan] = max([last[s.scan], *(steps + 1)])
     for s in seen:
-        if s.scan is not None and last[s.scan] < program.scans[s.scan].length:
+        if s.is_series and last[s.scan] < program.scans[s.scan].length:
             found["predictions"][s.name] = np.asarray(ran[s.name])[:, last[s.scan]:]
         score = np.array(scores[s.name])
         event = tuple(range(score.ndim - 1, data[s.name].ndim))

@@ -124,6 +124,7 @@ class Graph:
 def barren(program: Program, reader: Reader) -> tuple[str, ...]:
     """Latents from which no path leads to an observed site."""
     children: dict[str, set[str]] = {name: set() for name in program.sites}
+    strays: list[str] = []       # outside of a scan, not proved to belong to its steps
     for site in program.sites.values():
         outputs = site.parameters
         scan = None if site.scan is None else program.scans[site.scan]
@@ -131,11 +132,7 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
             for dependence in reader.dependence(outputs, context):
                 for name in dependence.names:
                     if name.startswith("!scan"):
-                        raise StructureError(
-                            "it depends on what a scan returned", site=site.name,
-                            found="the final carry or the stacked outputs of a scan",
-                            expected="sites that depend on states inside the scan's body",
-                            fix="move the statement into the body of the scan")
+                        strays.append(site.name)
                     if base_name(name) in children:
                         children[base_name(name)].add(site.name)
     for form in reader.forms.values():
@@ -150,6 +147,14 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
     while True:
         more = {n for n, c in children.items() if n not in alive and c & alive}
         if not more:
+            if lost := [n for n in strays if n in alive]:
+                raise StructureError(
+                    "it depends on what a scan returned", site=lost[0],
+                    found="the final carry or the stacked outputs of a scan, in a way that is not "
+                          "step by step",
+                    expected="a Gaussian whose first axis is time and whose every element sees its "
+                             "own step alone, or an observed Gaussian of the last carry",
+                    fix="move the statement into the body of the scan")
             return tuple(n for n in program.sites if n not in alive)
         alive |= more
 

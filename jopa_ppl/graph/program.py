@@ -40,6 +40,7 @@ class Site:
     role: str = "latent"
     described: str = ""        # the name of its distribution
     likelihood: Likelihood | None = None    # of observed sites, as the program scores them
+    outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
 
     @property
     def parameters(self) -> tuple[int, ...]:
@@ -50,6 +51,11 @@ class Site:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.batch_shape + self.event_shape
+
+    @property
+    def is_series(self) -> bool:
+        """Whether it has a value a step, time in front."""
+        return self.scan is not None and self.outside != "last"
 
     @property
     def axes(self) -> tuple[Plate, ...]:
@@ -72,6 +78,7 @@ class Scan:
     carry: tuple[int, ...]           # outputs: the carry after one step
     xs: dict[str, int]               # input key of a slice -> output that holds the whole series
     sites: tuple[str, ...]
+    ys: tuple[int, ...] = ()         # outputs: what a step adds to the stacked outputs
 
 
 @dataclass(frozen=True)

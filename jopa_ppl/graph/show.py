@@ -112,7 +112,7 @@ def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
         elif factor.reason:
             message += f"; not exact because of {factor.reason}"
         elif factor.message == "exact" and family in ("normal", "mvn"):
-            message += f", on {terms(factor)}"
+            message += f", on {terms(factor)}" + ", last step" * (site.outside == "last")
         rows.append((name, family, role, block, message))
     return table(("site", "family", "role", "block", "message"), rows)
 

@@ -21,6 +21,7 @@ from numpyro.primitives import Messenger
 
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.graph.distributions import Likelihood, describe
+from jopa_ppl.graph.outside import inline
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.lengths import check_lengths
 from jopa_ppl.primitives import WEIGHTS
@@ -46,7 +47,8 @@ class _InBody(Messenger):
             raise StructureError("a scan inside a scan is not supported by VMP",
                                  found="scan within the body of a scan",
                                  expected="one level of scan",
-                                 fix="write the inner loop with a plate, or run SVI or NUTS")
+                                 fix="write the inner loop with a plate, or in Python "
+                                     "(NumPyro's own engines do not take it either)")
         if msg["type"] != "sample":
             return
         msg["_control_flow_done"] = True       # numpyro.handlers.condition then leaves it to us
@@ -226,15 +228,15 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
             for name, (site, params) in tracer.sites.items()}
         slots["scans"] = tuple(
             replace(scan, init=tuple(map(put, parts["init"])),
-                    carry=tuple(map(put, parts["carry"])),
+                    carry=tuple(map(put, parts["carry"])), ys=tuple(map(put, parts["ys"])),
                     xs={k: put(v) for k, v in parts["xs"].items()})
             for scan, parts in tracer.scans)
         return outputs
 
     jaxpr = jax.make_jaxpr(collect)(*shapes.values())
-    return Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
+    return inline(Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
                    slots["scans"], ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts), keys,
-                   {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks)
+                   {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks))
 
 
 def _put_likelihood(likelihood: Likelihood | None, put: Callable) -> Likelihood | None:
