@@ -15,7 +15,7 @@ from jax import Array, random
 
 from jopa_ppl import density, draws, predictive
 from jopa_ppl.distributions import ArrayNormal
-from jopa_ppl.errors import JopaError, SiteError, names
+from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.marginals import Marginal, marginals
 from jopa_ppl.queries import JointBelief
 
@@ -86,14 +86,35 @@ class Posterior:
         return self._marginals[name]
 
     def __getitem__(self, name: str) -> dist.Distribution:
+        return self._distribution(name, ())
+
+    def at(self, name: str, step: int) -> dist.Distribution:
+        """The belief about a site of a scan at one step, negative ones counted from the end.
+
+        `jp.given(model, {"x0": filtered.at("x", -1)}, update=True)` goes on from a filtered state.
+
+        Raises:
+            SiteError: the site is not in a scan. ShapeError: there is no such step.
+        """
+        mean = self._marginal(name).mean
+        if self.compiled.graph.program.sites[name].scan is None:
+            raise SiteError("the site has no steps", site=name, found="a site outside of scans",
+                            expected="a site of a scan", fix=f"use posterior['{name}']")
+        if not -len(mean) <= step < len(mean):
+            raise ShapeError("there is no such step", site=name, found=f"step {step}",
+                             expected=f"a step in [{-len(mean)}, {len(mean)})",
+                             fix="check the horizon")
+        return self._distribution(name, (step,))
+
+    def _distribution(self, name: str, at: tuple[int, ...]) -> dist.Distribution:
         m = self._marginal(name)
-        parts = {k: outward(v) for k, v in m.parts.items()}
+        parts = {k: outward(v[at]) for k, v in m.parts.items()}
         if m.family == "gamma":
             return dist.Gamma(parts["a"], parts["b"])
         if m.family == "wishart":
             return dist.Wishart(parts["dof"], scale_tril=parts["scale_tril"], validate_args=False)
         mean, cov = parts["mean"], parts["cov"]
-        if (np.asarray(m.variance) == 0).any():               # conditioned in part
+        if (np.asarray(m.variance[at]) == 0).any():               # conditioned in part
             return ArrayNormal(mean, cov.reshape((*mean.shape, 1, 1)) if m.event_dim == 0 else cov,
                                m.event_dim)
         if m.event_dim == 0:

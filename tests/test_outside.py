@@ -251,3 +251,35 @@ def test_nonlinear_after_the_scan_names_the_line():
 
     with pytest.raises(jp.StructureError, match=r"(?s)sin.*test_outside"):
         jp.VMP(model).run(Y)
+
+
+def test_a_plan_goes_on_from_a_filtered_state():
+    """`at` is the marginal at one step; `given` takes it for the prior of the first state."""
+    filtered = run(every_step, Y)
+    x0 = filtered.at("x", -1)
+    assert_allclose(x0.mean, filtered.mean("x")[-1], rtol=1e-12)
+    assert_allclose(np.diag(x0.covariance_matrix), filtered.variance("x")[-1], rtol=1e-12)
+    later = rng.normal(size=(T, 2))
+    onward = run(jp.given(every_step, {"x0": x0}, update=True), later)
+
+    def both(y):
+        _, (end, xs) = chain()
+        numpyro.sample("y", dist.Normal(xs @ C.T, 0.3).to_event(1), obs=y[:T])
+
+        def step(x, _):
+            x = numpyro.sample("x later", dist.Normal(R @ x, 0.5).to_event(1))
+            return x, x
+
+        _, more = scan(step, end, None, length=T)
+        numpyro.sample("y later", dist.Normal(more @ C.T, 0.3).to_event(1), obs=y[T:])
+
+    exact = dense_gaussian(both, (np.concatenate([Y, later]),), {}, {**STATES, "x later": (T, 2)})
+    assert_allclose(onward.mean("x"), exact.mean["x later"], rtol=1e-8)
+    assert_allclose(onward.variance("x"), exact.var["x later"], rtol=1e-8)
+
+
+@pytest.mark.parametrize(("name", "step", "error"), [
+    ("x0", 0, jp.SiteError), ("x", T, jp.ShapeError), ("z", 0, jp.SiteError)])
+def test_no_belief_at_such_a_step(name, step, error):
+    with pytest.raises(error, match=f"site '{name}'"):
+        run(every_step, Y).at(name, step)
