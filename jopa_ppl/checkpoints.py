@@ -25,6 +25,7 @@ from jax.tree_util import tree_flatten_with_path
 from jopa_ppl import storage
 from jopa_ppl.errors import FileError
 from jopa_ppl.files import StoredPosterior, describe, restore
+from jopa_ppl.keys import as_key
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
 
@@ -52,7 +53,7 @@ class Checkpoint:
 
 def save_checkpoint(path: str | os.PathLike, posterior: Posterior | None = None,
                     weights: Any = None, *, model: Callable | None = None, step: int = 0,
-                    rng_key: Array | None = None, extra: Any = None) -> None:
+                    rng_key: Array | int | None = None, extra: Any = None) -> None:
     """Write beliefs, weights and the state of a run to one safetensors file, whole or not at all.
 
     Args:
@@ -80,6 +81,7 @@ def save_checkpoint(path: str | os.PathLike, posterior: Posterior | None = None,
         own[group] = {name: [_key(k) for k in at] for name, (at, _) in zip(named, leaves)}
         tensors |= named
     if rng_key is not None:
+        rng_key = as_key(rng_key)
         typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
         own["rng_key"] = str(random.key_impl(rng_key)) if typed else None
         tensors["rng_key"] = random.key_data(rng_key) if typed else rng_key

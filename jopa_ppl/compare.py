@@ -12,6 +12,7 @@ from jax import Array, random
 from jopa_ppl.engines import Program, Run, UseNUTS, UseSVI, UseVMP
 from jopa_ppl.errors import JopaError, SiteError, names
 from jopa_ppl.graph.show import table
+from jopa_ppl.keys import as_key
 from jopa_ppl.plots.style import COLOURS, axes_of
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Comparison:
 
 def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "svi", "nuts"),
             budget: float | Mapping[str, float] = 30.0, num_draws: int = 1000,
-            rng_key: Array | None = None, progress: bool = True, **kwargs: Any) -> Comparison:
+            rng_key: Array | int | None = None, progress: bool = True, **kwargs: Any) -> Comparison:
     """Run one unmodified program under several engines.
 
     Args:
@@ -168,7 +169,7 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
             raise JopaError("unknown engine", found=repr(engine), expected=names(ENGINES),
                             fix="or pass UseVMP, UseSVI or UseNUTS of jopa_ppl.engines")
         chosen += ENGINES[engine] if isinstance(engine, str) else (engine,)
-    key = random.key(0) if rng_key is None else rng_key
+    key = as_key(rng_key)
     program, runs = Program(model, args, kwargs), {}
     for i, engine in enumerate(chosen):
         limit = budget.get(engine.name, 30.0) if isinstance(budget, Mapping) else budget

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.errors import ShapeError
+from jopa_ppl.keys import as_key
 from jopa_ppl.posterior import Posterior
 
 
@@ -29,7 +30,7 @@ class Reachability(NamedTuple):
 
 
 def reachability(posterior: Posterior, A: str = "A", B: str = "B", *, num_samples: int = 500,
-                 rng_key: Array | None = None) -> Reachability:
+                 rng_key: Array | int | None = None) -> Reachability:
     """Controllability of x' = A (x_{t-k+1}, .., x_t) + B u from the beliefs about A and B.
 
         R = [B, A B, .., A^(n-1) B] = sum_i s_i v_i w_i'        n = k d, A in companion form
@@ -52,7 +53,7 @@ def reachability(posterior: Posterior, A: str = "A", B: str = "B", *, num_sample
                          found=f"shapes {a.shape} and {b.shape}",
                          expected="(d, k d) and (d, du)",
                          fix="name the sites with dynamics=, or pass dynamics=None")
-    key = random.key(0) if rng_key is None else rng_key
+    key = as_key(rng_key)
     draws = _draws(posterior, (A, B), key, num_samples)
     mean = _matrix(*means)
     gaps = _matrix(draws[A].reshape(-1, *a.shape), draws[B].reshape(-1, *b.shape)) - mean

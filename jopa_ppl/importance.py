@@ -19,6 +19,7 @@ from jopa_ppl import density, draws
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.inference.signature import split_call
 from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.keys import as_key
 from jopa_ppl.messages.families import Gaussian, gamma, wishart
 from jopa_ppl.posterior import Posterior, outward
 from jopa_ppl.queries import condition
@@ -42,9 +43,10 @@ class Corrected:
     ess: float
     log_evidence: float
 
-    def resample(self, rng_key: Array, count: int) -> dict[str, Array]:
+    def resample(self, rng_key: Array | int, count: int) -> dict[str, Array]:
         """Draws of equal weight, with replacement: {site: (count, *site shape)}."""
-        picked = random.choice(rng_key, len(self.weights), (count,), p=jnp.asarray(self.weights))
+        shares = jnp.asarray(self.weights)
+        picked = random.choice(as_key(rng_key), len(shares), (count,), p=shares)
         return {n: x[picked] for n, x in self.draws.items()}
 
 
@@ -65,7 +67,7 @@ def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.5,
-            rng_key: Array | None = None) -> Corrected:
+            rng_key: Array | int | None = None) -> Corrected:
     """Draws from the exact posterior, by importance sampling over all but one Gaussian block.
 
         theta ~ q(theta)^temper (normalised),   z ~ p(z | theta, y),
@@ -93,8 +95,8 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
             "the posterior cannot be corrected exactly", found="blocks "
             + names(b.name for b in graph.blocks), expected="one chain, exact messages, no plan",
             fix="weigh joint draws by posterior.log_prob and numpyro's log_density")
+    key = as_key(rng_key)
     with jax.enable_x64(True):
-        key = random.key(0) if rng_key is None else rng_key
         call, engine = posterior.call, posterior.compiled.engine
         outer = [b for b in graph.blocks if b is not inner]
         wide = {b.name: _temper(posterior.state.moments[b.name], temper) for b in outer}

@@ -16,6 +16,7 @@ from jax import Array, random
 from jopa_ppl import density, draws, predictive
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
+from jopa_ppl.keys import as_key
 from jopa_ppl.marginals import Marginal, marginals
 from jopa_ppl.queries import JointBelief
 
@@ -133,15 +134,16 @@ class Posterior:
 
     # -- draws -----------------------------------------------------------------------------------
 
-    def sample(self, rng_key: Array, sample_shape: tuple[int, ...] = ()) -> dict[str, Array]:
-        """Joint draws of all latent sites: {name: (*sample_shape, *site shape)}.
+    def sample(self, rng_key: Array | int, sample_shape: tuple[int, ...] = ()) -> dict[str, Array]:
+        """Joint draws of all latent sites: {name: (*sample_shape, *site shape)}; a key or a seed.
 
         Sites of one block are drawn jointly (a trajectory as a whole); steps that no observation
         reaches follow the program, each draw with parameters of its own.
         """
+        key = as_key(rng_key)
         with jax.enable_x64(True):
             count = int(np.prod(sample_shape, dtype=int))
-            found = draws.sample(self.compiled, self.state, self.bound, self.plan, rng_key, count)
+            found = draws.sample(self.compiled, self.state, self.bound, self.plan, key, count)
         return {n: outward(x.reshape((*sample_shape, *x.shape[1:]))) for n, x in found.items()}
 
     def log_prob(self, values: Mapping[str, Array]) -> Array:
@@ -170,7 +172,7 @@ class Posterior:
             found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call, flat)
         return outward(found.reshape(lead))
 
-    def predict(self, *args: Any, rng_key: Array | None = None, num_samples: int = 100,
+    def predict(self, *args: Any, rng_key: Array | int | None = None, num_samples: int = 100,
                 **kwargs: Any) -> dict[str, Array]:
         """Posterior predictive draws of every site of the program, observed ones included.
 
@@ -180,7 +182,7 @@ class Posterior:
         Returns:
             {name: (num_samples, *site shape)}; time in front of the site shape inside a scan.
         """
-        key = random.key(0) if rng_key is None else rng_key
+        key = as_key(rng_key)
         draw_key, run_key = random.split(key)
         found = self.sample(draw_key, (num_samples,))
         model, own_args, own_kwargs = self.call.rebuild(self.call.dynamic)
@@ -247,7 +249,7 @@ class Posterior:
         return (f"Posterior(sites={list(self.sites)}, num_iters={self.num_iters}, "
                 f"converged={self.converged})")
 
-    def to_arviz(self, num_samples: int = 500, rng_key: Array | None = None,
+    def to_arviz(self, num_samples: int = 500, rng_key: Array | int | None = None,
                  dims: Mapping[str, Sequence[str]] | None = None,
                  groups: Sequence[str] | None = None) -> Any:
         """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x).
@@ -255,7 +257,7 @@ class Posterior:
         `dims` names the axes of sites, `groups` what it holds; see `jopa_ppl.export.to_arviz`.
         """
         from jopa_ppl.export import to_arviz
-        key = random.key(0) if rng_key is None else rng_key
+        key = as_key(rng_key)
         return to_arviz(self, num_samples, key, dims, groups)
 
     def save(self, path: str | PathLike, weights: Any = None) -> None:

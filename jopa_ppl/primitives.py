@@ -47,9 +47,19 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
         return numpyro.sample(name, fn)
     check_event(name, fn, obs)
     if np.shape(obs) != tuple(fn.shape()):
-        obs = numpyro.subsample(obs, event_dim=fn.event_dim)    # as the plates around it are
+        obs = _subsampled(name, fn, obs)
     masked, clean = mask_missing(fn, obs)
     return numpyro.sample(name, masked, obs=clean)
+
+
+def _subsampled(name: str, fn: dist.Distribution, obs: ArrayLike) -> ArrayLike:
+    """`obs` subsampled as the plates around it are."""
+    try:
+        return numpyro.subsample(obs, event_dim=fn.event_dim)
+    except ValueError as error:                                 # tells the plate and its size
+        raise ShapeError("the value does not fit the plates around it", site=name,
+                         found=f"shape {np.shape(obs)}: {error}", expected="one value per element",
+                         fix="use NaN for what is missing") from None
 
 
 def check_event(name: str, fn: dist.Distribution, value: ArrayLike) -> None:

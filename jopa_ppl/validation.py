@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax import Array, random
+from jax import Array
 
 from jopa_ppl.controllability import reachability
 from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
 from jopa_ppl.graph.show import table
 from jopa_ppl.hindcast import Hindcast, last_seen
 from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.keys import as_key
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import given
 
@@ -72,7 +73,7 @@ class Report:
 def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
              horizon: int = 10, origins: int = 10, dynamics: tuple[str, str] | None = ("A", "B"),
              thresholds: Mapping[str, float | Bounds | None] | None = None,
-             num_samples: int = 100, rng_key: Array | None = None,
+             num_samples: int = 100, rng_key: Array | int | None = None,
              engine: Callable[[Callable], Any] | None = None, **kwargs: Any) -> Report:
     """Is this model fit to plan with? Smooth and predict a series with what was learned, and see.
 
@@ -111,7 +112,7 @@ def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
     """
     wanted = _bounds(thresholds or {})
     held = given(model, posterior) if posterior.global_sites else model
-    key = random.key(0) if rng_key is None else rng_key
+    key = as_key(rng_key)
     predict = Hindcast(held, args, kwargs, site=site, engine=engine or partial(VMP, progress=False),
                        num_samples=num_samples, rng_key=key)
     T, seen = len(predict.values), predict.values

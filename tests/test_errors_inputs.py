@@ -34,6 +34,28 @@ def test_shapes_are_never_broadcast():
             says=("(2,)",))
 
 
+def test_empty_arrays():
+    def per_row(X, y):
+        w = jp.latent("w", dist.Normal(0.0, 1.0))
+        with numpyro.plate("rows", X.shape[0]):
+            jp.observe("y", dist.Normal(X * w, 1.0), y)
+
+    def plateless(X, y):
+        w = jp.latent("w", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(X * w, 1.0).to_event(1), y)
+
+    def own_assertion(y):
+        assert len(y), "rows are needed"
+
+    none = np.ones(0)
+    refused(ShapeError, per_row, none, none, site="rows", says=("plate is empty", "size 0"))
+    refused(ShapeError, plateless, none, none, site="y", says=("empty", "(0,)"))
+    refused(ShapeError, mean_only, none, site="y", says=("plates", "(n, 3", "(0,)"))
+    refused(ShapeError, mean_only, np.ones(N + 2), site="y", says=("plates", "(5,)"))
+    with pytest.raises(AssertionError, match="rows are needed"):
+        jp.VMP(own_assertion).run(none)
+
+
 def test_dtypes():
     refused(ShapeError, mean_only, Y + 1j, says=("complex",))
     refused(ShapeError, mean_only, np.array(["a"] * N), says=("dtype",))

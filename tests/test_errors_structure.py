@@ -81,6 +81,31 @@ def test_latent_family_without_an_update_is_refused():
     refused(StructureError, program, site="b", says=("Beta", "SVI or NUTS", "Gamma"))
 
 
+def test_explain_tells_every_faulty_site(capsys):
+    def program(y):
+        a = jp.latent("a", dist.Normal(0.0, 1.0))
+        tau = jp.latent("tau", dist.Gamma(2.0, 1.0))
+        b = jp.latent("b", dist.Beta(2.0, 2.0))
+        jp.observe("fine", dist.Normal(a, 1 / jnp.sqrt(tau)), y)
+        jp.observe("bent", dist.Normal(jnp.sin(a), 1.0), y)
+        jp.observe("odd", dist.Normal(a, tau), y)
+        jp.observe("coin", dist.Normal(b, 1.0), y)
+        jp.latent("ahead", dist.Normal(a, 1.0))
+
+    lines, start = inspect.getsourcelines(program)
+    at = start + next(i for i, text in enumerate(lines) if "jnp.sin" in text)
+    jp.explain(program, np.float64(0.5))
+    head, shown, *errors = capsys.readouterr().out.strip().split("\n\n")
+    assert head == "program does not compile:"
+    rows = {row.split()[0]: row for row in shown.splitlines()[2:]}
+    assert list(rows) == ["a", "tau", "b", "fine", "bent", "odd", "coin", "ahead"]
+    assert "'sin'" in rows["bent"] and f"{Path(__file__).name}:{at}" in rows["bent"]
+    assert "tau^-2" in rows["odd"] and "Beta" in rows["b"] and "'b'" in rows["coin"]
+    assert "exact, on a" in rows["fine"] and "predicted" in rows["ahead"]
+    assert [e.split("'")[1] for e in errors] == ["b", "bent", "odd", "coin"]
+    assert all("way out:" in e for e in errors)
+
+
 def test_sites_of_a_scan_that_no_schedule_fits():
     def noisy():
         def step(x, y):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from jopa_ppl.errors import SiteError, StructureError
-from jopa_ppl.errors import names as names_of
 from jopa_ppl.graph import conjugacy
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.program import Plate, Program, Site
@@ -159,7 +158,7 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
         alive |= more
 
 
-def _factor(reader: Reader, site: Site, context: Context, alive: set[str],
+def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
             lost: set[tuple[str, str]], wanted: str | None) -> Factor:
     """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
     likely = site.likelihood is not None and not site.partial
@@ -273,57 +272,3 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
 def _is_latent(program: Program, instance: str) -> bool:
     site = program.sites.get(base_name(instance))
     return site is not None and (not site.observed or site.partial)
-
-
-def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
-                messages: Mapping[str, str] | None = None) -> Graph:
-    """Prove the structure of a traced program and split its latents into blocks.
-
-    Raises:
-        StructureError: a factor is not conjugate; names the site, the operation, file and line.
-    """
-    from jopa_ppl.graph.blocks import choose_blocks
-
-    messages = messages or {}
-    for name in messages:
-        if name not in program.sites:
-            raise SiteError("unknown site in messages=", site=name, found=name,
-                            expected=f"one of {names_of(program.sites)}", fix="check the spelling")
-    dense: frozenset[tuple[str, str]] = frozenset()
-    while True:
-        reader = Reader(program, dense)
-        predicted = barren(program, reader)
-        alive = set(program.sites) - set(predicted)
-        lost: set[tuple[str, str]] = set()
-        factors = []
-        for site in program.sites.values():
-            if site.name not in alive:
-                continue
-            scan = None if site.scan is None else program.scans[site.scan]
-            for context in [Context()] if scan is None else reader.contexts(scan):
-                factors.append(_factor(reader, site, context, alive, lost,
-                                       messages.get(site.name)))
-        lost = {(v, p) for v, p in lost if v in program.sites
-                and any(q.name == p for q in program.sites[v].axes)}
-        if lost <= dense:
-            break
-        # A plate that some factor mixes is no plate to that latent: it becomes one vector.
-        dense |= lost
-    variables = {
-        s.name: Variable(s.name, "gaussian" if s.family in GAUSSIAN else s.family, s,
-                         tuple(p for p in s.axes if (s.name, p.name) not in dense)
-                         if s.family in GAUSSIAN else ())
-        for s in program.sites.values()
-        if s.name in alive and (not s.observed or s.partial)}
-    sizes = {p.name: p.size for f in factors for p in f.plates}
-    kept = tuple(factors)
-    graph = Graph(program, reader, variables, kept,
-                  choose_blocks(program, reader, variables, kept, blocks), predicted, sizes)
-    for f in kept:
-        apart = {graph.block_of(n).name for n in f.latents} if f.family == "likelihood" else set()
-        if len(apart) > 1:
-            raise StructureError("its likelihood is nonlinear in latents of several blocks",
-                                 site=f.site.name, found=f"blocks {names_of(sorted(apart))}",
-                                 expected="latents of one block",
-                                 fix="make all but one of them data with jp.condition")
-    return graph

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from jopa_ppl.errors import JopaError
+from jopa_ppl.graph.build import prove
+from jopa_ppl.graph.factor_graph import Factor, Graph
+from jopa_ppl.graph.program import Site
+from jopa_ppl.graph.trace import trace_program
 from jopa_ppl.graph.unroll import base_name, lag
 
 if TYPE_CHECKING:
-    from jopa_ppl.graph.factor_graph import Factor, Graph
     from jopa_ppl.inference.schedule import Schedule
 
 KINDS = {"chain": "chain (block-tridiagonal Gaussian)", "dense": "joint Gaussian",
@@ -87,34 +92,72 @@ def schedule_table(schedule: Schedule) -> str:
     return text
 
 
+SITES = ("site", "family", "role", "block", "message")
+
+
 def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
-    """One line a site; a program that does not compile is explained up to its errors."""
+    """One line a site; where a program does not compile, with the reason at every faulty site."""
     from jopa_ppl.inference.vmp import VMP
     vmp = model if isinstance(model, VMP) else VMP(model)
     try:
         graph = vmp.compile(*args, **kwargs).graph
     except JopaError as error:
-        return f"{getattr(vmp.model, '__name__', 'the model')} does not compile:\n{error}"
+        return _faulty_table(vmp, args, kwargs, error)
     rows = []
     for name, site in graph.program.sites.items():
-        family = site.family
         if name in graph.predicted:
-            rows.append((name, family, "predicted", "-", "none: nothing observed depends on it"))
+            rows.append((name, site.family, "predicted", "-", UNSEEN))
             continue
-        factor = next(f for f in graph.factors[::-1] if f.site.name == name)
-        role = ("data" if site.observed and not site.partial else
-                "data where given" if site.partial else "held" if site.held else "latent")
         block = graph.block_of(name).name if name in graph.variables else "-"
-        message = MESSAGES[factor.message]
-        if not (factor.latents or factor.noise):
-            message = ("exact, its prior" if name in graph.variables else
-                       "none: it depends on no latent")
-        elif factor.reason:
-            message += f"; not exact because of {factor.reason}"
-        elif factor.message == "exact" and family in ("normal", "mvn"):
-            message += f", on {terms(factor)}" + ", last step" * (site.outside == "last")
-        rows.append((name, family, role, block, message))
-    return table(("site", "family", "role", "block", "message"), rows)
+        rows.append((name, site.family, _role(site), block, _message(site, graph.factors)))
+    return table(SITES, rows)
+
+
+def _faulty_table(vmp: Any, args: tuple, kwargs: dict, error: JopaError) -> str:
+    """What is known of a program that ended in `error`: its sites where it can be traced."""
+    from jopa_ppl.inference.signature import split_call
+    head = f"{getattr(vmp.model, '__name__', 'the model')} does not compile:"
+    try:
+        call = split_call(vmp.model, args, kwargs)
+        with jax.enable_x64(True):
+            program = trace_program(vmp.model, args, kwargs, call.dynamic, call.rebuild)
+        proof = prove(program, dict(vmp.options[-1]))
+    except JopaError:
+        return f"{head}\n{error}"
+    rows = []
+    for name, site in program.sites.items():
+        fault = proof.faults.get(name)
+        if name in proof.predicted:
+            role, message = "predicted", UNSEEN
+        elif fault is None:
+            role, message = _role(site), _message(site, proof.factors)
+        else:
+            role, message = _role(site), f"none: {fault.what}; {fault.found}"
+        rows.append((name, site.family, role, "-", message))
+    return "\n\n".join([head, table(SITES, rows), *map(str, proof.faults.values() or [error])])
+
+
+UNSEEN = "none: nothing observed depends on it"
+
+
+def _role(site: Site) -> str:
+    if site.partial:
+        return "data where given"
+    return "data" if site.observed else "held" if site.held else "latent"
+
+
+def _message(site: Site, factors: Sequence[Factor]) -> str:
+    """What a site sends to its latents; inside a scan, at all but the first steps."""
+    factor = next(f for f in factors[::-1] if f.site.name == site.name)
+    message = MESSAGES[factor.message]
+    if not (factor.latents or factor.noise):
+        known = site.observed and not site.partial
+        return "none: it depends on no latent" if known else "exact, its prior"
+    if factor.reason:
+        return f"{message}; not exact because of {factor.reason}"
+    if factor.message == "exact" and site.family in ("normal", "mvn"):
+        return f"{message}, on {terms(factor)}" + ", last step" * (site.outside == "last")
+    return message
 
 
 def _edges(graph: Graph) -> list[tuple[str, str]]:

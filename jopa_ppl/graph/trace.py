@@ -6,7 +6,9 @@ the sites of a step and their dependence on the carry become visible.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -119,6 +121,9 @@ class _Tracer(Messenger):
             raise StructureError("sample_shape is not supported by VMP", site=name,
                                  found=f"sample_shape={msg['kwargs']['sample_shape']}",
                                  expected="()", fix="use fn.expand(...) or a plate")
+        if 0 in fn.shape():
+            raise ShapeError("the site is empty", site=name, found=f"shape {tuple(fn.shape())}",
+                             expected="at least one value", fix="leave out the arrays of no size")
         scan = msg.get("_scan")
         observed = msg["value"] is not None
         infer = msg.get("infer") or {}
@@ -183,6 +188,20 @@ class _Tracer(Messenger):
                         (PytreeTrace({}), y_tree.unflatten(stacked)))
 
 
+@contextmanager
+def _sized_plates() -> Iterator[None]:
+    """NumPyro asserts that a plate has a size; here that is an error which names the plate."""
+    try:
+        yield
+    except AssertionError as error:
+        frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+        if frame.f_code is not numpyro.plate.__init__.__code__:
+            raise
+        raise ShapeError("the plate is empty", site=frame.f_locals["name"],
+                         found=f"size {frame.f_locals['size']}", expected="at least one element",
+                         fix="pass arrays that hold something") from None
+
+
 def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Array],
                   rebuild: Callable[[list[Array]], tuple[Callable, tuple, dict]]) -> Program:
     """Trace `model(*args, **kwargs)`, whose array leaves are `dynamic` (rebuilt by `rebuild`).
@@ -194,7 +213,8 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
         program, a, k = rebuild(leaves)
         # The seed only serves draws that no handler answers; every site has a placeholder.
         # NumPyro's checks of arguments would run op by op here; the engine checks them in its run.
-        with tracer, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False):
+        with (tracer, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False),
+              _sized_plates()):
             program(*a, **k)
 
     data = {f"data/{i}": jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))

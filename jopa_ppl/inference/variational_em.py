@@ -30,6 +30,7 @@ from jopa_ppl.inference.checks import raise_if_missing
 from jopa_ppl.inference.em_steps import Data, Learner
 from jopa_ppl.inference.engine import Bound, State
 from jopa_ppl.inference.signature import split_call
+from jopa_ppl.keys import as_key
 from jopa_ppl.networks import Weights, WithWeights, weights_of
 
 if TYPE_CHECKING:
@@ -92,11 +93,13 @@ class VariationalEM:
         self._learners: dict[Any, Learner] = {}
         self._interrupted: dict[Any, Progress] = {}
 
-    def run(self, rng_key: Array, num_steps: int, *args: Any, **kwargs: Any
+    def run(self, rng_key: Array | int, num_steps: int, *args: Any, **kwargs: Any
             ) -> tuple[Posterior, Weights]:
         """`num_steps` times an E-step and an M-step, then a last E-step.
 
-        Arguments are those of the model. Returns the posterior, whose `free_energy` holds F after
+        `rng_key` is a key or a seed; the other arguments are those of the model.
+
+        Returns the posterior, whose `free_energy` holds F after
         every E-step (num_steps + 1 values in nats, `free_energy_noise` their standard errors by
         2 draws of every state), and the weights by network: `jp.with_weights(model, weights)` is
         the trained program. It has `converged` where the last step changed F by no more than two
@@ -106,6 +109,7 @@ class VariationalEM:
         After a KeyboardInterrupt, `run` with arguments of the same values goes on from the last
         step, in the same process or, with `checkpoint=`, in another one.
         """
+        rng_key = as_key(rng_key)
         weights = weights_of(self.model, args, kwargs)
         if not weights:
             raise StructureError("the program has no network to train", found="no jp.module",

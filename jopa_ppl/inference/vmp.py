@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array
 from tqdm.auto import tqdm
 
 from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
-from jopa_ppl.graph.factor_graph import RULES, Graph, build_graph
+from jopa_ppl.graph.build import build_graph
+from jopa_ppl.graph.factor_graph import RULES, Graph
 from jopa_ppl.graph.trace import trace_program
 from jopa_ppl.inference.checks import (
     diagnose,
@@ -26,6 +27,7 @@ from jopa_ppl.inference.compilation import often, once
 from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.signature import Cache, Call, split_call
+from jopa_ppl.keys import as_key
 
 if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
@@ -144,18 +146,18 @@ class VMP:
                 key, lambda: Compiled(self.model, call, args, kwargs, self.options))
         return compiled, call
 
-    def run(self, *args: Any, rng_key: Array | None = None, **kwargs: Any) -> Posterior:
+    def run(self, *args: Any, rng_key: Array | int | None = None, **kwargs: Any) -> Posterior:
         """Run the model's program on data; arguments are those of the model.
 
-        `rng_key` only serves to break symmetries at the start (default: a fixed key).
+        `rng_key`, a key or a seed, only serves to break symmetries at the start (default: 0).
         """
         from jopa_ppl.posterior import Posterior
 
+        key = as_key(rng_key)
         compiled, call = self._compiled(args, kwargs)
         # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
         # is small. Networks stay in the dtype of their weights.
         with jax.enable_x64(True):
-            key = random.key(0) if rng_key is None else rng_key
             max_iters = compiled.max_iters
             chunk = min(max_iters, 20)
             bound, state, history, plan = compiled.first(call.dynamic, key, chunk)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jax import Array, random
+from jax import Array
 from jax.typing import ArrayLike
 
 from jopa_ppl.errors import ShapeError
+from jopa_ppl.keys import as_key
 from jopa_ppl.plots.style import BLUE, RED, SKY, axes_of, tidy
 from jopa_ppl.posterior import Posterior
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def eigenvalues(source: Posterior | ArrayLike, site: str = "A", *, draws: int = 400,
-                rng_key: Array | None = None, truth: ArrayLike | None = None,
+                rng_key: Array | int | None = None, truth: ArrayLike | None = None,
                 label: str | None = None, ax: Axes | None = None) -> Axes:
     """Eigenvalues in the unit circle: of the mean matrix, and a cloud of posterior draws.
 
@@ -35,7 +36,7 @@ def eigenvalues(source: Posterior | ArrayLike, site: str = "A", *, draws: int = 
         ShapeError: the matrices are not square.
     """
     if isinstance(source, Posterior):
-        key = random.key(0) if rng_key is None else rng_key
+        key = as_key(rng_key)
         mean = np.asarray(source.mean(site))
         cloud = np.asarray(source[site].sample(key, (draws,)))
     else:

@@ -1,0 +1,86 @@
+"""From a traced program to its factor graph: every site is proved, latents fall into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jopa_ppl.errors import SiteError, StructureError, names
+from jopa_ppl.graph.blocks import choose_blocks
+from jopa_ppl.graph.distributions import GAUSSIAN
+from jopa_ppl.graph.factor_graph import Factor, Graph, Variable, barren, factor_of
+from jopa_ppl.graph.program import Program
+from jopa_ppl.graph.unroll import Context, Reader
+
+
+class Proof(NamedTuple):
+    """What is proved of a program's sites: the factors of those that have an update, and of the
+    others why not. `dense`: (site, plate) where the plate is none to that latent."""
+
+    reader: Reader
+    predicted: tuple[str, ...]
+    factors: tuple[Factor, ...]
+    dense: frozenset[tuple[str, str]]
+    faults: dict[str, StructureError]
+
+
+def prove(program: Program, messages: Mapping[str, str]) -> Proof:
+    """Prove the structure of a traced program, site by site."""
+    dense: frozenset[tuple[str, str]] = frozenset()
+    while True:
+        reader = Reader(program, dense)
+        predicted = barren(program, reader)
+        alive = set(program.sites) - set(predicted)
+        lost: set[tuple[str, str]] = set()
+        factors: list[Factor] = []
+        faults: dict[str, StructureError] = {}
+        for site in program.sites.values():
+            if site.name not in alive:
+                continue
+            scan = None if site.scan is None else program.scans[site.scan]
+            try:
+                for context in [Context()] if scan is None else reader.contexts(scan):
+                    factors.append(factor_of(reader, site, context, alive, lost,
+                                             messages.get(site.name)))
+            except StructureError as error:
+                faults[site.name] = error
+        lost = {(v, p) for v, p in lost if v in program.sites
+                and any(q.name == p for q in program.sites[v].axes)}
+        if lost <= dense or faults:
+            return Proof(reader, predicted, tuple(factors), dense, faults)
+        # A plate that some factor mixes is no plate to that latent: it becomes one vector.
+        dense |= lost
+
+
+def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
+                messages: Mapping[str, str] | None = None) -> Graph:
+    """Prove the structure of a traced program and split its latents into blocks.
+
+    Raises:
+        StructureError: a factor is not conjugate; names the site, the operation, file and line.
+    """
+    messages = messages or {}
+    for name in messages:
+        if name not in program.sites:
+            raise SiteError("unknown site in messages=", site=name, found=name,
+                            expected=f"one of {names(program.sites)}", fix="check the spelling")
+    reader, predicted, kept, dense, faults = prove(program, messages)
+    for error in faults.values():
+        raise error
+    variables = {
+        s.name: Variable(s.name, "gaussian" if s.family in GAUSSIAN else s.family, s,
+                         tuple(p for p in s.axes if (s.name, p.name) not in dense)
+                         if s.family in GAUSSIAN else ())
+        for s in program.sites.values()
+        if s.name not in predicted and (not s.observed or s.partial)}
+    sizes = {p.name: p.size for f in kept for p in f.plates}
+    graph = Graph(program, reader, variables, kept,
+                  choose_blocks(program, reader, variables, kept, blocks), predicted, sizes)
+    for f in kept:
+        apart = {graph.block_of(n).name for n in f.latents} if f.family == "likelihood" else set()
+        if len(apart) > 1:
+            raise StructureError("its likelihood is nonlinear in latents of several blocks",
+                                 site=f.site.name, found=f"blocks {names(sorted(apart))}",
+                                 expected="latents of one block",
+                                 fix="make all but one of them data with jp.condition")
+    return graph

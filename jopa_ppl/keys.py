@@ -1,0 +1,33 @@
+"""The keys of random numbers that public methods take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from jopa_ppl.errors import JopaError
+
+
+def as_key(rng_key: Any) -> Array:
+    """A PRNG key: as it is, `random.key` of a whole number, or key 0 for None.
+
+    Raises:
+        JopaError: it is neither, or more than one key.
+    """
+    if rng_key is None:
+        return random.key(0)
+    if isinstance(rng_key, int | np.integer) and not isinstance(rng_key, bool):
+        return random.key(int(rng_key))
+    found = type(rng_key).__name__
+    if isinstance(rng_key, jax.Array | np.ndarray):
+        typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+        if rng_key.ndim == (0 if typed else 1) and (typed or rng_key.dtype == np.uint32):
+            return jnp.asarray(rng_key)
+        found = f"an array of shape {rng_key.shape} and dtype {rng_key.dtype}"
+    raise JopaError("rng_key is not a PRNG key", found=found,
+                    expected="one key, jax.random.key(seed), or a whole number as its seed",
+                    fix="pass jax.random.key(0); of several keys pass one at a time")
