@@ -26,7 +26,8 @@ def check_family(site: Site) -> None:
         found=site.described,
         expected=SUPPORTED + (", or jp.Amortized around a likelihood" if site.observed else ""),
         fix="wrap the likelihood in jp.Amortized(likelihood, on=x, message=encode)"
-        if site.observed else "choose a conjugate prior, or run SVI or NUTS on the same program")
+        if site.observed else "choose a conjugate prior (of a scale: tau ~ Gamma and "
+        "scale = 1 / jnp.sqrt(tau)), or run SVI or NUTS on the same program")
 
 
 def _blamed(site: Site, what: str, d: Dependence, name: str, blame: object) -> StructureError:

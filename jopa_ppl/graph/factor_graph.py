@@ -177,12 +177,16 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
     except StructureError as error:
         if not likely:
             raise
+        try:
+            other = _likelihood_factor(reader, site, context, alive, wanted or RULES[0],
+                                       str(error.found))
+        except StructureError as worse:
+            raise (worse if wanted else error) from None
         if not (wanted or reader.program.networks):
             raise error.with_fix(
                 f"{error.fix}; or let its likelihood send an approximate message: "
                 f"jp.VMP(model, messages={{'{site.name}': 'linearise'}})") from None
-        return _likelihood_factor(reader, site, context, alive, wanted or RULES[0],
-                                  str(error.found))
+        return other
     return replace(factor, message="amortised") if site.amortized else factor
 
 

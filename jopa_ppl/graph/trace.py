@@ -109,6 +109,12 @@ class _Tracer(Messenger):
             self._scan(msg)
         elif msg["type"] == "sample":
             self._sample(msg)
+        elif msg["type"] == "plate" and msg["value"] is None:
+            raise StructureError(
+                f"plate '{msg['name']}' is subsampled", found="subsample_size={1} of {0}".format(
+                    *msg["args"]), expected="a plate of all its elements",
+                fix="leave subsample_size out: VMP sums over the data once a sweep "
+                    "(jp.VariationalEM(batch=..) has minibatches), or run SVI")
         elif msg["type"] == "param":
             self.networks |= msg["name"].endswith(WEIGHTS)
 
@@ -141,7 +147,7 @@ class _Tracer(Messenger):
             kind = "latent" if site.partial else "known"
             like = jnp.asarray(msg["value"])
         else:
-            kind, like = "latent", jnp.zeros(fn.shape())
+            kind, like = "latent", jnp.zeros(fn.shape(), int if fn.is_discrete else float)
         if jnp.issubdtype(like.dtype, jnp.floating):
             msg["value"] = self.placeholder(f"{kind}/{name}", like)
         msg["intermediates"] = []

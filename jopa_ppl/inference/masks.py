@@ -76,17 +76,19 @@ class Activity:
         batch = {n: [p.name for p in graph.program.sites[n].axes] for n in names}
         observed = {n: self._observed(graph.program.sites[n], scan.length) for n in names
                     if graph.program.sites[n].observed and not graph.program.sites[n].partial}
+        given = {n: self._given(n, batch[n], 1) for n in names if n in self.present}
         zero = {n: jnp.zeros((order, *(p.size for p in graph.program.sites[n].axes)), bool)
                 for n in names}
 
-        def back(later: dict[str, Array], seen: dict[str, Array]
+        def back(later: dict[str, Array], data: tuple[dict[str, Array], dict[str, Array]]
                  ) -> tuple[dict[str, Array], dict[str, Array]]:
-            now: dict[str, Array] = {}
+            (seen, given), now = data, {}
             for name in reversed(names):
                 if name in seen:
                     now[name] = jnp.broadcast_to(seen[name], zero[name].shape[1:])
                     continue
-                needed = jnp.zeros(zero[name].shape[1:], bool)
+                # Data given to a latent tell of its parents as those of an observed site do.
+                needed = jnp.zeros(zero[name].shape[1:], bool) | given.get(name, False)
                 for child, links in parents.items():
                     for j in links.get(name, ()):
                         act = now.get(child) if j == 0 else later[child][j - 1]
@@ -96,17 +98,18 @@ class Activity:
             new = {n: jnp.concatenate([now[n][None], later[n][:-1]]) for n in names}
             return new, now
 
-        _, active = jax.lax.scan(back, zero, observed, length=scan.length, reverse=True)
+        _, active = jax.lax.scan(back, zero, (observed, given), length=scan.length, reverse=True)
         for name in names:
-            site = graph.program.sites[name]
             whole = active[name]
-            if site.partial:
-                whole = whole | self.present[name].any(-1)
             if name in graph.variables:
                 self.alive[name] = _reduce(whole, batch[name], _local(graph, name), 1)
             for f in self._factors(name):
                 self.active[f.name] = (whole[f.context.first:] if f.context.at is None
                                        else whole[f.context.at])
+
+    def _given(self, name: str, plates: list[str], lead: int) -> Array:
+        """Where a site conditioned in part has data, over `plates`."""
+        return align(self.present[name].any(-1), lead, _local(self.graph, name), plates, 0)
 
     def _outer(self, site: Site) -> None:
         graph = self.graph
@@ -115,6 +118,8 @@ class Activity:
             # Planning keeps all beliefs outside scans: they are used, whatever the evidence.
             kept = self.keep_outer or stands_alone(graph, site.name)
             alive = jnp.full(_shape(graph, site.name), kept) | self._seeds(site.name)
+            if site.name in self.present:
+                alive = alive | self._given(site.name, want, 0)
             for f in graph.factors:
                 touches = site.name in f.latents or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:
