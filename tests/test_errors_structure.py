@@ -52,6 +52,10 @@ STRUCTURE = {
     "observed Poisson": (lambda a, tau, W, V: dist.Poisson(jnp.exp(a[0])), "jp.Amortized",
                          "Poisson"),
 }
+PRIORS = {
+    "HalfNormal": (lambda: dist.HalfNormal(1.0), "scale = 1 / jnp.sqrt(tau)"),
+    "Categorical": (lambda: dist.Categorical(jnp.ones(3) / 3), "conjugate"),
+}
 MATRICES = {
     "a sum as precision": (lambda a, tau, W, V: dist.MultivariateNormal(a, precision_matrix=W + V),
                            "a sum", "'V' and 'W'"),
@@ -152,3 +156,24 @@ def test_a_latent_outside_of_the_scan_cannot_join_its_chain():
         jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
 
     refused(StructureError, program, blocks=(("c", "x"),), says=("'c'", "'x'", "first carry"))
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_without_an_update(name):
+    prior, *says = PRIORS[name]
+
+    def program():
+        s = jp.latent("s", prior())
+        jp.observe("y", dist.Normal(jnp.arange(3.0)[s] if s.dtype.kind == "i" else 0.0, 1.0 + s),
+                   0.5)
+
+    refused(StructureError, program, site="s", says=(name, *says))
+
+
+def test_a_subsampled_plate():
+    def program(y):
+        w = jp.latent("w", dist.Normal(0.0, 1.0))
+        with jp.plate("n", 6, subsample_size=3):
+            jp.observe("y", dist.Normal(w, 1.0), y)
+
+    refused(StructureError, program, np.zeros(6), says=("plate 'n'", "3 of 6", "VariationalEM"))

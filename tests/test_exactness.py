@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import programs
 import pytest
 from fitting import C, fit, one_block, run
 from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
+from numpyro.contrib.control_flow import scan
 from oracles import (
     conditioned,
     dense_gaussian,
@@ -162,6 +164,54 @@ def test_sites_conditioned_in_part(name):
         assert_allclose(np.asarray(value)[steps], known[steps])
         assert np.isfinite(belief.log_prob(value)).all()
     assert (belief.log_prob(draw + 1) == -np.inf).any()
+
+
+@pytest.mark.parametrize("last", [5, 3])
+def test_data_given_by_a_handler_are_evidence_like_any_other(last):
+    """Conditioned data, fewer than steps, as the only data: the model's own `obs` says the same."""
+    y = np.random.default_rng(1).normal(size=(last, 2))
+
+    def program(y, given):
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        W = numpyro.sample("W", dist.Wishart(4.0, rate_matrix=jnp.eye(2)))
+        x0 = numpyro.sample("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+
+        def step(x, y):
+            x = numpyro.sample("x", dist.MultivariateNormal(0.9 * x, precision_matrix=W))
+            fn = dist.Normal(x, 1 / jnp.sqrt(tau)).to_event(1)
+            jp.observe("y", fn, None if given else y)
+            return x, None
+
+        scan(step, x0, None if given else y, length=5)
+
+    padded = np.concatenate([y, np.full((5 - last, 2), np.nan)])
+    want, found = run(program, padded, False), run(
+        numpyro.handlers.condition(program, {"y": jnp.asarray(y)}), None, True)
+    assert_allclose(found.free_energy[-1], want.free_energy[-1], rtol=1e-10)
+    for site in ("x", "W", "tau", "x0"):
+        assert_allclose(found.mean(site), want.mean(site), rtol=1e-8, atol=1e-10)
+        assert_allclose(found.variance(site), want.variance(site), rtol=1e-8)
+
+
+def test_values_given_to_some_of_a_plate_are_its_only_data():
+    """A regression of latents of which some are known says what one on those alone does."""
+    X = np.random.default_rng(2).normal(size=(8, 2))
+    known = X @ [1.0, -2.0] + 0.1
+    known[[1, 6]] = np.nan
+
+    def program(X):
+        w = numpyro.sample("w", dist.Normal(jnp.zeros(2), 2.0).to_event(1))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("n", len(X)):
+            numpyro.sample("z", dist.Normal(X @ w, 1 / jnp.sqrt(tau)))
+
+    seen = ~np.isnan(known)
+    found = run(jp.condition(program, {"z": known}), X)
+    exact = mean_field_regression(X[seen], known[seen])
+    assert_allclose(found.mean("w"), exact.mean, rtol=1e-8)
+    assert_allclose(found.mean("tau"), exact.a / exact.b, rtol=1e-8)
+    assert_allclose(found.free_energy[-1], exact.free_energy, rtol=1e-9)
+    assert_allclose(found.mean("z")[~seen], X[~seen] @ exact.mean, rtol=1e-8)
 
 
 # -- messages are gradients -----------------------------------------------------------------------

@@ -148,7 +148,7 @@ class _Tracer(Messenger):
             like = jnp.asarray(msg["value"])
         else:
             kind, like = "latent", jnp.zeros(fn.shape(), int if fn.is_discrete else float)
-        if jnp.issubdtype(like.dtype, jnp.floating):
+        if not observed or jnp.issubdtype(like.dtype, jnp.floating):
             msg["value"] = self.placeholder(f"{kind}/{name}", like)
         msg["intermediates"] = []
 
