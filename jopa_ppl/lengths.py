@@ -21,8 +21,12 @@ def check_lengths(f: Callable, init: Any, xs: Any, length: int | None) -> None:
     """Refuse series that do not fit a scan of `length` steps, naming the sites that see them.
 
     Raises:
-        ShapeError: no series and no length, a series without a time axis, unequal lengths, or none.
+        ShapeError: no series and no length, a series without a time axis, unequal lengths, or none;
+            a length that is no whole number.
     """
+    if length is not None and not isinstance(length, int | np.integer):
+        raise ShapeError("a scan takes a whole number of steps", found=f"length={length!r}",
+                         expected="an int", fix="pass int(length), not an array or a float")
     series = {"xs" + jax.tree_util.keystr(path): leaf
               for path, leaf in jax.tree_util.tree_leaves_with_path(xs)}
     scalars = [s for s, leaf in series.items() if np.ndim(leaf) == 0]

@@ -134,13 +134,15 @@ class Posterior:
 
     # -- draws -----------------------------------------------------------------------------------
 
-    def sample(self, rng_key: Array | int, sample_shape: tuple[int, ...] = ()) -> dict[str, Array]:
+    def sample(self, rng_key: Array | int, sample_shape: tuple[int, ...] | int = ()
+               ) -> dict[str, Array]:
         """Joint draws of all latent sites: {name: (*sample_shape, *site shape)}; a key or a seed.
 
         Sites of one block are drawn jointly (a trajectory as a whole); steps that no observation
         reaches follow the program, each draw with parameters of its own.
         """
         key = as_key(rng_key)
+        sample_shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         with jax.enable_x64(True):
             count = int(np.prod(sample_shape, dtype=int))
             found = draws.sample(self.compiled, self.state, self.bound, self.plan, key, count)

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from numpyro.primitives import Messenger
 
 from jopa_ppl.distributions import ArrayNormal
-from jopa_ppl.errors import DataError, ShapeError, SiteError, names
+from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
 from jopa_ppl.graph.trace import Series
 
 if TYPE_CHECKING:
@@ -128,6 +128,9 @@ def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
     Raises:
         DataError: a value holds infinities; SiteError (when run): a name is not in the program.
     """
+    if not isinstance(data, Mapping):
+        raise JopaError("jp.condition takes data by site name", found=type(data).__name__,
+                        expected="a dict {name: array}", fix="jp.condition(model, {'u': actions})")
     values, partial = {}, set()
     for name, value in data.items():
         if value is None:
@@ -300,5 +303,9 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
                                 found=type(d).__name__, expected="a NumPyro distribution",
                                 fix=f"use jp.condition(model, {{'{name}': value}})")
         return Given(model, {}, single, (), not update)
+    if not hasattr(posterior, "beliefs"):
+        raise JopaError("jp.given takes earlier beliefs", found=type(posterior).__name__,
+                        expected="a Posterior, or a dict {name: distribution}",
+                        fix="pass what VMP(..).run returned")
     joint, single, shapes = posterior.beliefs(sites)
     return Given(model, joint, single, shapes, not update)

@@ -74,6 +74,7 @@ def test_lengths_of_series():
     refused(ShapeError, act, np.ones((0, 2)), run={"T": 0}, site="y", says=("empty", "length=0"))
     refused(ShapeError, act, 0.5, site="y", says=("xs without an axis",))
     refused(ShapeError, act, FRAMES[0, 0], site="y", says=("xs without an axis",))
+    refused(ShapeError, act, run={"T": float(T)}, says=("length=4.0", "int"))
     refused(ShapeError, act, run={"T": None}, site="y",
             says=("xs=None, length=None", "'y', 'u' and 'x'", "length=T"))
 
@@ -184,3 +185,8 @@ def test_options_out_of_range(options):
 
 def test_the_model_is_a_function():
     message(JopaError, lambda: jp.VMP(3), "int", "callable")
+
+
+def test_queries_take_data_and_beliefs():
+    message(JopaError, lambda: jp.condition(act, None), "NoneType", "dict")
+    message(JopaError, lambda: jp.given(act, "beliefs"), "str", "Posterior")
