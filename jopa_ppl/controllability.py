@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array, random
 
+from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.keys import as_key
 from jopa_ppl.posterior import Posterior
@@ -76,8 +77,7 @@ def _draws(posterior: Posterior, sites: tuple[str, str], key: Array, count: int
     found = {n: np.asarray(d.sample(random.fold_in(key, i), (count,)), np.float64)
              for i, (n, d) in enumerate(single.items())}
     for group, (mean, cov) in joint.items():
-        eps = np.asarray(random.normal(key, (count, len(mean))), np.float64)
-        draws = np.asarray(mean) + eps @ np.linalg.cholesky(np.asarray(cov)).T
+        draws = np.asarray(ArrayNormal(mean, cov, 1).sample(key, (count,)), np.float64)
         members = group.split(",")
         ends = np.cumsum([posterior.mean(n).size for n in members])
         found |= dict(zip(members, np.split(draws, ends[:-1], axis=1)))

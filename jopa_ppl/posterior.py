@@ -16,11 +16,13 @@ from jax import Array, random
 from jopa_ppl import density, draws, predictive
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
+from jopa_ppl.inference.unseen import complete
 from jopa_ppl.keys import as_key
 from jopa_ppl.marginals import Marginal, marginals
 from jopa_ppl.queries import JointBelief
 
 if TYPE_CHECKING:
+    from jopa_ppl.graph.factor_graph import Block
     from jopa_ppl.inference.engine import Bound, State
     from jopa_ppl.inference.signature import Call
     from jopa_ppl.inference.vmp import Compiled
@@ -210,9 +212,8 @@ class Posterior:
                                 found="a site of a scan", expected=f"one of {self.global_sites}",
                                 fix="give the first state: jp.given(model, {'x0': ...})")
             block = graph.block_of(name)
-            m = self.state.moments[block.name]
             if block.kind == "dense":
-                belief = self.compiled.engine.beliefs[block.name]
+                belief, m = self.compiled.engine.beliefs[block.name], self._completed(block)
                 members = [n for n in block.members if n in chosen]
                 if name == members[0]:
                     index = np.concatenate([np.arange(*_span(belief.pieces[n])) for n in members])
@@ -225,6 +226,21 @@ class Posterior:
                 with jax.enable_x64(True):
                     single[name] = self[name]
         return joint, single, tuple(shapes)
+
+    def known(self, name: str) -> Array | None:
+        """The values of a site that was conditioned in part, NaN where it is latent; else None."""
+        if not self.compiled.graph.program.sites[name].partial:
+            return None
+        return jnp.where(self.variance(name) == 0, self.mean(name), jnp.nan)
+
+    def _completed(self, block: Block) -> Any:
+        """Moments of a block, what is not inferred in its place: data, or predicted."""
+        clamps = getattr(self.bound, "clamps", None)        # a file's moments are complete
+        if clamps is None or (np.asarray(clamps[block.name].free) > 0).all():
+            return self.state.moments[block.name]
+        with jax.enable_x64(True):
+            return complete(self.compiled.engine, self.state.moments, self.bound,
+                            (block,))[0][block.name]
 
     def summary(self) -> str:
         """A table of all global sites, elementwise: mean, standard deviation, 90 % interval."""

@@ -84,7 +84,10 @@ class _Conditioner(numpyro.handlers.condition):
                                  fix="pass one value per element; NaN for what is missing")
             if name in data.partial:
                 msg["infer"] = {**(msg.get("infer") or {}), "jopa_partial": True}
+        before = msg.get("value")
         super().process_message(msg)
+        if name in data.partial and before is not None and msg["value"] is not before:
+            msg["value"] = _first(msg["value"], before)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -109,6 +112,11 @@ class Condition(_Query):
             out = self.fn(*args, **kwargs)
         _check_known(set(self.values) - data.used, data.used, "jp.condition")
         return out
+
+
+def _first(value: Array, other: Array) -> Array:
+    """`value`, and `other` where that is missing."""
+    return jnp.where(jnp.isnan(value), other, value)
 
 
 def _check_known(unknown: set[str], seen: set, where: str) -> None:
@@ -166,21 +174,24 @@ class Given(_Query):
     """A model whose priors are earlier beliefs; made by `given`.
 
     `joint`: joint Gaussian beliefs keyed by their sites ("A,B"), with their event shapes in
-    `shapes`; `single`: a distribution for every other site.
+    `shapes`; `single`: a distribution for every other site; `known`: the values of sites that were
+    data in part, NaN elsewhere.
     """
 
     def __init__(self, fn: Callable, joint: dict[str, JointBelief],
-                 single: dict[str, dist.Distribution], shapes: tuple, held: bool) -> None:
-        self.fn, self.joint, self.single, self.shapes, self.held = fn, joint, single, shapes, held
+                 single: dict[str, dist.Distribution], known: dict[str, Array], shapes: tuple,
+                 held: bool) -> None:
+        self.fn, self.joint, self.single, self.known = fn, joint, single, known
+        self.shapes, self.held = shapes, held
 
     def tree_flatten(self) -> tuple[tuple, Any]:
         inner, fn = self._inner()
-        return (self.joint, self.single, inner), (fn, self.shapes, self.held)
+        return (self.joint, self.single, self.known, inner), (fn, self.shapes, self.held)
 
     @classmethod
     def tree_unflatten(cls, aux: Any, children: tuple) -> Given:
-        (joint, single, inner), (fn, shapes, held) = children, aux
-        return cls(inner[0] if inner else fn, joint, single, shapes, held)
+        (joint, single, known, inner), (fn, shapes, held) = children, aux
+        return cls(inner[0] if inner else fn, joint, single, known, shapes, held)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handler = _Beliefs(self)
@@ -212,7 +223,8 @@ class _Beliefs(Messenger):
                                 found="a site that is drawn anew at every step",
                                 expected="a site outside scans",
                                 fix="give the belief to the first state, or condition the series")
-        if msg["value"] is not None:
+        infer, known = dict(msg.get("infer") or {}), self.query.known.get(name)
+        if msg["value"] is not None and "jopa_partial" not in infer:
             return
         if name in self.query.single:
             fn = jax.tree.map(_default_float, self.query.single[name])
@@ -231,8 +243,13 @@ class _Beliefs(Messenger):
                             found=f"a belief over {got} values", expected=f"{wanted} values",
                             fix="give a belief of the prior's own kind: a Gaussian for a Gaussian")
         msg["fn"] = fn
+        if known is not None:
+            given, known = msg["value"], _default_float(known)
+            msg["value"] = known if given is None else _first(given, known)
+            msg["is_observed"], infer["jopa_partial"] = True, True
         if self.query.held:
-            msg["infer"] = {**(msg.get("infer") or {}), "jopa_held": True}
+            infer["jopa_held"] = True
+        msg["infer"] = infer
 
     def postprocess_message(self, msg: dict) -> None:
         if msg["type"] == "sample" and msg["name"] in self.group:
@@ -288,6 +305,7 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
         sites: which sites; default: all global ones.
         update: False: the beliefs are used in full, mean and uncertainty, but not moved; True:
             they are the prior for new data (streaming). SVI and NUTS always treat them as priors.
+            What was data in a part of a site (jp.condition with NaN) stays data.
 
     Raises:
         SiteError: a site is not in the posterior, not global, or (when run) not in the program.
@@ -302,10 +320,25 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
                 raise SiteError("a belief is not a distribution", site=name,
                                 found=type(d).__name__, expected="a NumPyro distribution",
                                 fix=f"use jp.condition(model, {{'{name}': value}})")
-        return Given(model, {}, single, (), not update)
+        return Given(model, {}, single, {}, (), not update)
     if not hasattr(posterior, "beliefs"):
         raise JopaError("jp.given takes earlier beliefs", found=type(posterior).__name__,
                         expected="a Posterior, or a dict {name: distribution}",
                         fix="pass what VMP(..).run returned")
     joint, single, shapes = posterior.beliefs(sites)
-    return Given(model, joint, single, shapes, not update)
+    known = {n: posterior.known(n) for n in (*single, *(n for n, _ in shapes))}
+    known = {n: value for n, value in known.items() if value is not None}
+    for key, (mean, cov) in joint.items():
+        if not known.keys().isdisjoint(key.split(",")):
+            joint[key] = JointBelief(mean, _with_data(cov))
+    for name in known.keys() & single.keys():
+        fn = single[name]
+        single[name] = ArrayNormal(fn.loc, _with_data(fn.covariance), fn.event_dim)
+    return Given(model, joint, single, known, shapes, not update)
+
+
+def _with_data(cov: Array) -> Array:
+    """A covariance with 1 / 2 pi at elements that are data: there their density is one, so they
+    add nothing to F."""
+    known = jnp.diagonal(cov, axis1=-2, axis2=-1) == 0
+    return cov + known[..., None] * jnp.eye(cov.shape[-1], dtype=cov.dtype) / (2 * jnp.pi)

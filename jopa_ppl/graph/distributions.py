@@ -51,9 +51,9 @@ class Described:
     likelihood: Likelihood | None = None
 
 
-def describe(name: str, fn: dist.Distribution, value: Array | None,
-             scale: Array | float | None) -> Described:
-    """Family and parameters of the site `name`.
+def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
+             partial: bool = False) -> Described:
+    """Family and parameters of the site `name`; `partial`: it is latent where its value is NaN.
 
     Raises:
         ShapeError: the value is not exactly of the site's shape, or is not real-valued.
@@ -70,6 +70,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             raise ShapeError("the value has the wrong dtype", site=name, found=value.dtype,
                              expected="real numbers", fix="pass floats")
+        present = ~jnp.isnan(value)
         fn, value = mask_missing(fn, value)
         params["value"] = value
     base, mask = _unwrap(fn, shape)
@@ -102,6 +103,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None,
             events = tuple(range(len(shape) - _event_dim(family, base), len(shape)))
             weight = weight.min(axis=events, keepdims=True)
         params["weight"] = weight
+    if partial and not amortized:       # element by element: the rest of an event stays data
+        params["weight"] = present.astype(jnp.result_type(float))
     # An amortised site is a Gaussian over what its message is about.
     return Described(family, params, amortized, shape[len(fn.batch_shape):],
                      type(base).__name__, likelihood)

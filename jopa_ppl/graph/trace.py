@@ -22,7 +22,7 @@ from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
-from jopa_ppl.graph.distributions import Likelihood, describe
+from jopa_ppl.graph.distributions import GAUSSIAN, Likelihood, describe
 from jopa_ppl.graph.outside import inline
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.lengths import check_lengths
@@ -133,13 +133,19 @@ class _Tracer(Messenger):
         scan = msg.get("_scan")
         observed = msg["value"] is not None
         infer = msg.get("infer") or {}
-        described = describe(name, fn, msg["value"], msg.get("scale"))
+        partial = bool(infer.get("jopa_partial"))
+        described = describe(name, fn, msg["value"], msg.get("scale"), partial)
+        if partial and described.family not in GAUSSIAN:
+            raise StructureError(
+                "it is conditioned in part", site=name, found=f"{described.family} with NaN in its "
+                "data, or data for some steps", expected="a Gaussian, or all of its values",
+                fix="pass every value, or leave the site out of jp.condition")
         batch = tuple(fn.batch_shape)
         plates = tuple(sorted(
             (Plate(f.name, f.dim + len(batch), f.size) for f in msg["cond_indep_stack"]),
             key=lambda p: p.axis))
         site = Site(name, described.family, observed, scan, batch, described.event_shape, plates,
-                    {}, partial=bool(infer.get("jopa_partial")), held=bool(infer.get("jopa_held")),
+                    {}, partial=partial, held=bool(infer.get("jopa_held")),
                     amortized=described.amortized, role="observed" if observed else "latent",
                     described=described.kind, likelihood=described.likelihood)
         self.sites[name] = (site, described.params)
