@@ -42,7 +42,10 @@ def program(model: Callable, args: tuple, kwargs: dict, values: dict[str, Array]
 def barren(engine: Engine, bound: Bound, log_probs: dict[str, Array]) -> Array:
     """log q of what no observation reaches: it follows the program, so its log p."""
     total = jnp.zeros(())
-    for name, variable in engine.graph.variables.items():
+    for name in log_probs:
+        if name not in engine.graph.variables:
+            continue
+        variable = engine.graph.variables[name]
         site, lead = variable.site, int(variable.site.scan is not None)
         if variable.family != "gaussian":
             continue

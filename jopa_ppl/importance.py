@@ -17,6 +17,7 @@ from jax import Array, random
 
 from jopa_ppl import density, draws
 from jopa_ppl.errors import StructureError, names
+from jopa_ppl.inference.beliefs import Clamp
 from jopa_ppl.inference.signature import split_call
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.keys import as_key
@@ -99,10 +100,12 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
     with jax.enable_x64(True):
         call, engine = posterior.call, posterior.compiled.engine
         outer = [b for b in graph.blocks if b is not inner]
-        wide = {b.name: _temper(posterior.state.moments[b.name], temper) for b in outer}
+        bound = posterior.bound
+        wide = {b.name: _temper(posterior.state.moments[b.name], temper, bound.clamps[b.name])
+                for b in outer}
         moments = {**posterior.state.moments, **wide}
         model, args, kwargs = call.rebuild(call.dynamic)
-        one = draws.point(engine, moments, key)[1]
+        one = draws.point(engine, moments, key, bound)[1]
         theta = [n for b in outer for n in b.members]
         exact = VMP(condition(model, {n: one[n] for n in theta})).compile(*args, **kwargs)
         if len(exact.graph.blocks) != 1:
@@ -110,11 +113,12 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
                                  found=names(b.name for b in exact.graph.blocks), expected="one")
         if not hasattr(exact, "weigh"):
             exact.weigh = jax.jit(_weigher(posterior.compiled, exact, call.rebuild, theta, outer))
-        found, log_weights = exact.weigh(moments, posterior.bound, call.dynamic,
+        found, log_weights = exact.weigh(moments, bound, call.dynamic,
                                          random.split(key, num_samples))
+    log_weights = np.asarray(log_weights)
     weights, k = psis(log_weights)
     peak = float(np.max(log_weights))
-    evidence = peak + float(np.log(np.mean(np.exp(np.asarray(log_weights) - peak))))
+    evidence = peak + float(np.log(np.mean(np.exp(log_weights - peak))))
     return Corrected({n: outward(x) for n, x in found.items()}, weights, k,
                      float(1 / np.sum(weights**2)), evidence)
 
@@ -127,10 +131,12 @@ def _weigher(compiled: Any, exact: Any, rebuild: Any, theta: list[str], outer: l
 
         def one(key: Array) -> tuple[dict, Array]:
             first, second = random.split(key)
-            values = draws.point(engine, moments, first)[1]
+            values = draws.point(engine, moments, first, bound)[1]
             values = {n: values[n] for n in theta}
             log_q = sum(density.block(engine, b, moments[b.name], bound.clamps[b.name], values)
                         for b in outer)
+            scores = density.program(model, args, kwargs, values)
+            log_q += density.barren(engine, bound, {n: scores[n] for n in theta})
             fixed = split_call(condition(model, values), args, kwargs)
             inside, state, *_ = exact._first(fixed.dynamic, second, 2)
             states = draws.one(exact.engine, state.moments, inside, None, second)
@@ -141,10 +147,15 @@ def _weigher(compiled: Any, exact: Any, rebuild: Any, theta: list[str], outer: l
     return weigh
 
 
-def _temper(m: Any, power: float) -> Any:
-    """The belief raised to a power and normalised: the same mode, wider for power < 1."""
+def _temper(m: Any, power: float, clamp: Clamp | None) -> Any:
+    """The belief raised to a power and normalised: the same mode, wider for power < 1.
+
+    What is not inferred (where `clamp.free` is 0) stays as it is.
+    """
     if isinstance(m, Gaussian):
-        return Gaussian(m.mean, m.cov / power, m.logdet + m.mean.shape[-1] * jnp.log(power))
+        wider = jnp.where(clamp.free > 0, power**-0.5, 1.0)
+        cov = m.cov * wider[..., :, None] * wider[..., None, :]
+        return Gaussian(m.mean, cov, m.logdet + clamp.free.sum(-1) * jnp.log(power))
     if hasattr(m, "dof"):
         n = m.rate.shape[-1]
         return wishart(n + 1 + power * (m.dof - n - 1), power * m.rate)

@@ -82,8 +82,8 @@ class _Conditioner(numpyro.handlers.condition):
                 raise ShapeError("the conditioning data have the wrong shape", site=name,
                                  found=np.shape(data[name]), expected=shape,
                                  fix="pass one value per element; NaN for what is missing")
-            if name in data.partial:
-                msg["infer"] = {**(msg.get("infer") or {}), "jopa_partial": True}
+            infer = msg.get("infer") or {}
+            msg["infer"] = {**infer, "jopa_partial": name in data.partial}
         before = msg.get("value")
         super().process_message(msg)
         if name in data.partial and before is not None and msg["value"] is not before:
@@ -224,7 +224,7 @@ class _Beliefs(Messenger):
                                 expected="a site outside scans",
                                 fix="give the belief to the first state, or condition the series")
         infer, known = dict(msg.get("infer") or {}), self.query.known.get(name)
-        if msg["value"] is not None and "jopa_partial" not in infer:
+        if msg["value"] is not None and not infer.get("jopa_partial"):
             return
         if name in self.query.single:
             fn = jax.tree.map(_default_float, self.query.single[name])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import numpyro.distributions as dist
 import programs
 import pytest
-from scipy.stats import gamma
+from scipy.stats import gamma, norm
 
 import jopa_ppl as jp
 from jopa_ppl.importance import correct, psis
@@ -82,3 +83,46 @@ def test_programs_that_it_does_not_fit():
     with pytest.raises(jp.StructureError, match=r"corrected exactly(.|\n)*way out"):
         correct(jp.VMP(case.model).run(*case.args, **case.kwargs))
     assert correct(posterior, 200).pareto_k < 1                 # one tree instead of one chain
+
+
+SEEN = np.array([0.9, 1.4, 0.2, 0.7, 1.9])
+
+
+def drifting(y, z):
+    """Levels around a[0]; a[1] is to be data; nothing tells of c but the walk's own precision."""
+    a = jp.latent("a", dist.MultivariateNormal(np.zeros(2), np.array([[1.0, 0.6], [0.6, 1.0]])))
+    tau = jp.latent("tau", dist.Gamma(6.0, 3.0))
+    c = jp.latent("c", dist.Normal(0.0, tau**-0.5))
+    jp.observe("z", dist.Normal(c, 1.0), z)
+
+    def step(x, y):
+        jp.observe("y", dist.Normal(x + a[0], 0.5), y)
+        return jp.latent("x", dist.Normal(x, tau**-0.5)), None
+
+    jp.scan(step, jp.latent("x0", dist.Normal(0.0, 0.3)), y)
+
+
+def test_parameters_that_are_data_in_part_or_that_nothing_reaches():
+    known, mean, var = 0.5, 0.3, 0.64                    # a[0] given a[1] ~ N(mean, var)
+    at = np.linspace(0.02, 12, 600)
+    steps = np.minimum.outer(np.arange(5), np.arange(5))
+    spread = 0.09 + steps / at[:, None, None] + 0.25 * np.eye(5)
+    whole, gap = spread + var, SEEN - mean
+    log_p = (gamma.logpdf(at, 6, scale=1 / 3) - 0.5 * np.linalg.slogdet(2 * np.pi * whole)[1]
+             - 0.5 * np.einsum("i,nij,j->n", gap, np.linalg.inv(whole), gap))
+    p = np.exp(log_p)
+    evidence = np.log(p.sum() * (at[1] - at[0])) + norm.logpdf(known)
+    p /= p.sum()
+    level = p @ (mean + var * (np.linalg.inv(whole) @ gap).sum(-1))
+
+    model = jp.condition(drifting, {"a": np.array([np.nan, known])})
+    posterior = jp.VMP(model, tol=1e-9, progress=False).run(SEEN, np.nan * np.ones(()))
+    found = correct(posterior, 4000, temper=0.2)
+    expect = lambda x: np.sum(found.weights * np.asarray(x))
+    assert found.pareto_k < 0.7 and found.ess > 1000
+    np.testing.assert_allclose(found.draws["a"][:, 1], known, rtol=1e-6)
+    assert abs(found.log_evidence - evidence) < 0.03
+    assert abs(expect(found.draws["a"][:, 0]) - level) < 0.05
+    assert abs(expect(found.draws["tau"]) - p @ at) < 0.05
+    assert abs(expect(found.draws["c"])) < 0.05
+    assert abs(expect(found.draws["c"]**2) / (p @ (1 / at)) - 1) < 0.1

@@ -27,20 +27,24 @@ def blurred(axis: Axis) -> Axis:
 
 
 def kept(axes: Sequence[Axis], mixed: Sequence[int]) -> list[Axis]:
+    """The axes, those at places `mixed` after their elements were moved."""
     return [blurred(axis) if i in mixed else axis for i, axis in enumerate(axes)]
 
 
 def place(rank: int, axes: dict[int, Axis]) -> list[Axis]:
+    """A row of `rank` axes: the given ones at their places, blank ones elsewhere."""
     return [axes.get(i, BLANK) for i in range(rank)]
 
 
 def broadcast(op: Op, dep: Dependence, *_: Dependence) -> Dependence:
+    """Axes of full size move to their places; those added or stretched from size 1 are blank."""
     places = op.params["broadcast_dimensions"]
     axes = {p: a for p, a, n in zip(places, dep.axes, op.ins[0].shape) if n == op.shape[p]}
     return replace(union(op, [dep], [place(len(op.shape), axes)]), value=dep.value)
 
 
 def reshape(op: Op, dep: Dependence, *_: Dependence) -> Dependence:
+    """Axes that survive whole are kept; those merged or split are mixed."""
     old, new = op.ins[0].shape, op.shape
     if op.params.get("dimensions") is not None or 0 in old:
         return union(op, [dep], [[MIXED] * len(new)])
@@ -64,16 +68,19 @@ def reshape(op: Op, dep: Dependence, *_: Dependence) -> Dependence:
 
 
 def squeeze(op: Op, dep: Dependence) -> Dependence:
+    """Axes of size 1 are dropped, the others close up."""
     rank = len(dep.axes)
     gone = [d % rank for d in op.params["dimensions"]]
     return union(op, [dep], [[axis for i, axis in enumerate(dep.axes) if i not in gone]])
 
 
 def transpose(op: Op, dep: Dependence) -> Dependence:
+    """The axes in another order."""
     return union(op, [dep], [[dep.axes[i] for i in op.params["permutation"]]])
 
 
 def rev(op: Op, dep: Dependence) -> Dependence:
+    """Reversed axes lose their plates: element i is no longer element i."""
     return union(op, [dep], [kept(dep.axes, op.params["dimensions"])])
 
 
@@ -86,12 +93,14 @@ def resized(op: Op, dep: Dependence, *others: Dependence) -> Dependence:
 
 
 def pad(op: Op, dep: Dependence, filling: Dependence) -> Dependence:
+    """Padded axes are mixed, as they hold the filling too; the others are kept."""
     padded = [i for i, config in enumerate(op.params["padding_config"]) if any(config)]
     row = [MIXED if i in padded else axis for i, axis in enumerate(dep.axes)]
     return union(op, [dep, filling], [row, [BLANK] * len(row)])
 
 
 def concatenate(op: Op, *deps: Dependence) -> Dependence:
+    """The joined axis is mixed (unless there is one operand); the others are kept."""
     along = op.params["dimension"]
     mixed = [] if len(deps) == 1 else [along]
     rows = [[MIXED if i in mixed else axis for i, axis in enumerate(d.axes)] for d in deps]
@@ -99,15 +108,18 @@ def concatenate(op: Op, *deps: Dependence) -> Dependence:
 
 
 def stack(op: Op, *deps: Dependence) -> Dependence:
+    """A mixed axis enters; the others are kept and move up."""
     along = op.params["axis"] % len(op.shape)
     return union(op, deps, [[*d.axes[:along], MIXED, *d.axes[along:]] for d in deps])
 
 
 def split(op: Op, dep: Dependence) -> list[Dependence]:
+    """Each piece as a slice: the axis that is cut loses its plate."""
     return [resized(op._replace(outs=(out,)), dep) for out in op.outs]
 
 
 def gather(op: Op, dep: Dependence, index: Dependence) -> Dependence:
+    """Axes taken whole keep their plates, paired ones too; picked ones give way to the index's."""
     dims, size = op.params["dimension_numbers"], op.ins[0].shape
     paired = dict(zip(dims.start_indices_batching_dims, dims.operand_batching_dims))
     dropped = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
@@ -126,6 +138,7 @@ def gather(op: Op, dep: Dependence, index: Dependence) -> Dependence:
 
 
 def scatter(op: Op, dep: Dependence, index: Dependence, update: Dependence) -> Dependence:
+    """The target's axes, united with the update's where these cover them whole; hit ones mix."""
     dims, size, new = op.params["dimension_numbers"], op.ins[0].shape, op.ins[2].shape
     dropped = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     window = [d for d in range(len(size)) if d not in dropped]
@@ -144,6 +157,7 @@ def scatter(op: Op, dep: Dependence, index: Dependence, update: Dependence) -> D
 def dynamic_update_slice(
     op: Op, dep: Dependence, update: Dependence, *starts: Dependence
 ) -> Dependence:
+    """The target's axes, united with the update's where these are whole; others are mixed."""
     size = zip(op.ins[1].shape, op.shape)
     row = [axis if n == m else MIXED for axis, (n, m) in zip(update.axes, size)]
     blank = [BLANK] * len(row)
