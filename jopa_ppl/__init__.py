@@ -5,6 +5,7 @@ from jopa_ppl.checkpoints import Checkpoint, load_checkpoint, load_posterior, sa
 from jopa_ppl.compare import Comparison, compare
 from jopa_ppl.compiling import compile, explain
 from jopa_ppl.distributions import ArrayNormal
+from jopa_ppl.earlier import given
 from jopa_ppl.errors import (
     ConvergenceWarning,
     DataError,
@@ -22,7 +23,7 @@ from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.networks import with_weights
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.primitives import Amortized, latent, module, observe, plate, scan, sparse
-from jopa_ppl.queries import condition, given
+from jopa_ppl.queries import condition
 from jopa_ppl.validation import validate
 
 __version__ = "0.1.0"

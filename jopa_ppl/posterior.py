@@ -15,11 +15,11 @@ from jax import Array, random
 
 from jopa_ppl import density, draws, predictive
 from jopa_ppl.distributions import ArrayNormal
+from jopa_ppl.earlier import JointBelief
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.inference.unseen import complete
 from jopa_ppl.keys import as_key
 from jopa_ppl.marginals import Marginal, marginals
-from jopa_ppl.queries import JointBelief
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor_graph import Block

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "jopa_ppl"
 LAYERS = {"errors": 0, "distributions": 0, "keys": 1, "lengths": 1, "messages": 1,
-          "primitives": 2, "graph": 3, "queries": 4, "networks": 4, "inference": 4}
+          "primitives": 2, "graph": 3, "queries": 4, "earlier": 4, "networks": 4,
+          "inference": 4}
 
 
 def layer(module: str) -> int:
