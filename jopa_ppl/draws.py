@@ -83,14 +83,15 @@ def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> d
     for i, block in enumerate(engine.graph.blocks):
         if block.kind == "chain":
             k = random.fold_in(inside, i)
-            values |= _trajectory(engine, block, fixed, moments, bound, plan, k)
+            values |= _trajectory(engine, block, fixed, bound, plan, k)
     return values
 
 
-def _trajectory(engine: Engine, block: Any, fixed: dict, moments: dict, bound: Bound, plan: Any,
-                key: Array) -> dict[str, Array]:
-    """A trajectory: from the smoother where observations reach, then by the program."""
-    moments, bound = complete(engine, moments, bound, (block,))
+def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any, key: Array
+                ) -> dict[str, Array]:
+    """A trajectory: from the smoother where observations reach, then by the program; a first
+    state that none reaches follows the draws of what it depends on."""
+    moments, bound = complete(engine, fixed, bound, (block,))
     belief, m = engine.beliefs[block.name], moments[block.name]
     c = Coordinates(belief)
     smooth, noise = random.split(key)

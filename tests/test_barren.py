@@ -1,0 +1,121 @@
+"""Latents that no observation of a run reaches: predicted, and nothing else is moved by them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from fitting import run
+from numpy.testing import assert_allclose
+
+import jopa_ppl as jp
+
+KEEP, STEP = 0.8, 0.5
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def fleet(y):
+    """Trajectories whose first states share an unknown mean and precision: y (T, n)."""
+    m = jp.latent("m", dist.Normal(0.0, 2.0))
+    tau = jp.latent("tau", dist.Gamma(6.0, 2.0))
+    with jp.plate("n", y.shape[1]):
+        x0 = jp.latent("x0", dist.Normal(m, 1 / jnp.sqrt(tau)))
+
+    def step(x, y):
+        with jp.plate("n", len(y)):
+            jp.observe("y", dist.Normal(x, 0.3), y)
+            return jp.latent("x", dist.Normal(KEEP * x, STEP)), None
+
+    jp.scan(step, x0, y)
+
+
+def frames(T):
+    return np.random.default_rng(T).normal(1.0, 1.0, size=(T, 3))
+
+
+@pytest.mark.parametrize("T", [pytest.param(1, marks=pytest.mark.slow), 4])
+def test_a_trajectory_without_a_frame_is_predicted_and_moves_nothing(T):
+    y = frames(T)
+    y[:, 1] = np.nan
+    posterior, rest = run(fleet, y), run(fleet, y[:, [0, 2]])
+    assert_allclose(posterior.free_energy[-1], rest.free_energy[-1], rtol=1e-10)
+    for site in ("m", "tau"):
+        assert_allclose(posterior.mean(site), rest.mean(site), rtol=1e-8)
+        assert_allclose(posterior.variance(site), rest.variance(site), rtol=1e-8)
+    for site in ("x0", "x"):
+        assert_allclose(posterior.mean(site)[..., [0, 2]], rest.mean(site), rtol=1e-8)
+        assert_allclose(posterior.variance(site)[..., [0, 2]], rest.variance(site), rtol=1e-8)
+
+    # x0 ~ N(m, 1 / tau) with m ~ N(mu, v) and E[1 / tau] = b / (a - 1); then forward in time.
+    tau = rest["tau"]
+    mean = float(rest.mean("m"))
+    var = float(rest.variance("m") + tau.rate / (tau.concentration - 1))
+    draws = posterior.sample(jax.random.key(0), (10_000,))
+    told = [(posterior.mean("x0")[1], posterior.variance("x0")[1], draws["x0"][:, 1])]
+    told += [(posterior.mean("x")[t, 1], posterior.variance("x")[t, 1], draws["x"][:, t, 1])
+             for t in range(T)]
+    for found, spread, drawn in told:
+        assert_allclose(found, mean, rtol=1e-8)
+        assert_allclose(spread, var, rtol=1e-8)
+        assert abs(drawn.mean() - mean) < 5 * np.sqrt(var / 10_000)
+        assert_allclose(drawn.var(), var, rtol=0.1)
+        mean, var = KEEP * mean, KEEP**2 * var + STEP**2
+
+    # Every draw follows the draws of what it depends on.
+    white = (draws["x0"][:, 1] - draws["m"]) * np.sqrt(draws["tau"])
+    noise = (draws["x"][:, 0, 1] - KEEP * draws["x0"][:, 1]) / STEP
+    for unit in (white, noise):
+        assert abs(unit.mean()) < 0.05 and abs(unit.var() - 1) < 0.07
+    assert abs(np.corrcoef(white, draws["m"])[0, 1]) < 0.05
+
+
+@pytest.mark.slow
+def test_a_known_first_state_without_frames_keeps_its_prior():
+    """Where the prior stands alone: its own moments, and F of the other trajectories."""
+    def program(y):
+        with jp.plate("n", y.shape[1]):
+            x0 = jp.latent("x0", dist.Normal(0.7, 1.5))
+
+        def step(x, y):
+            with jp.plate("n", len(y)):
+                jp.observe("y", dist.Normal(x, 0.3), y)
+                return jp.latent("x", dist.Normal(KEEP * x, STEP)), None
+
+        jp.scan(step, x0, y)
+
+    y = frames(3)
+    y[:, 1] = np.nan
+    posterior, rest = run(program, y), run(program, y[:, [0, 2]])
+    assert_allclose(posterior.free_energy[-1], rest.free_energy[-1], rtol=1e-10)
+    assert_allclose([posterior.mean("x0")[1], posterior.variance("x0")[1]], [0.7, 1.5**2])
+    assert_allclose(posterior.mean("x")[:, 1], 0.7 * KEEP ** np.arange(1, 4))
+    assert_allclose(posterior.variance("x")[0, 1], KEEP**2 * 1.5**2 + STEP**2)
+
+
+def test_a_belief_about_what_nothing_reached_is_given_as_predicted():
+    """Given to the next run, a global without data is its prediction, not a placeholder."""
+    def program(y, z):
+        tau = jp.latent("tau", dist.Gamma(6.0, 2.0))
+        m = jp.latent("m", dist.Normal(0.0, 2.0))
+        c = jp.latent("c", dist.Normal(0.0, 1 / jnp.sqrt(tau)))
+        with jp.plate("n", len(y)):
+            jp.observe("y", dist.Normal(m, 1 / jnp.sqrt(tau)), y)
+        jp.observe("z", dist.Normal(c, 1.0), z)
+
+    first = run(program, frames(4)[:, 0], np.array(np.nan))
+    tau = first["tau"]
+    var = float(tau.rate / (tau.concentration - 1))
+    assert_allclose(first.variance("c"), var, rtol=1e-8)
+    joint, single, _ = first.beliefs(["c"])
+    assert not single
+    assert_allclose(joint["c"].cov, [[var]], rtol=1e-8)
+    second = run(jp.given(program, first, update=True), frames(5)[:, 0], np.array(2.0))
+    assert_allclose(second.mean("c"), 2.0 * var / (1 + var), rtol=1e-8)
+    assert_allclose(second.variance("c"), var / (1 + var), rtol=1e-8)
