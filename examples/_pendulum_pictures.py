@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 if TYPE_CHECKING:
     from examples.pendulum import World
@@ -89,21 +90,30 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
     shown += [push.fill_between(time, level - spread, level + spread, step="post", color=ORANGE,
                                 alpha=0.45, lw=0),
               push.step(time, level, where="post", color=BLUE, lw=1.2)[0]]
-    push.legend(shown[:0:-1], ["applied", "±2 sd of its posterior"], ncols=2, fontsize=6,
-                loc="upper right", borderaxespad=0, handlelength=1.2, framealpha=1,
-                columnspacing=1, edgecolor="none")
+    note = push.legend(shown[:0:-1], ["applied", "±2 sd of its posterior"], ncols=2, fontsize=6,
+                       loc="upper right", borderaxespad=0, handlelength=1.2, framealpha=1,
+                       columnspacing=1, edgecolor="none")
 
-    writer = PillowWriter(fps=round(1 / DT))
-    with writer.saving(figure, str(path), dpi=100):
-        for t in steps:
-            rod.set_data(*np.transpose([(0, 0), _tip(angle[t - 1])]))
-            name.set_text(f"true arm (ring: goal), {DT * t:.2f} s")
-            seen.set_data(np.squeeze(run["frame"][t]))
-            for artist in shown:   # reveals what has happened by now
-                low_y, high_y = artist.axes.get_ylim()
-                artist.set_clip_path(Rectangle((0, low_y), DT * t, high_y - low_y,
-                                               transform=artist.axes.transData))
-            writer.grab_frame()
+    # What moves is drawn over the rest, which is drawn once.
+    canvas, moving, frames = FigureCanvasAgg(figure), (rod, name, seen, *shown, note), []
+    for artist in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
+    for t in steps:
+        rod.set_data(*np.transpose([(0, 0), _tip(angle[t - 1])]))
+        name.set_text(f"true arm (ring: goal), {DT * t:.2f} s")
+        seen.set_data(np.squeeze(run["frame"][t]))
+        for artist in shown:   # reveals what has happened by now
+            low_y, high_y = artist.axes.get_ylim()
+            artist.set_clip_path(Rectangle((0, low_y), DT * t, high_y - low_y,
+                                           transform=artist.axes.transData))
+        canvas.restore_region(still)
+        for artist in moving:
+            artist.axes.draw_artist(artist)
+        frames.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
+    frames[0].save(path, save_all=True, append_images=frames[1:], loop=0,
+                   duration=round(1000 * DT))
 
 
 def draw_frames(path: Path, world: World,

@@ -17,6 +17,7 @@ from numpyro.infer.util import compute_log_probs
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor_graph import Block
 from jopa_ppl.inference.beliefs import Clamp
+from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Bound, Engine
 from jopa_ppl.inference.layout import join, split
 
@@ -114,5 +115,6 @@ def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[
         compiled.density = {}
     if everywhere not in compiled.density:
         compiled.density[everywhere] = jax.jit(
-            lambda d, *rest: jax.lax.map(lambda v: one(v, *rest), d, batch_size=64))
+            lambda d, *rest: in_batches(lambda v: one(v, *rest), d, 64),
+            compiler_options=often())
     return compiled.density[everywhere](draws, moments, bound, call.dynamic if call else [])

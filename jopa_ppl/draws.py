@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, random
 
+from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Follow, nature, over_time
 from jopa_ppl.inference.layout import join
@@ -25,10 +26,8 @@ def sample(compiled: Any, state: State, bound: Bound, plan: Any, key: Array, cou
     """`count` joint draws, {site: (count, *site shape)}."""
     if not hasattr(compiled, "draw"):
         def draw(keys: Array, moments: dict, bound: Bound, plan: Any) -> dict[str, Array]:
-            # One draw at a time: memory stays that of one trajectory per lane.
-            return jax.lax.map(lambda k: one(compiled.engine, moments, bound, plan, k), keys,
-                               batch_size=64)
-        compiled.draw = jax.jit(draw)
+            return in_batches(lambda k: one(compiled.engine, moments, bound, plan, k), keys, 64)
+        compiled.draw = jax.jit(draw, compiler_options=often())
     return compiled.draw(random.split(key, count), state.moments, bound, plan)
 
 

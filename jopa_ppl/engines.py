@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from jopa_ppl import density
 from jopa_ppl.errors import JopaError
 from jopa_ppl.guides import AutoGaussMarkov
+from jopa_ppl.inference.compilation import in_batches
 from jopa_ppl.inference.vmp import VMP
 
 GUIDES = ("normal", "multivariate", "chain", "coupled")
@@ -164,8 +165,8 @@ class UseSVI:
 
         def score(state: Any, key: Array) -> Array:
             params, one = svi.get_params(state), infer.Trace_ELBO()
-            return jax.lax.map(lambda k: one.loss(k, params, model, guide, *args, **kwargs),
-                               random.split(key, _SCORED), batch_size=16)
+            return in_batches(lambda k: one.loss(k, params, model, guide, *args, **kwargs),
+                              random.split(key, _SCORED), 16)
 
         advance = jax.jit(advance).lower(state, 1).compile()
         compiling = time.perf_counter() - begun
@@ -244,7 +245,7 @@ class UseNUTS:
         chains = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), z)
         constrain = kernel.postprocess_fn(args, kwargs)
         flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), chains)
-        found = jax.jit(lambda f: jax.lax.map(constrain, f, batch_size=64))(flat)
+        found = jax.jit(lambda f: in_batches(constrain, f, 64))(flat)
         drawn = {n: np.asarray(x).reshape((self.num_chains, -1, *x.shape[1:]))
                  for n, x in found.items() if n in z}
         rhat = max(float(np.nanmax(split_gelman_rubin(x))) for x in drawn.values())
@@ -258,7 +259,7 @@ def log_joint(program: Program, draws: dict[str, Array]) -> Array:
     """log p of joint draws and the data, by NumPyro: {site: (draws, ..)} -> (draws,)."""
     def one(values: dict[str, Array]) -> Array:
         return sum(x.sum() for x in density.program(*program, values).values())
-    return jax.lax.map(one, draws, batch_size=16)
+    return in_batches(one, draws, 16)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:

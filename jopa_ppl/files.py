@@ -28,6 +28,7 @@ from jopa_ppl.graph.factor_graph import Block, Factor, Graph, Variable
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.graph.unroll import CarryForm, Context
 from jopa_ppl.inference.beliefs import slot_of
+from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Engine, State
 from jopa_ppl.inference.unseen import complete
 from jopa_ppl.messages import chain
@@ -79,13 +80,13 @@ class _Restored:
 
     def __init__(self, graph: Graph, engine: Engine, schedule: str) -> None:
         self.graph, self.engine, self.schedule = graph, engine, schedule
-        self.draw = jax.jit(self._draw)
+        self.draw = jax.jit(self._draw, compiler_options=often())
 
     def stored_arrays(self, moments: dict, kept: Kept, plan: None) -> dict[str, dict[str, Array]]:
         return kept.sites
 
     def _draw(self, keys: Array, moments: dict, kept: Kept, plan: None) -> dict[str, Array]:
-        return jax.lax.map(lambda k: _one(self.engine, moments, kept, k), keys, batch_size=64)
+        return in_batches(lambda k: _one(self.engine, moments, kept, k), keys, 64)
 
 
 def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Array]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.errors import DataError, SiteError, names
+from jopa_ppl.inference.compilation import in_batches
 from jopa_ppl.inference.signature import Cache, Call, split_call
 from jopa_ppl.predictive import replay
 
@@ -81,7 +82,7 @@ class _Run:
                     mean: bool) -> Array:
             fn = partial(one, dynamic, start, length)
             if not mean:
-                return jax.lax.map(fn, (draws, keys), batch_size=_BATCH)
+                return in_batches(fn, (draws, keys), _BATCH)
             like = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], (draws, keys)))
             add = lambda total, inputs: (total + fn(inputs), None)       # one series in memory
             total, _ = jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), (draws, keys))

@@ -18,6 +18,7 @@ from jax import Array, random
 from jopa_ppl import density, draws
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.inference.beliefs import Clamp
+from jopa_ppl.inference.compilation import in_batches
 from jopa_ppl.inference.signature import split_call
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.keys import as_key
@@ -142,7 +143,7 @@ def _weigher(compiled: Any, exact: Any, rebuild: Any, theta: list[str], outer: l
             states = draws.one(exact.engine, state.moments, inside, None, second)
             return {**values, **states}, -state.free_energy - log_q
 
-        return jax.lax.map(one, keys, batch_size=64)
+        return in_batches(one, keys, 64)
 
     return weigh
 

@@ -12,6 +12,7 @@ from jax import Array, random
 from jopa_ppl import predictive
 from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.inference.bind import each_step, read_series
+from jopa_ppl.inference.compilation import once
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import unwrapped
 
@@ -43,7 +44,7 @@ def observed(posterior: Posterior) -> dict[str, np.ndarray]:
         return {s.name: values[s.name] for s in sites if not s.amortized}, weights
 
     with jax.enable_x64(True):
-        values, weights = jax.jit(read)(compiled._data(call.dynamic))
+        values, weights = jax.jit(read, compiler_options=once())(compiled._data(call.dynamic))
     if any(s.amortized for s in sites):
         # VMP sees their encoder's message: the data themselves are what the program scores.
         model, args, kwargs = call.rebuild(call.dynamic)

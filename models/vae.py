@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
 import jopa_ppl as jp
+from jopa_ppl.inference.compilation import often, once
 from models.networks import Decoder, Encoder
 
 PIXELS = ("gaussian", "bernoulli")
@@ -48,7 +50,7 @@ class VAE(nnx.Module):
         self.centre = nnx.Param(jnp.zeros(self.shape))
         self.components = nnx.Param(jnp.zeros((math.prod(self.shape), d)))
         self.background = nnx.Param(jnp.zeros(self.shape))  # logits of the mean frame
-        self.log_sigma = nnx.Param(jnp.full((), math.log(0.1)))
+        self.log_sigma = nnx.Param(jnp.full((), math.log(0.1), jnp.float32))
 
     def encode(self, frames: ArrayLike) -> tuple[Array, Array]:
         """Mean and std of q(z | y): frames (..., H, W, C) -> two arrays (..., d)."""
@@ -141,7 +143,7 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
     schedule = optax.warmup_cosine_decay_schedule(rate / 30, rate, steps // 10, steps, rate / 50)
     optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule))
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=once())
     @jax.vmap
     def create(key: Array) -> nnx.State:
         vae = fresh(key)
@@ -166,11 +168,11 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
         *carry, values = jax.vmap(one)(*carry)
         return tuple(carry), values
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=often())
     def chunk(carry: tuple, steps: Array) -> tuple[tuple, Array]:
         return jax.lax.scan(update, carry, steps)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=once())
     def judge(weights: nnx.State) -> tuple[Array, Array]:
         def one(w: nnx.State) -> tuple[Array, Array]:
             z, std = nnx.merge(graph, w).encode(test)

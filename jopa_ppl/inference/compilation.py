@@ -1,8 +1,12 @@
-"""How hard XLA should optimise: what runs once should compile fast."""
+"""How hard XLA should optimise, and loops that compile their body once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 
 
 def once() -> dict[str, int]:
@@ -18,3 +22,17 @@ def often() -> dict[str, int]:
 def _level(level: int) -> dict[str, int]:
     on_cpu = jax.default_backend() == "cpu"
     return {"xla_backend_optimization_level": level} if on_cpu else {}
+
+
+def in_batches(fn: Callable, xs: Any, most: int) -> Any:
+    """`jax.lax.map` of at most `most` elements side by side, which bounds what memory must hold.
+
+    Batches are of one size, the last one filled up: `lax.map(batch_size=)` compiles `fn` a second
+    time for the elements that are left over.
+    """
+    count = len(jax.tree.leaves(xs)[0])
+    batches = -(-count // most)
+    size = -(-count // batches)
+    index = jnp.minimum(jnp.arange(batches * size), count - 1).reshape(batches, size)
+    found = jax.lax.map(lambda i: jax.vmap(fn)(jax.tree.map(lambda x: x[i], xs)), index)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
