@@ -23,6 +23,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 import jopa_ppl as jp
+from jopa_ppl.inference.compilation import often
 
 Array = NDArray[np.float32]
 
@@ -239,7 +240,7 @@ def _loss(parameters: tuple, recipe: _Recipe, y: jax.Array, key: jax.Array, weig
     return jnp.mean(weight * kl - fit)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=often())
 def _advance(recipe: _Recipe, carry: tuple, frames: jax.Array, rng_key: jax.Array,
              indices: jax.Array) -> tuple[tuple, jax.Array]:
     """Training steps `indices`; compiled once for all seeds."""

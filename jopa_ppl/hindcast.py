@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.errors import DataError, SiteError, names
-from jopa_ppl.inference.compilation import in_batches
+from jopa_ppl.inference.compilation import in_batches, often, once
 from jopa_ppl.inference.signature import Cache, Call, split_call
 from jopa_ppl.predictive import replay
 
@@ -88,8 +88,9 @@ class _Run:
             total, _ = jax.lax.scan(add, jnp.zeros(like.shape, like.dtype), (draws, keys))
             return total / len(keys)
 
-        self.data = jax.jit(data)
-        self.predict = jax.jit(predict, static_argnames=("length", "mean"))
+        self.data = jax.jit(data, compiler_options=once())
+        self.predict = jax.jit(predict, static_argnames=("length", "mean"),
+                               compiler_options=often())
 
 
 def last_seen(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from jax import Array, random
 from jopa_ppl import density, draws
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.inference.beliefs import Clamp
-from jopa_ppl.inference.compilation import in_batches
+from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.signature import split_call
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.keys import as_key
@@ -113,7 +113,8 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
             raise StructureError("more than one block is left given the parameters",
                                  found=names(b.name for b in exact.graph.blocks), expected="one")
         if not hasattr(exact, "weigh"):
-            exact.weigh = jax.jit(_weigher(posterior.compiled, exact, call.rebuild, theta, outer))
+            exact.weigh = jax.jit(_weigher(posterior.compiled, exact, call.rebuild, theta, outer),
+                                  compiler_options=often())
         found, log_weights = exact.weigh(moments, bound, call.dynamic,
                                          random.split(key, num_samples))
     log_weights = np.asarray(log_weights)
