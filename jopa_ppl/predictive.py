@@ -12,8 +12,6 @@ from jax import Array, random
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
-from jopa_ppl.inference.compilation import often
-
 
 class _Replay(Messenger):
     """Sets latents to their draws, draws the rest, and runs scans step by step."""
@@ -108,5 +106,4 @@ def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], 
             model(*args, **kwargs)
         return replayed.scores if score else replayed.found
 
-    return jax.jit(jax.vmap(run), compiler_options=often())(
-        draws, random.split(key, num_samples))
+    return jax.jit(jax.vmap(run))(draws, random.split(key, num_samples))
