@@ -41,6 +41,8 @@ class _Replay(Messenger):
             self.count += 1
             self._draw(msg, self.values.get(msg["name"]), random.fold_in(self.key, self.count))
             self._note(msg, self.found, self.scores)
+        elif msg["type"] == "deterministic":
+            self.found[msg["name"]] = msg["value"]
 
     def _scan(self, msg: dict) -> None:
         f, init, xs, length, _ = msg["args"][:5]
@@ -56,6 +58,8 @@ class _Replay(Messenger):
                 self.values, self.key, self.t, self.found, self.scores = values, key, t, {}, {}
 
             def process_message(self, msg: dict) -> None:
+                if msg["type"] == "deterministic":
+                    self.found[msg["name"]] = msg["value"]
                 if msg["type"] != "sample":
                     return
                 msg["_control_flow_done"] = msg["_in_scan"] = True

@@ -49,7 +49,8 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     if np.shape(obs) != tuple(fn.shape()):
         obs = _subsampled(name, fn, obs)
     masked, clean = mask_missing(fn, obs)
-    return numpyro.sample(name, masked, obs=clean)
+    # The mask widens `fn`: VMP is told its axes, and refuses what no plate accounts for.
+    return numpyro.sample(name, masked, obs=clean, infer={"jopa_rank": len(fn.shape())})
 
 
 def _subsampled(name: str, fn: dist.Distribution, obs: ArrayLike) -> ArrayLike:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from faults import T, refused
 
 import jopa_ppl as jp
 from jopa_ppl.errors import (
+    ShapeError,
     SiteError,
     StructureError,
 )
@@ -177,3 +179,28 @@ def test_a_subsampled_plate():
             jp.observe("y", dist.Normal(w, 1.0), y)
 
     refused(StructureError, program, np.zeros(6), says=("plate 'n'", "3 of 6", "VariationalEM"))
+
+
+def test_a_factor_statement():
+    def program():
+        w = jp.latent("w", dist.Normal(0.0, 1.0))
+        numpyro.factor("f", -w**2)
+        jp.observe("y", dist.Normal(w, 1.0), 0.5)
+
+    refused(StructureError, program, site="f", says=("numpyro.factor",))
+
+
+@pytest.mark.parametrize("bend", [float, np.sin, lambda w: w if w > 0 else 0.0])
+def test_python_that_asks_for_the_value_of_a_latent(bend):
+    def program():
+        w = jp.latent("w", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(bend(w), 1.0), 0.5)
+
+    refused(StructureError, program, says=(Path(__file__).name, "jnp.where"))
+
+
+def test_many_data_of_one_kind_are_sent_to_a_plate():
+    def program(y):
+        jp.observe("y", dist.Normal(jp.latent("w", dist.Normal(0.0, 1.0)), 1.0), y)
+
+    refused(ShapeError, program, np.zeros(7), site="y", says=("numpyro.plate('n', 7)",))

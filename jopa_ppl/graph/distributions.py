@@ -52,8 +52,9 @@ class Described:
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
-             partial: bool = False) -> Described:
-    """Family and parameters of the site `name`; `partial`: it is latent where its value is NaN.
+             rank: int, partial: bool = False) -> Described:
+    """Family and parameters of the site `name`, whose distribution and plates have `rank` axes;
+    `partial`: it is latent where its value is NaN.
 
     Raises:
         ShapeError: the value is not exactly of the site's shape, or is not real-valued.
@@ -62,11 +63,15 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     params: dict[str, Array] = {}
     if value is not None:
         value = jnp.asarray(value)
-        if value.shape != shape:
+        own = shape[len(shape) - rank:]
+        if value.shape != own:
+            many = value.ndim > rank and value.shape[value.ndim - rank:] == own
+            batch = own[:rank - len(fn.event_shape)]
             raise ShapeError("the value has the wrong shape", site=name, found=value.shape,
-                             expected=f"batch {tuple(fn.batch_shape)} + event "
-                                      f"{tuple(fn.event_shape)}",
-                             fix="values are never broadcast: pass exactly one value per element")
+                             expected=f"batch {batch} + event {tuple(fn.event_shape)}",
+                             fix="values are never broadcast: pass exactly one value per element"
+                             + (f"; many of one kind go into a plate: with numpyro.plate('n', "
+                                f"{value.shape[0]}): .." if many else ""))
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
             raise ShapeError("the value has the wrong dtype", site=name, found=value.dtype,
                              expected="real numbers", fix="pass floats")

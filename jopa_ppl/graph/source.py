@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from types import TracebackType
 from typing import Any
 
 
@@ -31,3 +33,10 @@ def source_of(eqn: Any) -> str | None:
     except (ImportError, AttributeError, TypeError):
         pass
     return None
+
+
+def raised_at(trace: TracebackType | None) -> str:
+    """The "file:line (function)" of the innermost frame of the user's code in a traceback."""
+    libraries = _library_folders()
+    frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(libraries)]
+    return f"{frames[-1].filename}:{frames[-1].lineno} ({frames[-1].name})" if frames else "unknown"

@@ -6,9 +6,7 @@ the sites of a step and their dependence on the carry become visible.
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 from numpyro.ops.pytree import PytreeTrace
@@ -23,6 +22,7 @@ from numpyro.primitives import Messenger
 
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.graph.distributions import GAUSSIAN, Likelihood, describe
+from jopa_ppl.graph.faults import named_faults
 from jopa_ppl.graph.outside import inline
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.lengths import check_lengths
@@ -123,6 +123,10 @@ class _Tracer(Messenger):
         if name in self.sites:
             raise SiteError("the name is used twice", site=name, found="two sites of one name",
                             expected="distinct names", fix="rename one of them")
+        if isinstance(fn, dist.Unit):
+            raise StructureError("numpyro.factor is no density that VMP can update", site=name,
+                                 found="numpyro.factor", expected="observed or latent sites",
+                                 fix="write it as an observed site, or run SVI or NUTS")
         if msg["kwargs"].get("sample_shape"):
             raise StructureError("sample_shape is not supported by VMP", site=name,
                                  found=f"sample_shape={msg['kwargs']['sample_shape']}",
@@ -133,8 +137,10 @@ class _Tracer(Messenger):
         scan = msg.get("_scan")
         observed = msg["value"] is not None
         infer = msg.get("infer") or {}
+        plated = len(fn.event_shape) + max((-f.dim for f in msg["cond_indep_stack"]), default=0)
+        rank = max(infer.get("jopa_rank", len(fn.shape())), plated)
         partial = bool(infer.get("jopa_partial"))
-        described = describe(name, fn, msg["value"], msg.get("scale"), partial)
+        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial)
         if partial and described.family not in GAUSSIAN:
             raise StructureError(
                 "it is conditioned in part", site=name, found=f"{described.family} with NaN in its "
@@ -200,20 +206,6 @@ class _Tracer(Messenger):
                         (PytreeTrace({}), y_tree.unflatten(stacked)))
 
 
-@contextmanager
-def _sized_plates() -> Iterator[None]:
-    """NumPyro asserts that a plate has a size; here that is an error which names the plate."""
-    try:
-        yield
-    except AssertionError as error:
-        frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
-        if frame.f_code is not numpyro.plate.__init__.__code__:
-            raise
-        raise ShapeError("the plate is empty", site=frame.f_locals["name"],
-                         found=f"size {frame.f_locals['size']}", expected="at least one element",
-                         fix="pass arrays that hold something") from None
-
-
 def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Array],
                   rebuild: Callable[[list[Array]], tuple[Callable, tuple, dict]]) -> Program:
     """Trace `model(*args, **kwargs)`, whose array leaves are `dynamic` (rebuilt by `rebuild`).
@@ -226,7 +218,7 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
         # The seed only serves draws that no handler answers; every site has a placeholder.
         # NumPyro's checks of arguments would run op by op here; the engine checks them in its run.
         with (tracer, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False),
-              _sized_plates()):
+              named_faults()):
             program(*a, **k)
 
     data = {f"data/{i}": jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))

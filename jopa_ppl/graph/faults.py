@@ -1,0 +1,43 @@
+"""What a user's program may trip over while it is traced: errors that say where and what to do."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpyro
+
+from jopa_ppl.errors import ShapeError, StructureError
+from jopa_ppl.graph.source import raised_at
+
+CONCRETE = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError,
+            jax.errors.TracerIntegerConversionError)
+
+
+@contextmanager
+def named_faults() -> Iterator[None]:
+    """Turns what NumPyro asserts, and JAX's refusal of concrete values, into named errors.
+
+    Raises:
+        ShapeError: a plate without elements. StructureError: the program's Python code asks for the
+            value of a latent or of its data.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+        if frame.f_code is not numpyro.plate.__init__.__code__:
+            raise
+        raise ShapeError("the plate is empty", site=frame.f_locals["name"],
+                         found=f"size {frame.f_locals['size']}", expected="at least one element",
+                         fix="pass arrays that hold something") from None
+    except CONCRETE as error:
+        raise StructureError(
+            "the program asks for a number while it is traced",
+            found=f"Python's if, float() or int(), or a NumPy function, on a latent or on data, at "
+                  f"{raised_at(error.__traceback__)}",
+            expected="operations of jax.numpy, which traces can follow",
+            fix="use jnp for np and jnp.where for if; pass numbers that shape the program (sizes, "
+                "flags) as Python numbers") from error
