@@ -49,8 +49,9 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     if np.shape(obs) != tuple(fn.shape()):
         obs = _subsampled(name, fn, obs)
     masked, clean = mask_missing(fn, obs)
-    # The mask widens `fn`: VMP is told its axes, and refuses what no plate accounts for.
-    return numpyro.sample(name, masked, obs=clean, infer={"jopa_rank": len(fn.shape())})
+    # What the mask hides from VMP: the axes of `fn` without it, and that gaps are no zeros.
+    infer = {"jopa_rank": len(fn.shape()), "jopa_given": obs}
+    return numpyro.sample(name, masked, obs=clean, infer=infer)
 
 
 def _subsampled(name: str, fn: dist.Distribution, obs: ArrayLike) -> ArrayLike:

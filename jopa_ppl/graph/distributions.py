@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from jax.typing import ArrayLike
 
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import ShapeError
@@ -52,9 +53,9 @@ class Described:
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
-             rank: int, partial: bool = False) -> Described:
+             rank: int, partial: bool = False, given: ArrayLike | None = None) -> Described:
     """Family and parameters of the site `name`, whose distribution and plates have `rank` axes;
-    `partial`: it is latent where its value is NaN.
+    `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing.
 
     Raises:
         ShapeError: the value is not exactly of the site's shape, or is not real-valued.
@@ -76,8 +77,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             raise ShapeError("the value has the wrong dtype", site=name, found=value.dtype,
                              expected="real numbers", fix="pass floats")
         present = ~jnp.isnan(value)
+        params["value"] = value if given is None else jnp.asarray(given)
         fn, value = mask_missing(fn, value)
-        params["value"] = value
     base, mask = _unwrap(fn, shape)
     amortized = isinstance(base, Amortized)
     likelihood = None if value is None else _likelihood(base, value)
@@ -108,7 +109,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             events = tuple(range(len(shape) - _event_dim(family, base), len(shape)))
             weight = weight.min(axis=events, keepdims=True)
         params["weight"] = weight
-    if partial and not amortized:       # element by element: the rest of an event stays data
+    if partial and family in GAUSSIAN and not amortized:    # the rest of an event stays data
         params["weight"] = present.astype(jnp.result_type(float))
     # An amortised site is a Gaussian over what its message is about.
     return Described(family, params, amortized, shape[len(fn.batch_shape):],

@@ -54,6 +54,7 @@ class Factor:
     noise_key: str
     message: str = "exact"            # exact | amortised | linearise | cubature
     reason: str = ""                  # why it is not exact: the operation, file and line
+    reads: bool = False               # whether it is made of values of other observed sites
 
     @property
     def name(self) -> str:
@@ -264,13 +265,16 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
         varying |= {p.name for p in plates}
     varying_noise = bool([n for n in noise.names if n.startswith("~")
                           or not _is_latent(program, n)])
+    reads = any(base_name(n) in program.sites and not _is_latent(program, n)
+                for d in (mean, noise) for n in d.names)
     own = ()
     if not site.observed or site.partial:
         own = (site.name if context.scan is None else f"{site.name}@0",)
         products += (own,)
         varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
     return Factor(site, context, site.family, plates, (*own, *names), tuple(sorted(knowns)),
-                  noise_names, frozenset(varying), varying_noise, products, noise_key)
+                  noise_names, frozenset(varying), varying_noise, products, noise_key,
+                  reads=reads)
 
 
 def _is_latent(program: Program, instance: str) -> bool:

@@ -140,7 +140,11 @@ class _Tracer(Messenger):
         plated = len(fn.event_shape) + max((-f.dim for f in msg["cond_indep_stack"]), default=0)
         rank = max(infer.get("jopa_rank", len(fn.shape())), plated)
         partial = bool(infer.get("jopa_partial"))
-        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial)
+        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial,
+                             infer.get("jopa_given"))
+        # A likelihood that is only seen through its message has no latent values: gaps are gaps.
+        partial &= described.likelihood is None or (described.family != "unknown"
+                                                    and not described.amortized)
         if partial and described.family not in GAUSSIAN:
             raise StructureError(
                 "it is conditioned in part", site=name, found=f"{described.family} with NaN in its "

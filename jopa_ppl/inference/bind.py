@@ -237,7 +237,32 @@ def _own_value(factor: Factor, outer: dict, series: list[Windows], bulk: bool,
     else:
         values = series[ctx.scan].known[site.name]
         value = values[ctx.first:] if bulk else values[ctx.at]
+    # What is missing weighs nothing; here it only has to be a value that can be.
+    filler = {"wishart": jnp.eye(site.shape[-1] if site.shape else 1), "gamma": 1.0}
+    value = jnp.where(jnp.isnan(value), filler.get(site.family, 0.0), value)
     return split(value.astype(jnp.result_type(float)), site, factor.plates)
+
+
+def without_gaps(a: FactorArrays) -> FactorArrays:
+    """What missing values of other sites made of a factor that weighs nothing there anyway.
+
+    Where it does weigh something the NaN stays: the run finds it and says so.
+    """
+    batch = a.offset.ndim - 1
+    seen = (a.weight > 0).any(-1)
+
+    def filled(x: Array, value: float) -> Array:
+        here = seen
+        for axis in range(batch):
+            if x.shape[axis] < seen.shape[axis]:
+                here = here.any(axis, keepdims=True)
+        here = here.reshape((*here.shape, *(1,) * (x.ndim - batch)))
+        return jnp.where(jnp.isnan(x) & ~here, value, x)
+
+    a = a._replace(K=filled(a.K, 0.0), known=filled(a.known, 0.0))
+    if a.precision is None or a.precision.ndim < batch:
+        return a
+    return a._replace(precision=filled(a.precision, 0.0), logdet=filled(a.logdet, 0.0))
 
 
 def _weight(factor: Factor, evaluate: _Evaluator, length: int | None) -> Array:

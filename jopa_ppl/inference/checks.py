@@ -18,6 +18,7 @@ from jopa_ppl.inference.bind import (
     bind_factor,
     evaluate_in,
     read_series,
+    without_gaps,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
     for f in graph.factors:
         slots = [names_ for _, names_ in engine.energy.slots[f.name]]
         a = bind_factor(graph, f, slots, data, outer, series)
+        a = without_gaps(a) if f.reads else a
         here = found.setdefault(f.site.name, {})
 
         def count(key: str, faults: Array, here: dict = here) -> None:
@@ -57,6 +59,7 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
             count("precision", ~jnp.isfinite(a.logdet))
         if f.family not in ("gamma", "wishart"):
             count("coefficients", ~jnp.isfinite(a.K))
+            count("coefficients", ~jnp.isfinite(a.known))
             count("coefficients", ~jnp.isfinite(a.offset))
         count("negative", bad_weight(a))
         if not f.noise and f.noise_key in SYMMETRIC:
@@ -154,8 +157,10 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
         if c.get("coefficients", 0):
             raise DataError("its mean is not finite", site=name,
                             found=f"{int(c['coefficients'])} NaN or infinite coefficients",
-                            expected="finite inputs: only observed values may be NaN (missing)",
-                            fix="fill the inputs, or make the missing ones a latent site")
+                            expected="finite inputs: only observed values may be NaN (missing), "
+                                     "and only where no other site is made of them",
+                            fix="fill the inputs; where others need a site's missing values, leave "
+                                "obs= out and pass its data to jp.condition, which infers them")
         if c.get("negative", 0):
             raise DataError("its weights are negative or not finite", site=name,
                             found="handlers.scale below zero, infinite or NaN",

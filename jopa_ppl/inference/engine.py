@@ -14,7 +14,13 @@ from jax import Array, random
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.inference.beliefs import Clamp, DenseBelief, EliminationBelief
-from jopa_ppl.inference.bind import FactorArrays, Windows, bind_factor, read_series
+from jopa_ppl.inference.bind import (
+    FactorArrays,
+    Windows,
+    bind_factor,
+    read_series,
+    without_gaps,
+)
 from jopa_ppl.inference.chain_belief import ChainBelief
 from jopa_ppl.inference.checks import bad_shape, bad_weight, telling_factors
 from jopa_ppl.inference.energy import Energy
@@ -91,6 +97,7 @@ class Engine:
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         weights = activity.weights()
         arrays = {k: a._replace(weight=weights[k]) for k, a in arrays.items()}
+        arrays |= {f.name: without_gaps(arrays[f.name]) for f in graph.factors if f.reads}
         bound = Bound(arrays, {}, activity.alive, series, values, present, checks)
         return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
 
