@@ -119,3 +119,28 @@ def test_a_belief_about_what_nothing_reached_is_given_as_predicted():
     second = run(jp.given(program, first, update=True), frames(5)[:, 0], np.array(2.0))
     assert_allclose(second.mean("c"), 2.0 * var / (1 + var), rtol=1e-8)
     assert_allclose(second.variance("c"), var / (1 + var), rtol=1e-8)
+
+
+def test_predicted_variances_expect_the_inverse_of_every_precision():
+    """E[1 / tau] = b / (a - 1), element by element and plate by plate, is what a step adds."""
+    def walks(y):
+        tau = jp.latent("tau", dist.Gamma(jnp.array([2.0, 5.0]), 1.0).to_event(1))
+        with jp.plate("n", 3):
+            kappa = jp.latent("kappa", dist.Gamma(3.0, 1.0))
+            x0 = jp.latent("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+
+        def step(x, y):
+            with jp.plate("n", 3):
+                jp.observe("y", dist.Normal(x, 0.3).to_event(1), y)
+                scale = 1 / jnp.sqrt(2 * tau * kappa[:, None])
+                return jp.latent("x", dist.Normal(x, scale).to_event(1)), None
+
+        jp.scan(step, x0, y)
+
+    y = np.random.default_rng(0).normal(size=(8, 3, 2)).cumsum(0)
+    y[6:] = np.nan
+    posterior = run(walks, y)
+    inverse = {n: posterior[n].rate / (posterior[n].concentration - 1) for n in ("tau", "kappa")}
+    added = np.diff(posterior.variance("x"), axis=0)[5:]
+    want = inverse["tau"] * inverse["kappa"][:, None] / 2
+    assert_allclose(added, np.broadcast_to(want, added.shape), rtol=1e-8)

@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jopa_ppl.graph.factor_graph import Block, Factor, Graph
+from jopa_ppl.graph.factor_graph import Block, Factor
 from jopa_ppl.graph.unroll import base_name, lag
 from jopa_ppl.inference.beliefs import in_bulk
 from jopa_ppl.inference.chain_belief import ChainBelief
 from jopa_ppl.inference.layout import align
 from jopa_ppl.messages.factors import Moments, at_mean, batch_einsum, moving
+from jopa_ppl.messages.families import inverse_and_logdet
 
 if TYPE_CHECKING:
+    from jopa_ppl.inference.bind import FactorArrays
     from jopa_ppl.inference.engine import Bound, Engine
 
 
@@ -94,7 +95,7 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Bo
     spread[np.arange(len(where)), where] = 1
     K = jnp.einsum("...l,lh->...h", K, spread)
     weight = arrays.weight
-    covariance = noise_covariance(engine.graph, factor, moments, precision)
+    covariance = noise_covariance(engine, factor, arrays, moments, stats)
     if not in_bulk(factor):
         K, precision, covariance, weight = (x[None] for x in (K, precision, covariance, weight))
         slots = tuple(Moments(s.mean[None], s.cov[None]) for s in slots)
@@ -108,27 +109,27 @@ def _with_constant(K: Array, constant: Array) -> Array:
     return jnp.concatenate([first[..., None], rest], -1)
 
 
-def noise_covariance(graph: Graph, factor: Factor, moments: dict, precision: Array) -> Array:
+def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, moments: dict,
+                     stats: dict) -> Array:
     """E[P^-1] of a Gaussian site as (.., n, n): exact for known, Gamma and Wishart precisions.
 
-    E[W^-1] = V / (nu - n - 1) and E[1 / tau] = b / (a - 1) where they exist, else 1 / E[P].
+    P is linear in every precision it is a product of, so E[P^-1] is P^-1 at their harmonic means,
+    1 / E[1 / tau] = (a - 1) / b and (nu - n - 1) V^-1; at E[P] where they do not exist.
     """
-    diagonal = factor.family == "normal"
-    if diagonal:
-        base = jnp.eye(precision.shape[-1], dtype=precision.dtype) / precision[..., None]
-    else:
-        eye = jnp.broadcast_to(jnp.eye(precision.shape[-1], dtype=precision.dtype), precision.shape)
-        base = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(precision), True), eye)
+    harmonic = dict(stats)
     for name in factor.noise:
-        q = moments[graph.block_of(name).name]
+        block = engine.graph.block_of(name).name
+        q, (mean, log) = moments[block], stats[block]
         if hasattr(q, "dof"):
-            n = q.rate.shape[-1]
-            ratio = jnp.where(q.dof > n + 1, q.dof / jnp.maximum(q.dof - n - 1, 1e-12), 1.0)
+            less = q.rate.shape[-1] + 1
+            ratio = jnp.where(q.dof > less, (q.dof - less) / q.dof, 1.0)[..., None, None]
         else:
-            ratio = jnp.where(q.a > 1, q.a / jnp.maximum(q.a - 1, 1e-12), 1.0)
-        if ratio.size == 1:
-            base = base * ratio.reshape(())
-    return base
+            ratio = jnp.where(q.a > 1, (q.a - 1) / q.a, 1.0)
+        harmonic[block] = (mean * ratio, log)
+    precision = engine.energy.noise(factor, arrays, harmonic)[0]
+    if factor.family == "normal":
+        return jnp.eye(precision.shape[-1], dtype=precision.dtype) / precision[..., None]
+    return inverse_and_logdet(precision)[0]
 
 
 def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:

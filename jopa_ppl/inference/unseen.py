@@ -73,7 +73,7 @@ def _predict(engine: Engine, block: Block, f: Factor, moments: dict, bound: Boun
         return engine.energy.square(f, arrays._replace(weight=jnp.ones((*unseen.shape, 1))), given,
                                     each, False)
 
-    noise = noise_covariance(engine.graph, f, moments, engine.energy.noise(f, arrays, stats)[0])
+    noise = noise_covariance(engine, f, arrays, moments, stats)
     precision, _ = inverse_and_logdet(noise + square(stats) - square(fixed))
 
     def energy(own: Any) -> Array:
