@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
+
+from jopa_ppl.inference.compilation import once
 
 if TYPE_CHECKING:
     from examples.pendulum import World
@@ -123,10 +126,11 @@ def draw_frames(path: Path, world: World,
     poses = _poses(world, episode)
     past, later = poses[1:ROLL + 2], world.torques[episode, ROLL:-1]
     local = predict(poses[ROLL:ROLL + 2], later)
-    rows = {"true frames": true, "VAE reconstruction": vae.decode(vae.encode(true)[0]),
-            "smoothed": vae.decode(poses[1:len(true) + 1]),
-            "predicted, local models": vae.decode(np.concatenate([past, local])),
-            "predicted, one model": vae.decode(_roll(world, poses, episode))}
+    encode, decode = (jax.jit(f, compiler_options=once()) for f in (vae.encode, vae.decode))
+    rows = {"true frames": true, "VAE reconstruction": decode(encode(true)[0]),
+            "smoothed": decode(np.float32(poses[1:len(true) + 1])),
+            "predicted, local models": decode(np.float32(np.concatenate([past, local]))),
+            "predicted, one model": decode(np.float32(_roll(world, poses, episode)))}
     steps = range(FIRST, FIRST + EVERY * SHOWN, EVERY)
     scored = slice(ROLL + 1, ROLL + 1 + AHEAD)
     figure = Figure(figsize=(0.72 * len(steps) + 2.15, 4.4))

@@ -274,7 +274,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                              f"model ({EM_STEPS} steps where no number is given)")
     parser.add_argument("--fast", action="store_true",
                         help="a smoke test: 2 starts, 30 episodes, 250 steps of training in place "
-                             "of 500, 5 of variational EM")
+                             "of 500, 3 of variational EM")
     parser.add_argument("--out", type=Path, default=Path("outputs/pendulum"),
                         help="folder of the results (outputs/pendulum)")
     return parser.parse_args(argv)
@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     args = parse(argv)
     starts, episodes, vae_steps = (2, 30, 250) if args.fast else (args.starts, args.episodes, 500)
-    em_steps = min(args.em, 5) if args.fast else args.em
+    em_steps = min(args.em, 3) if args.fast else args.em
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
         pendulum = Pendulum(SIZE)

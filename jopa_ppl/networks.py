@@ -40,7 +40,7 @@ def weights_of(model: Callable, args: tuple, kwargs: dict) -> Weights:
 
     jax.eval_shape(run)
     # With a dtype of their own: a weak type would be lost in training, and compile everything anew.
-    strong = lambda a: jnp.array(a, jnp.result_type(a))
+    strong = lambda a: jnp.array(a, jnp.result_type(a)) if getattr(a, "weak_type", True) else a
     return {n: jax.tree.map(strong, w) for n, w in collect.weights.items()}
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 import optax
 from flax import nnx
@@ -145,11 +146,11 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
 
     @partial(jax.jit, compiler_options=once())
     @jax.vmap
-    def create(key: Array) -> nnx.State:
+    def create(key: Array) -> tuple[nnx.State, optax.OptState]:
         vae = fresh(key)
         vae.background[...] = jnp.log(mean / (1 - mean))
         vae.centre[...], vae.components[...] = centre, components
-        return nnx.state(vae)
+        return nnx.state(vae), optimiser.init(nnx.state(vae))
 
     def loss(weights: nnx.State, pairs: Array, key: Array) -> Array:
         return free_energy(nnx.merge(graph, weights), pairs, key, beta=beta, rho=rho)
@@ -180,8 +181,7 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
             return loss(w, test, key_test), noise / (noise + jnp.var(z, (0, 1)))
         return jax.vmap(one)(weights)
 
-    weights = create(jax.random.split(key_init, inits))
-    carry, losses = (weights, jax.vmap(optimiser.init)(weights)), []
+    carry, losses = create(jax.random.split(key_init, inits)), []
     size = max(1, steps // 10)
     with tqdm(total=steps, desc="VAE", unit="step", disable=not progress) as bar:
         for start in range(0, steps, size):
@@ -197,8 +197,8 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
             f"{variance.round(2).tolist()}, expected below {_COLLAPSED}. Give more steps, more "
             f"inits, a lower rate, or fewer latents than d = {d}.")
     best = int(jnp.argmin(jnp.where(alive, energy, jnp.inf)))
-    vae = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[best], carry[0]))
-    return vae, jnp.concatenate(losses)[:, best]
+    one = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[best]), carry[0])
+    return nnx.merge(graph, one), jnp.concatenate(losses)[:, best]
 
 
 def principal_components(frames: Array, d: int) -> tuple[Array, Array]:

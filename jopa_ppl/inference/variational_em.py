@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.errors import FileError, JopaError, NumericalError, StructureError
 from jopa_ppl.inference.checks import raise_if_missing
+from jopa_ppl.inference.compilation import once
 from jopa_ppl.inference.em_steps import Data, Learner
 from jopa_ppl.inference.engine import Bound, State
 from jopa_ppl.inference.signature import split_call
@@ -152,7 +153,8 @@ class VariationalEM:
     def _start(self, learner: Learner, weights: Weights, data: Data, rng_key: Array, mark: bytes
                ) -> Progress:
         moments = learner.begin(data.whole.dynamic, random.fold_in(rng_key, 0))
-        fresh = Progress(weights, self.optim.init(weights), moments, np.zeros(0), np.zeros(0), 0)
+        optimiser = jax.jit(self.optim.init, compiler_options=once())(weights)
+        fresh = Progress(weights, optimiser, moments, np.zeros(0), np.zeros(0), 0)
         if self.checkpoint is None or not os.path.exists(self.checkpoint):
             return fresh
         from jopa_ppl.checkpoints import load_checkpoint
