@@ -73,14 +73,16 @@ class _Run:
         def data(dynamic: list) -> dict[str, Array]:
             return replay(*call.rebuild(dynamic), {}, random.key(0), 1, keep_data=True)
 
-        def one(dynamic: list, start: Array, length: int, inputs: tuple) -> Array:
+        def one(dynamic: list, start: Array, length: int, mean: bool, inputs: tuple) -> Array:
             draw, key = inputs
-            y = replay(*call.rebuild(dynamic), jax.tree.map(lambda x: x[None], draw), key, 1)
+            window = None if mean else (start, start + length)      # decode what is asked for
+            y = replay(*call.rebuild(dynamic), jax.tree.map(lambda x: x[None], draw), key, 1,
+                       window=window)
             return jax.lax.dynamic_slice_in_dim(y[site][0], start, length)
 
         def predict(dynamic: list, draws: dict, keys: Array, start: Array, length: int,
                     mean: bool) -> Array:
-            fn = partial(one, dynamic, start, length)
+            fn = partial(one, dynamic, start, length, mean)
             if not mean:
                 return in_batches(fn, (draws, keys), _BATCH)
             like = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], (draws, keys)))

@@ -16,9 +16,10 @@ from numpyro.primitives import Messenger
 class _Replay(Messenger):
     """Sets latents to their draws, draws the rest, and runs scans step by step."""
 
-    def __init__(self, values: dict[str, Array], key: Array, keep_data: bool) -> None:
+    def __init__(self, values: dict[str, Array], key: Array, keep_data: bool,
+                 window: tuple[Array, Array] | None) -> None:
         super().__init__(None)
-        self.values, self.key, self.keep_data = values, key, keep_data
+        self.values, self.key, self.keep_data, self.window = values, key, keep_data, window
         self.found: dict[str, Array] = {}
         self.scores: dict[str, Array] = {}
         self.count = 0
@@ -77,16 +78,26 @@ class _Replay(Messenger):
                 outer._draw(msg, self.values.get(msg["name"]), key)
                 outer._note(msg, self.found, self.scores)
 
-        inside = {n: v for n, v in self.values.items()}
-
         def step(carry: Any, inputs: tuple) -> tuple[Any, Any]:
             x, values, key, t = inputs
-            inner = Inner(values, key, t)
-            with inner:
-                carry, y = f(carry, x)
-            return carry, (inner.found, inner.scores, y)
 
-        series = {n: v for n, v in inside.items() if n not in self.found and v.ndim
+            def inside() -> tuple[Any, Any]:
+                inner = Inner(values, key, t)
+                with inner:
+                    after, y = f(carry, x)
+                return after, (inner.found, inner.scores, y)
+
+            def outside() -> tuple[Any, Any]:
+                # Without its sites a step costs what its carry costs: XLA leaves out the rest.
+                after, (found, scores, y) = inside()
+                return after, (*jax.tree.map(jnp.zeros_like, (found, scores)), y)
+
+            if self.window is None:
+                return inside()
+            first, stop = self.window
+            return jax.lax.cond((t >= first) & (t < stop), inside, outside)
+
+        series = {n: v for n, v in self.values.items() if n not in self.found and v.ndim
                   and v.shape[0] == length}
         init = jax.tree.map(jnp.asarray, init)
         inputs = (xs, series, keys, jnp.arange(length))
@@ -97,15 +108,17 @@ class _Replay(Messenger):
 
 
 def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], key: Array,
-           num_samples: int, keep_data: bool = False, score: bool = False) -> dict[str, Array]:
+           num_samples: int, keep_data: bool = False, score: bool = False,
+           window: tuple[Array, Array] | None = None) -> dict[str, Array]:
     """Run the program once per draw: {site: (num_samples, *site shape)}.
 
     `keep_data`: whether observed values stay as they are (a program run on new data) or are
     replicated (posterior predictive).
+    `window`: (first, stop), the only steps of scans whose sites are wanted; others are zeros.
     `score`: log p(data | draw) of the sites that keep their data, (num_samples, *batch shape).
     """
     def run(values: dict[str, Array], key: Array) -> dict[str, Array]:
-        replayed = _Replay(values, key, keep_data)
+        replayed = _Replay(values, key, keep_data, window)
         with replayed, numpyro.handlers.seed(rng_seed=0):
             model(*args, **kwargs)
         return replayed.scores if score else replayed.found

@@ -1,5 +1,6 @@
 """`jp.validate`: good models pass with the right numbers, wrong ones fail for the right reason."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -197,6 +198,33 @@ def test_images_behind_an_encoder():
     # The decoder's noise is nearly all that is left of the frames.
     sse = report["reconstruction"].value * np.nanvar(frames.reshape(T, 12)[:, 1:], 0).mean()
     assert 0.15 < np.sqrt(sse) < 0.35
+
+
+def test_only_frames_that_are_scored_are_decoded():
+    """A decoder that counts: 2 origins of 5 steps, 60 draws; the whole series once for its mean."""
+    decoded = []
+
+    def ink(x):
+        def count(x):
+            decoded.append(x.size // 2)
+            return np.repeat(x, 6, -1)
+        out = jax.ShapeDtypeStruct((*x.shape[:-1], 12), x.dtype)
+        return jax.pure_callback(count, out, x, vmap_method="expand_dims")
+
+    def camera(frames=None):
+        def step(x, frame):
+            pixels = dist.Normal(ink(x).reshape(4, 3, 1), SD).to_event(3)
+            jp.observe("y", jp.Amortized(pixels, on=x, message=lambda y: dist.Normal(
+                y.reshape(12)[::6], SD).to_event(1)), frame)
+            return jp.latent("x", dist.Normal(TRUE_A @ x, NOISE).to_event(1)), None
+
+        jp.scan(step, jp.latent("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1)), frames, length=T)
+
+    frames = np.repeat(simulate(2, B=np.zeros((2, 1)))[0], 6, -1).reshape(T, 4, 3, 1)
+    report = jp.validate(camera, jp.VMP(camera).run(frames), frames, horizon=5, origins=2,
+                         num_samples=60, dynamics=None)
+    assert report["reconstruction"].passed and report["k_step"].passed, report
+    assert sum(decoded) <= 60 * (T + 2 * 5) + 2 * T, sum(decoded)    # tracing and `data` aside
 
 
 class Known:
