@@ -130,7 +130,8 @@ class Comparison:
             raise SiteError("the index does not pick one element", site=site, found=index,
                             expected=f"an index into shape {shape}")
         whole = np.concatenate([x.ravel() for x in picked.values()])
-        bins = np.linspace(*np.quantile(whole, [0.002, 0.998]), 50)
+        fewest = min(x.size for x in picked.values())       # few draws: wide bins, no ragged edges
+        bins = np.linspace(*np.quantile(whole, [0.002, 0.998]), int(np.clip(fewest**0.5, 12, 50)))
         for i, name in enumerate(self.runs):
             if name in picked:
                 filled = name == self.reference

@@ -65,8 +65,8 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
     if seen is not None and seen < steps[-1]:
         ax.axvspan(scale * (seen - 0.5), scale * steps[-1], color="0.5", alpha=0.1, lw=0, zorder=0,
                    label="predicted")
-    ax.set(xlabel="time (s)" if dt else "step", ylabel=_with_unit("value", unit),
-           xlim=(scale * steps[0], scale * steps[-1]))
+    ax.set(ylabel=_with_unit("value", unit), xlim=(scale * steps[0], scale * steps[-1]))
+    _time_axis(ax, dt)
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return tidy(ax)
 
@@ -107,8 +107,8 @@ def plan(source: Posterior | ArrayLike, site: str = "u", *, variance: ArrayLike 
     if limit is not None:
         for edge in (-limit, limit):
             ax.axhline(edge, color="0.3", lw=1, ls="--", label="limit" if edge > 0 else None)
-    ax.set(xlabel="time (s)" if dt else "step", ylabel=_with_unit("action", unit),
-           xlim=(edges[0], edges[-1]))
+    ax.set(ylabel=_with_unit("action", unit), xlim=(edges[0], edges[-1]))
+    _time_axis(ax, dt)
     ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return tidy(ax)
 
@@ -149,6 +149,12 @@ def free_energy(source: Posterior | ArrayLike | Mapping[str, Posterior | ArrayLi
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=8, frameon=False)
     return tidy(ax)
+
+
+def _time_axis(ax: Axes, dt: float | None) -> None:
+    ax.set_xlabel("time (s)" if dt else "step")
+    if not dt:
+        ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _with_unit(name: str, unit: str | None) -> str:
