@@ -46,10 +46,14 @@ def observed(posterior: Posterior) -> dict[str, np.ndarray]:
     with jax.enable_x64(True):
         values, weights = jax.jit(read, compiler_options=once())(compiled._data(call.dynamic))
     if any(s.amortized for s in sites):
-        # VMP sees their encoder's message: the data themselves are what the program scores.
-        model, args, kwargs = call.rebuild(call.dynamic)
-        ran = predictive.replay(model, args, kwargs, {}, random.key(0), 1, keep_data=True)
-        values |= {s.name: ran[s.name][0] for s in sites if s.amortized}
+        # VMP sees their encoder's message: the data themselves are what the program scores. Only
+        # they are asked for, so that no network is compiled or run.
+        def scored(dynamic: list[Array]) -> dict[str, Array]:
+            model, args, kwargs = call.rebuild(dynamic)
+            ran = predictive.replay(model, args, kwargs, {}, random.key(0), 1, keep_data=True)
+            return {s.name: ran[s.name][0] for s in sites if s.amortized}
+
+        values |= jax.jit(scored, compiler_options=once())(call.dynamic)
     return {s.name: _with_gaps(program, s, values[s.name], weights.get(s.name)) for s in sites}
 
 
