@@ -19,11 +19,9 @@ The angle of a predicted frame is that of the most alike of 3600 drawings of the
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +32,8 @@ from tqdm import tqdm
 
 import jopa_ppl as jp
 from examples._controlled_pictures import draw
+from examples._digit_options import exemplar, seeded, study_parser
 from examples._digits import Array, DigitVAE, load, rotate, train
-from examples.rotating_digits import exemplar
 from models.bilinear import bilinear, linearise, local_plan
 
 LIMIT = 12.0                                   # degrees a step at u = 1
@@ -231,23 +229,15 @@ def table(summary: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what summary.json holds."""
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.controlled_digits", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", "--seeds", dest="seeds", type=int, nargs="+", metavar="N",
-                        help="of the VAE, the actions and the goals (default: 0 1 2)")
+    parser = study_parser("controlled_digits", __doc__, fast="one seed, 250 training steps in "
+                          "place of 600, 8 goals in place of 36")
     parser.add_argument("--digit", type=exemplar, default=(7, 4), metavar="DIGIT:INDEX",
                         help="which image (default: 7:4); without half-turn symmetry")
     parser.add_argument("--degree", type=int, default=3, help="of the mean in u (default: 3)")
-    parser.add_argument("--fast", action="store_true",
-                        help="a smoke test: one seed, a brief training, 8 goals in place of 36")
-    parser.add_argument("--out", type=Path, default=Path("outputs/controlled_digits"),
-                        metavar="DIR", help="where controlled_digits.png and summary.json go")
-    options = parser.parse_args(argv)
+    options = seeded(parser.parse_args(argv))
     start, digit = time.perf_counter(), Digit(load()[options.digit[0]][options.digit[1]])
-    seeds = options.seeds or ([0] if options.fast else [0, 1, 2])
     studies = [study(digit, seed, options.degree, *((250, 8) if options.fast else (600, 36)))
-               for seed in tqdm(seeds, desc="seeds", unit="seed")]
+               for seed in tqdm(options.seeds, desc="seeds", unit="seed")]
     summary = {"seconds_total": time.perf_counter() - start, "degree": options.degree,
                "fast": options.fast, **summarise(studies)}
     print(table(summary))

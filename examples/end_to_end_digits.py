@@ -38,9 +38,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import jopa_ppl as jp
+from examples._digit_options import seeded, study_parser
 from examples._digit_pictures import COLOURS, STRIP, draw_eigenvalues, strip
 from examples._digits import SEEN, STEP, Array, DigitVAE, pretrained, unseen
-from examples.rotating_digits import CHOSEN, Run, exemplar, fit
+from examples.rotating_digits import CHOSEN, Run, fit
 from models.lds import lds
 
 LIMIT, NEAR_ONE = 1.25, 0.005  # of EM's error over its reconstruction's; of |eigenvalues| from 1
@@ -202,25 +203,13 @@ def _record(p: Pair) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.end_to_end_digits", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", "--seeds", dest="seeds", type=int, nargs="+", metavar="N",
-                        help="seeds of the VAE's weights and training (default: 0 1 2)")
-    parser.add_argument("--exemplars", type=exemplar, nargs="+", default=list(CHOSEN),
-                        metavar="DIGIT:INDEX", help="unseen exemplars of 0, 1 and 8 (default: 8:0 "
-                        "1:0 0:0 8:1 1:1)")
+    parser = study_parser("end_to_end_digits", __doc__, exemplars=CHOSEN, fast="one seed, one "
+                          "exemplar, 300 training steps in place of 1000 and 5 steps of EM")
     parser.add_argument("--rate", type=float, default=1e-3, help="of the decoder in EM")
     parser.add_argument("--encoder-rate", type=float, default=1e-5, help="of the encoder in EM")
     parser.add_argument("--steps", type=int, help="of EM, each 10 sweeps of message passing and 10 "
                         "of Adam (default: 10)")
-    parser.add_argument("--fast", action="store_true", help="a smoke test: one seed, one exemplar, "
-                        "a VAE of 300 training steps in place of 1000 and 5 steps of EM")
-    parser.add_argument("--out", type=Path, default=Path("outputs/end_to_end_digits"),
-                        metavar="DIR", help="where end_to_end_digits.png and summary.json go "
-                        "(default: %(default)s)")
-    options = parser.parse_args(argv)
-    options.seeds = options.seeds or ([0] if options.fast else [0, 1, 2])
+    options = seeded(parser.parse_args(argv))
     options.exemplars = options.exemplars[:1] if options.fast else options.exemplars
     options.steps = options.steps or (5 if options.fast else 10)
     return options

@@ -19,7 +19,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +26,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 import jopa_ppl as jp
+from examples._digit_options import seeded, study_parser
 from examples._digit_pictures import draw
 from examples._digits import LENGTH, SEEN, STEP, Array, DigitVAE, pretrained, unseen
 from models.lds import lds
@@ -113,36 +113,13 @@ def _means(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
             for key, a in ratios.items()}
 
 
-def exemplar(text: str) -> tuple[int, int]:
-    """Read DIGIT:INDEX from a command line."""
-    try:
-        digit, index = map(int, text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected DIGIT:INDEX, such as 8:0") from None
-    if digit not in range(10) or index not in range(40):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a digit and an index below 40")
-    return digit, index
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.rotating_digits", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", "--seeds", dest="seeds", type=int, nargs="+", metavar="N",
-                        help="seeds of the VAE's weights and training (default: 0 1 2)")
-    parser.add_argument("--exemplars", type=exemplar, nargs="+", default=list(CHOSEN),
-                        metavar="DIGIT:INDEX", help="which of the 40 unseen exemplars of each digit"
-                        " to predict (default: 8:0 1:0 0:0 8:1 1:1); the VAE knows 0, 1 and 8")
+    parser = study_parser("rotating_digits", __doc__, exemplars=CHOSEN, fast="one seed and 300 "
+                          "training steps in place of 1000")
     parser.add_argument("--balanced", action="store_true",
                         help="a second table, of the first five unseen exemplars of 0, 1 and 8 "
                         "alike (15 in all)")
-    parser.add_argument("--fast", action="store_true",
-                        help="a smoke test: one seed and 300 training steps in place of 1000")
-    parser.add_argument("--out", type=Path, default=Path("outputs/rotating_digits"), metavar="DIR",
-                        help="where rotating_digits.png and summary.json go (default: %(default)s)")
-    options = parser.parse_args(argv)
-    options.seeds = options.seeds or ([0] if options.fast else [0, 1, 2])
-    return options
+    return seeded(parser.parse_args(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

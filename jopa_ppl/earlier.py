@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -28,8 +29,8 @@ class JointBelief(NamedTuple):
     cov: Array
 
 
-@jax.tree_util.register_pytree_node_class
-class Given(_Query):
+@dataclass(frozen=True, eq=False, repr=False)
+class Given(_Query, data=("joint", "single", "known")):
     """A model whose priors are earlier beliefs; made by `given`.
 
     `joint`: joint Gaussian beliefs keyed by their sites ("A,B"), with their event shapes in
@@ -37,20 +38,11 @@ class Given(_Query):
     data in part, NaN elsewhere.
     """
 
-    def __init__(self, fn: Callable, joint: dict[str, JointBelief],
-                 single: dict[str, dist.Distribution], known: dict[str, Array], shapes: tuple,
-                 held: bool) -> None:
-        self.fn, self.joint, self.single, self.known = fn, joint, single, known
-        self.shapes, self.held = shapes, held
-
-    def tree_flatten(self) -> tuple[tuple, Any]:
-        inner, fn = self._inner()
-        return (self.joint, self.single, self.known, inner), (fn, self.shapes, self.held)
-
-    @classmethod
-    def tree_unflatten(cls, aux: Any, children: tuple) -> Given:
-        (joint, single, known, inner), (fn, shapes, held) = children, aux
-        return cls(inner[0] if inner else fn, joint, single, known, shapes, held)
+    joint: dict[str, JointBelief]
+    single: dict[str, dist.Distribution]
+    known: dict[str, Array]
+    shapes: tuple
+    held: bool
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handler = _Beliefs(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -56,21 +57,11 @@ class _Replace(Messenger):
             msg["value"] = self.weights.get(name)
 
 
-@jax.tree_util.register_pytree_node_class
-class WithWeights(_Query):
+@dataclass(frozen=True, eq=False, repr=False)
+class WithWeights(_Query, data=("weights",)):
     """A model whose networks have other weights; made by `with_weights`."""
 
-    def __init__(self, fn: Callable, weights: Weights) -> None:
-        self.fn, self.weights = fn, weights
-
-    def tree_flatten(self) -> tuple[tuple, Any]:
-        inner, fn = self._inner()
-        return (self.weights, inner), fn
-
-    @classmethod
-    def tree_unflatten(cls, aux: Any, children: tuple) -> WithWeights:
-        weights, inner = children
-        return cls(inner[0] if inner else aux, weights)
+    weights: Weights
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handler = _Replace(self.weights)
@@ -119,21 +110,12 @@ class _Pick(Messenger):
             msg["value"] = jnp.take(value, self.index, axis)
 
 
-@jax.tree_util.register_pytree_node_class
-class Minibatch(_Query):
+@dataclass(frozen=True, eq=False, repr=False)
+class Minibatch(_Query, data=("index",)):
     """A model with the elements `index` of one of its plates, each counted once."""
 
-    def __init__(self, fn: Callable, plate: str, index: Array) -> None:
-        self.fn, self.plate, self.index = fn, plate, index
-
-    def tree_flatten(self) -> tuple[tuple, Any]:
-        inner, fn = self._inner()
-        return (self.index, inner), (fn, self.plate)
-
-    @classmethod
-    def tree_unflatten(cls, aux: Any, children: tuple) -> Minibatch:
-        (index, inner), (fn, plate) = children, aux
-        return cls(inner[0] if inner else fn, plate, index)
+    plate: str
+    index: Array
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _Pick(self.plate, self.index):

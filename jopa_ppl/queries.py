@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +18,31 @@ from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
 from jopa_ppl.graph.trace import Series
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class _Query:
-    """A model wrapped by a query: a pytree whose arrays are data, so that it compiles once."""
+    """A model wrapped by a query: a pytree whose fields `data` are arrays, so that it compiles once
+    for all their values; so do the arrays of a query inside it."""
 
     fn: Callable
+    data: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, data: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.data = data
+        jax.tree_util.register_pytree_node(cls, _Query._flatten, cls._unflatten)
 
     @property
     def __name__(self) -> str:
         return getattr(self.fn, "__name__", type(self.fn).__name__)
 
-    def _inner(self) -> tuple[tuple, Any]:
-        return ((self.fn,), None) if isinstance(self.fn, _Query) else ((), self.fn)
+    def _flatten(self) -> tuple[tuple, tuple]:
+        static = {f.name: getattr(self, f.name) for f in fields(self)}
+        inner = (static.pop("fn"),) if isinstance(self.fn, _Query) else ()
+        return (*(static.pop(name) for name in self.data), *inner), tuple(static.items())
+
+    @classmethod
+    def _unflatten(cls, static: tuple, children: Iterable) -> _Query:
+        return cls(**dict(static), **dict(zip((*cls.data, "fn"), children)))
 
 
 def program_of(model: Any) -> str:
@@ -83,21 +98,12 @@ class _Conditioner(numpyro.handlers.condition):
             msg["value"] = filled(msg["value"], before)
 
 
-@jax.tree_util.register_pytree_node_class
-class Condition(_Query):
+@dataclass(frozen=True, eq=False, repr=False)
+class Condition(_Query, data=("values",)):
     """A model some of whose sites are data; made by `condition`."""
 
-    def __init__(self, fn: Callable, values: dict[str, Array], partial: frozenset[str]) -> None:
-        self.fn, self.values, self.partial = fn, values, partial
-
-    def tree_flatten(self) -> tuple[tuple, Any]:
-        inner, fn = self._inner()
-        return (self.values, inner), (fn, self.partial)
-
-    @classmethod
-    def tree_unflatten(cls, aux: Any, children: tuple) -> Condition:
-        (values, inner), (fn, partial) = children, aux
-        return cls(inner[0] if inner else fn, values, partial)
+    values: dict[str, Array]
+    partial: frozenset[str]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         data = _Used(self.values, self.partial)
