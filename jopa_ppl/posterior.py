@@ -181,7 +181,8 @@ class Posterior:
         """Posterior predictive draws of every site of the program, observed ones included.
 
         Without arguments: for the steps of this run. With arguments (those of the model): the
-        program is run on them, with draws of the global sites.
+        program is run on them, with draws of the global sites; data that are passed stay as they
+        are, what is missing in them (None, or single entries NaN) is drawn from its site.
 
         Returns:
             {name: (num_samples, *site shape)}; time in front of the site shape inside a scan.
@@ -194,7 +195,7 @@ class Posterior:
             found = {n: found[n] for n in self.global_sites}
             own_args, own_kwargs = args, kwargs
         return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
-                                 keep_data=bool(args or kwargs))
+                                 keep_data=bool(args or kwargs), draw_gaps=True)
 
     # -- beliefs for `given`, files, tables ------------------------------------------------------
 

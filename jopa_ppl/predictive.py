@@ -7,28 +7,38 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jax import Array, random
+from jax.typing import ArrayLike
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
+
+from jopa_ppl.graph.trace import filled
 
 
 class _Replay(Messenger):
     """Sets latents to their draws, draws the rest, and runs scans step by step."""
 
     def __init__(self, values: dict[str, Array], key: Array, keep_data: bool,
-                 window: tuple[Array, Array] | None) -> None:
+                 draw_gaps: bool, window: tuple[Array, Array] | None) -> None:
         super().__init__(None)
-        self.values, self.key, self.keep_data, self.window = values, key, keep_data, window
+        self.values, self.key, self.window = values, key, window
+        self.keep_data, self.draw_gaps = keep_data, draw_gaps
         self.found: dict[str, Array] = {}
         self.scores: dict[str, Array] = {}
         self.count = 0
 
     def _draw(self, msg: dict, given: Array | None, key: Array) -> None:
+        conditioned = msg.get("_conditioned")
         if given is not None:
             msg["value"] = given
-        elif msg["value"] is None or not (self.keep_data or msg.get("_conditioned")):
+        elif msg["value"] is None or not (self.keep_data or conditioned):
             msg["value"] = msg["fn"].sample(key)
+        elif self.draw_gaps or conditioned:
+            data = msg["value"] if conditioned else msg["infer"].get("jopa_given", msg["value"])
+            if _may_miss(data):
+                msg["value"] = filled(jnp.asarray(data), msg["fn"].sample(key))
 
     def _note(self, msg: dict, found: dict[str, Array], scores: dict[str, Array]) -> None:
         found[msg["name"]] = msg["value"]
@@ -65,15 +75,15 @@ class _Replay(Messenger):
                     return
                 msg["_control_flow_done"] = msg["_in_scan"] = True
                 key = random.fold_in(self.key, len(self.found))
-                for _, data in stack:
+                for _, data in stack:          # from the innermost handler to the outermost
                     series = None if callable(data) else data.get(msg["name"])
-                    if series is not None and msg["value"] is None:
-                        value = jnp.asarray(series)
+                    if series is not None:
+                        value = jnp.asarray(series, float)
                         steps = len(value)
                         value = value[jnp.minimum(self.t, steps - 1)]
-                        fresh = msg["fn"].sample(key)
-                        here = (self.t < steps) & ~jnp.isnan(value)
-                        msg["value"] = jnp.where(here, value, fresh)
+                        value = jnp.where(self.t < steps, value, jnp.nan)
+                        inner = msg["value"]
+                        msg["value"] = value if inner is None else filled(value, inner)
                         msg["_conditioned"] = True
                 outer._draw(msg, self.values.get(msg["name"]), key)
                 outer._note(msg, self.found, self.scores)
@@ -107,18 +117,25 @@ class _Replay(Messenger):
         msg["value"] = ((length, None, carry), (PytreeTrace({}), ys))
 
 
+def _may_miss(data: ArrayLike) -> bool:
+    if isinstance(data, jax.core.Tracer):
+        return bool(jnp.issubdtype(data.dtype, jnp.floating))
+    return bool(np.isnan(np.asarray(data, float)).any())
+
+
 def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], key: Array,
            num_samples: int, keep_data: bool = False, score: bool = False,
-           window: tuple[Array, Array] | None = None) -> dict[str, Array]:
+           window: tuple[Array, Array] | None = None, draw_gaps: bool = False) -> dict[str, Array]:
     """Run the program once per draw: {site: (num_samples, *site shape)}.
 
     `keep_data`: whether observed values stay as they are (a program run on new data) or are
     replicated (posterior predictive).
     `window`: (first, stop), the only steps of scans whose sites are wanted; others are zeros.
+    `draw_gaps`: whether what is missing in the data that are kept is drawn from the site.
     `score`: log p(data | draw) of the sites that keep their data, (num_samples, *batch shape).
     """
     def run(values: dict[str, Array], key: Array) -> dict[str, Array]:
-        replayed = _Replay(values, key, keep_data, window)
+        replayed = _Replay(values, key, keep_data, draw_gaps, window)
         with replayed, numpyro.handlers.seed(rng_seed=0):
             model(*args, **kwargs)
         return replayed.scores if score else replayed.found

@@ -127,7 +127,8 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
         array (T, ...).
 
     Raises:
-        ShapeError: no steps or values, a step outside the series or named twice, or unequal shapes.
+        ShapeError: no steps or values, a step that is no whole number, is outside the series or
+            named twice, or unequal shapes.
     """
     if not values:
         raise ShapeError("jp.sparse needs at least one value", found="{}",
@@ -146,6 +147,10 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
     out = jnp.asarray(out) if traced else out
     taken: set[int] = set()
     for step, value in arrays.items():
+        if not isinstance(step, int | np.integer):
+            raise ShapeError("a step of jp.sparse is no whole number", found=f"step {step!r}",
+                             expected=f"distinct steps in [{-length}, {length})",
+                             fix="round it: steps count from 0")
         index = step + length if step < 0 else step
         if not 0 <= index < length or index in taken:
             raise ShapeError(

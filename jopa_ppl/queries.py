@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
-from jopa_ppl.graph.trace import Series
+from jopa_ppl.graph.trace import Series, filled
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,11 +111,6 @@ class Condition(_Query, data=("values",)):
             out = self.fn(*args, **kwargs)
         check_known(set(self.values) - data.used, data.used, "jp.condition")
         return out
-
-
-def filled(value: Array, other: Array) -> Array:
-    """`value`, and `other` where that is missing."""
-    return jnp.where(jnp.isnan(value), other, value)
 
 
 def check_known(unknown: set[str], seen: set, where: str) -> None:

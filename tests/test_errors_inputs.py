@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -130,6 +131,7 @@ def test_sparse():
     message(ShapeError, lambda: jp.sparse(5, {}), "at least one value")
     message(ShapeError, lambda: jp.sparse(-1, {0: 1.0}), "at least one step")
     message(ShapeError, lambda: jp.sparse(5, {5: 1.0}), "out of range", "step 5", "[-5, 5)")
+    message(ShapeError, lambda: jp.sparse(5, {1.5: 1.0}), "no whole number", "step 1.5")
     message(ShapeError, lambda: jp.sparse(5, {4: 1.0, -1: 2.0}), "named twice")
     message(ShapeError, lambda: jp.sparse(5, {0: np.ones(2), 1: np.ones(3)}), "(2,)", "(3,)")
 
@@ -190,3 +192,16 @@ def test_the_model_is_a_function():
 def test_queries_take_data_and_beliefs():
     message(JopaError, lambda: jp.condition(act, None), "NoneType", "dict")
     message(JopaError, lambda: jp.given(act, "beliefs"), "str", "Posterior")
+
+
+@pytest.mark.parametrize("options", [{"blocks": "x"}, {"blocks": ["x0", "x"]}, {"blocks": 3},
+                                     {"blocks": [[1]]}, {"decide": 3}, {"decide": (3,)}])
+def test_options_take_names_of_sites(options):
+    message(JopaError, lambda: jp.VMP(act, **options), "tuples of site names", *options)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
+def test_vmp_is_called_outside_of_jit_and_vmap(transform):
+    vmp = jp.VMP(mean_only, progress=False)
+    message(JopaError, lambda: transform(lambda y: vmp.run(y).mean("m"))(np.ones((2, N))),
+            "compiles itself", "outside of jit and vmap", "plate")

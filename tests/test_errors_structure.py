@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from faults import T, refused
+from faults import FRAMES, T, act, refused
+from fitting import run
 
 import jopa_ppl as jp
 from jopa_ppl.errors import (
@@ -158,6 +160,28 @@ def test_a_latent_outside_of_the_scan_cannot_join_its_chain():
         jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
 
     refused(StructureError, program, blocks=(("c", "x"),), says=("'c'", "'x'", "first carry"))
+
+
+@pytest.mark.parametrize("blocks", [[["x0"], ["x"]], [["x"], ["u", "x0"]], [["x0"]]])
+def test_a_first_state_belongs_to_its_chain(blocks):
+    refused(StructureError, act, FRAMES, blocks=blocks, site="x0", says=("'x'",))
+
+
+def test_actions_and_states_in_chains_of_their_own_have_the_exact_means():
+    with jax.enable_x64(True):
+        exact, apart = run(act, FRAMES), run(act, FRAMES, blocks=[["x"]])
+    assert len(apart.compiled.graph.blocks) == 2
+    for site in ("x0", "x", "u"):
+        np.testing.assert_allclose(apart.mean(site), exact.mean(site), atol=1e-6)
+    assert apart.free_energy[-1] > exact.free_energy[-1]
+
+
+def test_a_scan_in_a_plate():
+    def program(y):
+        with jp.plate("many", 2):
+            act(y)
+
+    refused(StructureError, program, FRAMES, site="many", says=("scan", "step"))
 
 
 @pytest.mark.parametrize("name", PRIORS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
-from faults import refused
+from faults import FRAMES, act, refused
 from fitting import run
 from numpy.testing import assert_allclose
 from oracles import conditioned, dense_gaussian
@@ -164,3 +165,62 @@ def test_only_gaussians_are_data_in_part():
             site="tau", says=("gamma", "NaN"))
     refused(jp.StructureError, jp.condition(program, {"W": np.array([[np.nan, 1.0], [1.0, 2.0]])}),
             Y[:2], site="W", says=("wishart", "NaN"))
+
+
+# -- data that are given twice, and gaps that are drawn ------------------------------------------
+
+
+@pytest.mark.parametrize("condition", [jp.condition, numpyro.handlers.condition])
+@pytest.mark.parametrize("outer", ["full", "gaps", "short"])
+def test_the_outer_data_of_a_scan_win_and_the_inner_fill_their_gaps(condition, outer):
+    inner, whole = np.ones((T, 1)), np.array([[0.5], [-2.0], [0.0], [3.0]])
+    both = {"full": whole, "gaps": np.where(np.arange(T)[:, None] == 1, np.nan, whole),
+            "short": whole[:2]}[outer]
+    if condition is not jp.condition and outer == "gaps":
+        pytest.skip("NaN is a value to NumPyro's own handler")
+    told = np.full((T, 1), np.nan)
+    told[:len(both)] = both
+    told = np.where(np.isnan(told), inner, told)
+    frames = FRAMES + 0.2
+    wanted = run(jp.condition(act, {"u": told}), frames)
+    nested = condition(condition(act, {"u": inner}), {"u": both})
+    found = run(nested, frames)
+    assert_allclose(found.free_energy[-1], wanted.free_energy[-1], rtol=1e-10)
+    assert_allclose(found.mean("x")[:-1], wanted.mean("x")[:-1], rtol=1e-8, atol=1e-12)
+    assert_allclose(found.predict(rng_key=0, num_samples=2)["u"][0], told, atol=1e-6)
+
+
+def tail(z=None, *, sample):
+    m = jp.latent("m", dist.Normal(5.0, 0.01))
+    with jp.plate("n", 2):
+        z = sample("z", dist.Normal(m, 0.1), z)
+        numpyro.deterministic("twice", 2 * z)
+
+
+def walk(y=None, *, sample):
+    def step(x, y):
+        x = jp.latent("x", dist.Normal(x, 0.1))
+        numpyro.deterministic("seen", sample("y", dist.Normal(x, 0.1), y))
+        return x, None
+
+    jp.scan(step, jp.latent("x0", dist.Normal(8.0, 0.01)), y)
+
+
+@pytest.mark.parametrize("sample", [jp.observe, lambda name, fn, y: numpyro.sample(
+    name, fn, obs=y)], ids=["observe", "sample"])
+def test_gaps_of_new_data_are_drawn(sample):
+    def predict(model, train, data):
+        return run(model, train, sample=sample).predict(data, sample=sample, rng_key=0,
+                                                        num_samples=500)
+
+    drawn = predict(tail, np.array([5.0, 5.0]), np.array([1.0, np.nan]))
+    assert_allclose(drawn["z"][:, 0], 1.0, rtol=1e-6)
+    assert_allclose(drawn["z"][:, 1].mean(), 5.0, atol=0.05)
+    assert_allclose(drawn["z"][:, 1].std(), 0.1, rtol=0.2)
+    assert_allclose(drawn["twice"], 2 * drawn["z"], rtol=1e-6)
+    drawn = predict(walk, np.full(3, 8.0), np.array([1.0, np.nan, 8.1]))
+    assert_allclose(drawn["y"][:, [0, 2]], np.tile([1.0, 8.1], (500, 1)), rtol=1e-6)
+    # Two steps of 0.1 and the noise of the sensor; x0 is as good as known.
+    assert_allclose(drawn["y"][:, 1].mean(), 8.0, atol=0.05)
+    assert_allclose(drawn["y"][:, 1].std(), np.sqrt(3) * 0.1, rtol=0.2)
+    assert_allclose(drawn["seen"], drawn["y"], rtol=1e-6)

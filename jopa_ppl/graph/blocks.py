@@ -72,7 +72,7 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
             if seed in groups.parent and site in groups.parent:
                 groups.union(seed, site)
     if override is not None:
-        _apply_override(override, gaussian, groups, variables, inside)
+        _apply_override(override, gaussian, groups, variables, reader)
     else:
         def unite(a: str, b: str) -> None:
             # Never bring two latents that multiply each other under one roof.
@@ -147,8 +147,9 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
 
 
 def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], groups: _Groups,
-                    variables: Mapping[str, Variable], inside: set[str]) -> None:
+                    variables: Mapping[str, Variable], reader: Reader) -> None:
     seen: set[str] = set()
+    seeds = {n: site for form in reader.forms.values() for n, (site, _) in form.seeds}
     for group in override:
         for name in group:
             if name not in variables:
@@ -162,6 +163,11 @@ def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], 
                 raise StructureError("only Gaussian latents can share a block", site=name,
                                      found=variables[name].family, expected="gaussian",
                                      fix="leave it out: it is a block of its own")
+            if name in seeds and seeds[name] not in group:
+                raise StructureError(f"the first state belongs to the chain of '{seeds[name]}'",
+                                     site=name, found=f"block {group}",
+                                     expected=f"'{name}' and '{seeds[name]}' in one block",
+                                     fix=f"leave '{name}' out of blocks=, or add '{seeds[name]}'")
             seen.add(name)
         for other in group[1:]:
             groups.union(group[0], other)

@@ -22,7 +22,7 @@ def named_faults() -> Iterator[None]:
 
     Raises:
         ShapeError: a plate without elements. StructureError: the program's Python code asks for the
-            value of a latent or of its data.
+            value of a latent or of its data, or has a scan inside a plate.
     """
     try:
         yield
@@ -33,6 +33,15 @@ def named_faults() -> Iterator[None]:
         raise ShapeError("the plate is empty", site=frame.f_locals["name"],
                          found=f"size {frame.f_locals['size']}", expected="at least one element",
                          fix="pass arrays that hold something") from None
+    except NotImplementedError as error:
+        frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+        if frame.f_code is not numpyro.plate.process_message.__code__:
+            raise
+        raise StructureError("a scan inside a plate is not supported by NumPyro",
+                             site=frame.f_locals["self"].name, found="scan in the plate",
+                             expected="the plate in the body of the scan",
+                             fix="move it into the step: def step(carry, x): with "
+                                 "numpyro.plate(..): ..; series then lead with time") from None
     except CONCRETE as error:
         raise StructureError(
             "the program asks for a number while it is traced",

@@ -35,6 +35,11 @@ class Series(dict):
     partial: frozenset[str] = frozenset()
 
 
+def filled(value: Array, other: Array) -> Array:
+    """`value`, and `other` where that is missing."""
+    return jnp.where(jnp.isnan(value), other, value)
+
+
 class _InBody(Messenger):
     """Innermost handler of a scan's body: conditions its sites on slices of their series."""
 
@@ -56,13 +61,13 @@ class _InBody(Messenger):
         msg["_control_flow_done"] = True       # numpyro.handlers.condition then leaves it to us
         msg["_scan"] = self.scan
         self.sites.append(msg["name"])
-        for _, data in self.stack:
+        for _, data in self.stack:             # from the innermost handler to the outermost
             value = data(msg) if callable(data) else data.get(msg["name"])
-            if value is None or msg["value"] is not None:
-                continue
-            msg["value"], msg["is_observed"] = self._slice(msg, jnp.asarray(value), data), True
+            if value is not None:
+                self._condition(msg, jnp.asarray(value), data)
 
-    def _slice(self, msg: dict, series: Array, data: Any) -> Array:
+    def _condition(self, msg: dict, series: Array, data: Any) -> None:
+        """Make the site data, as the handlers do outside of scans: the outer data win."""
         name, fn = msg["name"], msg["fn"]
         event = tuple(fn.event_shape)
         if series.ndim < 1 + len(event) or series.shape[series.ndim - len(event):] != event:
@@ -82,11 +87,15 @@ class _InBody(Messenger):
         if steps < self.length:
             pad = jnp.full((self.length - steps, *series.shape[1:]), jnp.nan)
             series = jnp.concatenate([series, pad])
-        if steps < self.length or name in getattr(data, "partial", ()):
-            msg["infer"] = {**msg["infer"], "jopa_partial": True}
+        partial = steps < self.length or name in getattr(data, "partial", ())
+        msg["infer"] = {**msg["infer"], "jopa_partial": partial}
         key = f"xs/{self.scan}/{name}"
+        key += "'" * sum(k.rstrip("'") == key for k in self.xs)
         self.xs[key] = series
-        return self.tracer.placeholder(key, series[0])
+        value = self.tracer.placeholder(key, series[0])
+        inner = msg["value"]
+        msg["value"] = value if inner is None or not partial else filled(value, inner)
+        msg["is_observed"] = True
 
 
 class _Tracer(Messenger):

@@ -58,6 +58,8 @@ class ChainBelief:
         self.dims = max(self.k * self.width, self._lay_out(block.head, self.head))
         for name, (site, back) in self.seeds.items():
             # A seed is an earlier value of a site: the head group holds the k nodes before step 0.
+            if site not in self.node:               # of another chain of the same scan
+                continue
             start, size = self.node[site]
             self.head[name] = ((self.k - back) * self.width + start, size)
         self.h = int(bool(block.head))
@@ -133,7 +135,7 @@ class ChainBelief:
         """Joint moments of the instances for every step from the order on (all steps if 0)."""
         mean, cov, cross = stats
         z, kD = slice(0 if self.seeds else self.h, None), self.k * self.width
-        if depth == 0:
+        if depth == 0 or (self.seeds and not any(map(lag, instances))):
             pieces = [self.node[base_name(n)] for n in instances]
             z = slice(self.h, None)
             return (take(mean[z], pieces, [-1])[:self.length],

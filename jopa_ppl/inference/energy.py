@@ -33,7 +33,9 @@ def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | No
     """The factor's instances by block; the one with the most batch axes last, as the main slot."""
     found = [(b, slot_of(b, factor)) for b in blocks if b.kind in ("chain", "dense", "elimination")]
     found = [(b, names) for b, names in found if names]
-    found.sort(key=lambda s: (s[0].kind == "chain", s[0].kind == "elimination", len(s[0].plates)))
+    own = lambda b: factor.site.name in b.members       # the chain that a site follows from
+    found.sort(key=lambda s: (s[0].kind == "chain", s[0].kind == "chain" and own(s[0]),
+                              s[0].kind == "elimination", len(s[0].plates)))
     if not found:
         return [(None, [])]
     last = found[-1][0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -124,8 +124,11 @@ class VMP:
                             expected="max_iters >= 1, tol >= 0, 0 <= damping < 1",
                             fix="see help(jp.VMP)")
         self.model, self.progress = model, progress
-        decide = (decide,) if isinstance(decide, str) else tuple(decide or ())
-        blocks = tuple(tuple(b) for b in blocks) if blocks else None
+        decide = _sites((decide,) if isinstance(decide, str) else decide, "decide", "'u' or ('u',)")
+        expected = "[('A', 'B'), ('x', 'u')]"
+        lists = isinstance(blocks, Sequence) and not isinstance(blocks, str)
+        blocks = tuple(_sites(b, "blocks", expected) for b in (blocks if lists else [blocks])
+                       ) if blocks else None
         kinds = (*RULES, "amortised")
         for name, kind in (messages or {}).items():
             if kind not in kinds:
@@ -140,6 +143,10 @@ class VMP:
 
     def _compiled(self, args: tuple, kwargs: dict) -> tuple[Compiled, Call]:
         call = split_call(self.model, args, kwargs)
+        if any(isinstance(x, jax.core.Tracer) for x in call.dynamic):
+            raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
+                            expected="arrays of numbers",
+                            fix="call it outside of jit and vmap; for many data sets use a plate")
         key = (call.key, self.options)
         with jax.enable_x64(True):
             compiled = _COMPILED.get(
@@ -205,6 +212,18 @@ class VMP:
                 f"(tol={compiled.tol}); raise max_iters",
                 ConvergenceWarning, stacklevel=2)
         return posterior
+
+
+def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:
+    """The site names that an option lists."""
+    if value is None:
+        return ()
+    fine = isinstance(value, Iterable) and not isinstance(value, str)
+    names = tuple(value) if fine else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise JopaError(f"{option}= takes tuples of site names", found=repr(value),
+                        expected=f"such as {option}={expected}", fix="see help(jp.VMP)")
+    return names
 
 
 def _status(state: State) -> tuple[int, bool, int]:
