@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from jopa_ppl.errors import StructureError, names
+from jopa_ppl.graph.determinants import check_matrix
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.graph.structure import Dependence
@@ -135,6 +136,8 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[str], progr
             "a precision that is drawn anew at each step is not supported by VMP", site=site.name,
             found=names(sorted(touched)), expected="precisions drawn outside the scan",
             fix="move the Gamma or Wishart site out of the scan")
+    if site.family == "mvn":
+        check_matrix(site, key, tuple(sorted(map(base_name, touched))), program)
     return tuple(sorted(touched))
 
 
