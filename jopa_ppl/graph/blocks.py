@@ -78,13 +78,15 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
             # Never bring two latents that multiply each other under one roof.
             roofs = {groups.find(a), groups.find(b)}
             both = {n for n in gaussian if groups.find(n) in roofs}
-            if not any(len(pair) == 2 and pair <= both for pair in forbidden):
+            # A held belief is used and not moved, so nothing that moves shares its block.
+            alike = len({variables[n].site.held for n in both}) == 1
+            if alike and not any(len(pair) == 2 and pair <= both for pair in forbidden):
                 groups.union(a, b)
 
         pairs = {tuple(sorted((base_name(a), base_name(b)))) for a, b in added}
         # Alike latents first: b of z @ L.T + b goes with L, not with the z of a plate.
-        alike = lambda p: (variables[p[0]].plates != variables[p[1]].plates, p)
-        for x, y in sorted(pairs, key=alike):
+        by_plates = lambda p: (variables[p[0]].plates != variables[p[1]].plates, p)
+        for x, y in sorted(pairs, key=by_plates):
             both_inside = x in inside and y in inside
             both_outside = x not in inside and y not in inside
             head = ((x in heads and y in inside) or (y in heads and x in inside)
@@ -99,6 +101,12 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                 unite(x, y)
     blocks = []
     for group in groups.groups():
+        kinds = {variables[n].site.held: n for n in group}
+        if len(kinds) > 1:
+            raise StructureError(
+                f"'{kinds[True]}' is held but '{kinds[False]}' is not", found=f"block {group}",
+                expected="blocks that are held or inferred as a whole",
+                fix="leave one out of blocks=, or use jp.given(.., update=True)")
         bad = [tuple(p) for p in forbidden if len(p) == 2 and p <= set(group)]
         bad += [tuple(p) * 2 for p in forbidden if len(p) == 1 and p <= set(group)
                 and next(iter(p)) in inside]

@@ -184,10 +184,16 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
     loc = fn.loc if isinstance(fn, _Shifted) else getattr(fn, "loc", None)
     base = fn.base if isinstance(fn, _Shifted) else fn
 
-    def full(array: Array) -> Array:
-        return jnp.broadcast_to(array, shape)
+    def real(array: ArrayLike) -> Array:
+        """Normal(0, 1) is a distribution over real numbers too."""
+        array = jnp.asarray(array)
+        return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
-    def matrix(array: Array, event_dim: int = 1) -> Array:
+    def full(array: ArrayLike) -> Array:
+        return jnp.broadcast_to(real(array), shape)
+
+    def matrix(array: ArrayLike, event_dim: int = 1) -> Array:
+        array = real(array)
         return array.reshape((1,) * (len(shape) - event_dim + 2 - array.ndim) + array.shape)
 
     if isinstance(base, dist.Normal):

@@ -7,7 +7,7 @@ a scan keep their own name; "~.." is data that differs from step to step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +150,8 @@ class Reader:
                 return ()
             seed, site = sites[first[7:]], sites[source[7:]]
             plates = [[(p.name, p.axis) for p in s.axes] for s in (seed, site)]
-            if (seed.scan is not None or seed.partial or seed.shape != site.shape
+            if (seed.scan is not None or seed.partial or seed.held != site.held
+                    or seed.shape != site.shape
                     or plates[0] != plates[1] or site.scan is None
                     or (site.name, back) in found.values() or seed.name in found):
                 return ()
@@ -253,3 +254,12 @@ class Reader:
             _, past = jax.lax.scan(move, first, series, length=scan.length)
             series |= dict(zip(keys, past))
         return series
+
+
+def with_free_heads(program: Program) -> Program:
+    """The program with first states that are inferred where `given` holds them: a plan starts from
+    that belief, and what was seen before the first decision still tells of it."""
+    reader = Reader(program)
+    heads = {n for scan in program.scans for n in reader.heads(scan)} & program.sites.keys()
+    return replace(program, sites={n: replace(s, held=s.held and n not in heads)
+                                   for n, s in program.sites.items()})

@@ -17,6 +17,7 @@ from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
 from jopa_ppl.graph.build import build_graph
 from jopa_ppl.graph.factor_graph import RULES, Graph
 from jopa_ppl.graph.trace import trace_program
+from jopa_ppl.graph.unroll import with_free_heads
 from jopa_ppl.inference.checks import (
     diagnose,
     raise_for_data,
@@ -44,6 +45,7 @@ class Compiled:
         self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
         self.keep, self.traces = call.keep, 0
         program = trace_program(model, args, kwargs, call.dynamic, call.rebuild)
+        program = with_free_heads(program) if self.decide else program
         self.graph: Graph = build_graph(program, blocks, dict(messages))
         self.engine = Engine(self.graph, method)
         self.decision = Decision(self.engine, self.decide) if self.decide else None
