@@ -9,6 +9,7 @@ from jopa_ppl.earlier import given
 from jopa_ppl.errors import (
     ConvergenceWarning,
     DataError,
+    DataWarning,
     FileError,
     JopaError,
     NumericalError,
@@ -36,6 +37,7 @@ __all__ = [
     "Comparison",
     "ConvergenceWarning",
     "DataError",
+    "DataWarning",
     "FileError",
     "JopaError",
     "NumericalError",

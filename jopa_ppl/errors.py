@@ -63,6 +63,10 @@ class ConvergenceWarning(UserWarning):
     """The sweeps ended before the free energy had settled."""
 
 
+class DataWarning(UserWarning):
+    """Some of the data have been left out."""
+
+
 def names(found: object, most: int = 12) -> str:
     """A readable list of names: 'A', 'B' and 'W'."""
     items = [f"'{n}'" for n in found]  # type: ignore[attr-defined]

@@ -38,7 +38,8 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     """A quantity seen through `fn`: `numpyro.sample(name, fn, obs=obs)` where NaN means missing.
 
     Missing entries send no message in VMP and are masked under SVI and NUTS; `obs=None` leaves the
-    site to be predicted.
+    site to be predicted. A row of a MultivariateNormal is one event: a NaN in it leaves out all of
+    it (VMP warns). `jp.condition(model, {name: y})` on a site without obs= uses every entry.
 
     Raises:
         ShapeError: the trailing axes of `obs` are not the event shape of `fn`.

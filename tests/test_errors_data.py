@@ -147,3 +147,34 @@ def test_nan_is_missing_and_update_counts_both_data_sets():
     np.testing.assert_allclose(both.variance("m"), 1.0 / 7.0, rtol=1e-6)
     held = run(jp.given(mean_only, clean), Y + 1.0)
     np.testing.assert_allclose(held.mean("m"), clean.mean("m"), rtol=1e-6)
+
+
+def rows(y=None):
+    m = jp.latent("m", dist.Normal(jnp.zeros(2), 2.0).to_event(1))
+    with jp.plate("n", 3):
+        jp.observe("y", dist.MultivariateNormal(m, jnp.array([[1.0, 0.6], [0.6, 1.5]])), y)
+
+
+def steps(y=None):
+    def step(x, y):
+        x = jp.latent("x", dist.Normal(x, 1.0).to_event(1))
+        jp.observe("y", dist.MultivariateNormal(x, jnp.eye(2)), y)
+        return x, None
+
+    jp.scan(step, jnp.zeros(2), y, length=3)
+
+
+@pytest.mark.parametrize("model", [rows, steps])
+def test_rows_that_are_partly_missing_are_told(model):
+    vmp = jp.VMP(model, progress=False)
+    gaps = np.array([[1.0, np.nan], [np.nan, np.nan], [0.5, 2.0]])
+    with pytest.warns(jp.DataWarning, match=r"'y': 1 rows(.|\n)*jp.condition\(model, {'y': y}\)"):
+        vmp.run(gaps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jp.DataWarning)
+        vmp.run(np.array([[1.0, 2.0], [np.nan, np.nan], [0.5, 2.0]]))
+        jp.VMP(jp.condition(model, {"y": gaps}), progress=False).run()      # the way out
+    half = np.array([[1.0, np.nan], [np.nan, np.nan], [np.nan, 2.0]])
+    error = message(DataError, lambda: vmp.run(half), "NaN in every row of 'y'", "jp.condition")
+    assert "every value" not in str(error)
+    message(DataError, lambda: vmp.run(np.full((3, 2), np.nan)), "NaN in every value of 'y'")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.errors import DataError, PriorError, names
+from jopa_ppl.errors import DataError, DataWarning, PriorError, names
 from jopa_ppl.graph.factor_graph import Factor, Graph
 from jopa_ppl.inference.beliefs import in_bulk
 from jopa_ppl.inference.bind import (
@@ -82,17 +84,40 @@ def telling_factors(graph: Graph) -> list[Factor]:
     return [f for f in observed if f.latents or f.noise] or observed
 
 
-def raise_if_missing(graph: Graph, seen: bool) -> None:
-    """Refuse data in which nothing is observed.
+def partly_missing(graph: Graph, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Numbers of events that are left out for a NaN in a part of them, by observed site."""
+    found = {}
+    for site in {f.site.name: f.site for f in graph.factors}.values():
+        if site.family == "mvn" and site.name in values and not (site.partial or site.amortized):
+            value = values[site.name]
+            event = tuple(range(value.ndim - len(site.event_shape), value.ndim))
+            missing = jnp.isnan(value)
+            found[site.name] = (missing.any(event) & ~missing.all(event)).sum()
+    return found
+
+
+def raise_if_missing(graph: Graph, checks: Mapping[str, Any]) -> None:
+    """Refuse data in which nothing is observed; tell of those that are left out.
 
     Raises:
-        DataError: every value that says something about a latent is NaN.
+        DataError: every value that says something about a latent is NaN, or shares its event with
+            one that is. Warns with a DataWarning where only some events have a NaN.
     """
-    if not seen and not any(v.site.partial for v in graph.variables.values()):
+    partly = {name: int(n) for name, n in checks["partly"].items() if n}
+    way_out = ("leave obs= out and pass the data with jp.condition(model, {{'{}': y}}), which uses "
+               "every entry")
+    if not checks["seen"] and not any(v.site.partial for v in graph.variables.values()):
         observed = dict.fromkeys(f.site.name for f in telling_factors(graph))
-        raise DataError("all data are missing", found=f"NaN in every value of {names(observed)}",
-                        expected="at least one value",
-                        fix="check how the arrays were built; to predict a site pass None for it")
+        what = "row" if partly else "value"
+        raise DataError("all data are missing",
+                        found=f"NaN in every {what} of {names(observed)}",
+                        expected=f"at least one {what}" + " without NaN" * bool(partly),
+                        fix=way_out.format(next(iter(partly))) if partly else "check how the "
+                        "arrays were built; to predict a site pass None for it")
+    for name, count in partly.items():
+        warnings.warn(f"site '{name}': {count} rows are left out, for a NaN in a part of them: a "
+                      "multivariate Normal's row is seen as a whole or not at all; "
+                      + way_out.format(name), DataWarning, stacklevel=3)
 
 
 def raise_if_aimless(decide: tuple[str, ...], goal: bool) -> None:

@@ -22,7 +22,12 @@ from jopa_ppl.inference.bind import (
     without_gaps,
 )
 from jopa_ppl.inference.chain_belief import ChainBelief
-from jopa_ppl.inference.checks import bad_shape, bad_weight, telling_factors
+from jopa_ppl.inference.checks import (
+    bad_shape,
+    bad_weight,
+    partly_missing,
+    telling_factors,
+)
 from jopa_ppl.inference.energy import Energy
 from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
@@ -40,7 +45,7 @@ class Bound(NamedTuple):
     series: list[Windows]
     values: dict[str, Array]        # of sites conditioned in part, and where they are `present`
     present: dict[str, Array]
-    checks: dict[str, Array]
+    checks: dict[str, Any]          # faults of the data, see `checks.py`
 
 
 class State(NamedTuple):
@@ -91,7 +96,8 @@ class Engine:
                     raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
                         [site.outputs["weight"]], {**data, **s})[0])(series[site.scan].steps)
         values, present = partial_values(graph, series, outer, raw)
-        checks = self._checks(arrays)
+        known = {**outer, **{n: v for w in series for n, v in w.known.items()}}
+        checks = {**self._checks(arrays), "partly": partly_missing(graph, known)}
         if weigh is not None:
             arrays = weigh(arrays, present)
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)

@@ -171,7 +171,7 @@ class VMP:
             chunk = min(max_iters, 20)
             bound, state, history, plan = compiled.first(call.dynamic, key, chunk)
             (sweeps, done, bad), checks = _status(state), jax.device_get(bound.checks)
-            raise_if_missing(compiled.graph, bool(checks["seen"]))
+            raise_if_missing(compiled.graph, checks)
             if self.options[0]:
                 raise_if_aimless(self.options[0], bool(checks["goal"]))
             if checks["negative"] or checks["shape"]:
