@@ -122,11 +122,11 @@ def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any
                 drift = jnp.einsum("...nh,...h->...n", rule.mean, h)
                 eps = random.normal(random.fold_in(k, i), drift.shape, drift.dtype)
                 spread = jnp.einsum("...nm,...m->...n", _root(rule.cov), eps)
-                h = h.at[..., where].set(drift + spread)
-            z = h[..., c.size - c.width:]
-            z = jnp.where(here.free > 0, here.node_mean, z)
-            h = h.at[..., c.size - c.width:].set(z)
-            return h[..., c.shift()[1:]], z
+                node = where - (c.size - c.width)
+                value = jnp.where(here.free[..., node] > 0, here.node_mean[..., node],
+                                  drift + spread)      # sites after it follow from what it is
+                h = h.at[..., where].set(value)
+            return h[..., c.shift()[1:]], h[..., c.size - c.width:]
 
         # Keys must step with time even where a segment has one step.
         carry, out = over_time(step, carry, (here, [r for _, r in rules], keys), length)

@@ -186,7 +186,7 @@ def test_the_outer_data_of_a_scan_win_and_the_inner_fill_their_gaps(condition, o
     nested = condition(condition(act, {"u": inner}), {"u": both})
     found = run(nested, frames)
     assert_allclose(found.free_energy[-1], wanted.free_energy[-1], rtol=1e-10)
-    assert_allclose(found.mean("x")[:-1], wanted.mean("x")[:-1], rtol=1e-8, atol=1e-12)
+    assert_allclose(found.mean("x"), wanted.mean("x"), rtol=1e-8, atol=1e-12)
     assert_allclose(found.predict(rng_key=0, num_samples=2)["u"][0], told, atol=1e-6)
 
 
@@ -224,3 +224,29 @@ def test_gaps_of_new_data_are_drawn(sample):
     assert_allclose(drawn["y"][:, 1].mean(), 8.0, atol=0.05)
     assert_allclose(drawn["y"][:, 1].std(), np.sqrt(3) * 0.1, rtol=0.2)
     assert_allclose(drawn["seen"], drawn["y"], rtol=1e-6)
+
+
+def pushed(y, z):
+    """Pushes u that are measured, together with the state that they act on."""
+    def step(x, now):
+        jp.observe("y", dist.Normal(x, 0.3), now[0])
+        u = jp.latent("u", dist.Normal(0.0, 1.0))
+        jp.observe("z", dist.Normal(u + 0.5 * x, 0.3), now[1])
+        return jp.latent("x", dist.Normal(x + u, 0.2)), None
+
+    jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), (y, z))
+
+
+@pytest.mark.parametrize("known", [None, np.array([0.3, np.nan, 1.0, 2.0])])
+def test_a_last_state_follows_from_what_is_known_of_its_action(known):
+    """No frame reaches the last state, but one reaches the action before it."""
+    data, shapes = (Y[[0, 1, 2, 0]], MORE), {"x0": (), "u": (T,), "x": (T,)}
+    exact = dense_gaussian(pushed, data, {}, shapes)
+    exact = exact if known is None else conditioned(exact, {"u": known})
+    model = pushed if known is None else jp.condition(pushed, {"u": known})
+    posterior = run(model, *data)
+    agrees(posterior, exact, exact.evidence)
+    drawn = posterior.sample(jax.random.key(0), (4000,))["x"][:, -1]
+    deviation = np.sqrt(exact.var["x"][-1])
+    assert_allclose(drawn.mean(), exact.mean["x"][-1], atol=0.1 * deviation)
+    assert_allclose(drawn.std(), deviation, rtol=0.1)

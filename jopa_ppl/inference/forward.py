@@ -36,13 +36,14 @@ class Smoothed(NamedTuple):
     """What smoothing settled; arrays (T, *plates, ..).
 
     state_*: (head, last k nodes) before step t, which holds where `settled`; node_*: the step's
-    own sites, elements of which hold where `free`.
+    own sites, elements of which hold where `free`; cross: covariance of state and node.
     """
 
     state_mean: Array
     state_cov: Array
     node_mean: Array
     node_cov: Array
+    cross: Array
     settled: Array
     free: Array
 
@@ -77,17 +78,20 @@ def smoothed(belief: ChainBelief, moments: Chain, clamp: Any, c: Coordinates, se
     blocks = jnp.stack([stats[1][belief.h:, ..., j * w:(j + 1) * w, j * w:(j + 1) * w]
                         for j in range(c.k)], 1)
     node_cov = blocks.reshape((-1, *blocks.shape[2:]))[:belief.length]
-    return Smoothed(*_states(belief, stats, c), node_mean, node_cov, settled, free)
+    mean, cov = _states(belief, stats, c)
+    state, node = slice(0, c.state), slice(c.state, None)
+    return Smoothed(mean[..., state], cov[..., state, state], node_mean, node_cov,
+                    cov[..., state, node], settled, free)
 
 
 def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinates
             ) -> tuple[Array, Array]:
-    """Moments of (head, z_{t-k}, .., z_{t-1}) for every t."""
+    """Moments of (head, z_{t-k}, .., z_{t-1}, z_t) for every t."""
     means, covs = [], []
     first = belief.first(stats)
     for t in range(0 if belief.seeds else min(c.k, belief.length)):
         index, live = list(range(c.head_dims)), [1.0] * c.head_dims
-        for node in range(t - c.k, t):
+        for node in range(t - c.k, t + 1):
             at = belief.place(node) if node >= 0 else 0
             index += list(range(at, at + c.width))
             live += [float(node >= 0)] * c.width
@@ -95,7 +99,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
         means.append((first[0][..., at] * on)[None])
         covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
     if belief.seeds or belief.length > c.k:
-        names = [f"{n}@{-back}" for back in range(c.k, 0, -1) for n in belief.block.variables]
+        names = [f"{n}@{-back}" for back in range(c.k, -1, -1) for n in belief.block.variables]
         mean, cov = belief.windows(stats, names, c.k)
         pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]
         means.append(jnp.pad(mean, pad))
@@ -120,16 +124,19 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follo
             pad = [(0, 0)] * (mean.ndim - 1)
             h = jnp.pad(augment(mean), [*pad, (0, c.width)])
             S = jnp.pad(cov, [*pad, (1, c.width), (1, c.width)])
-            for where, rule in zip(places, rules):
-                h, S = follow(h, S, where, rule)
+            # What smoothing knows of the step comes first: the other sites follow from it.
             free = given.free > 0
             both = free[..., :, None] & free[..., None, :]
-            either = free[..., :, None] | free[..., None, :]
-            S_zz = jnp.where(both, given.node_cov, jnp.where(either, 0.0, S[..., z, z]))
-            keep = jnp.where(free, 0.0, 1.0)
-            S = S.at[..., z, :].multiply(keep[..., :, None])
-            S = S.at[..., :, z].multiply(keep[..., None, :]).at[..., z, z].set(S_zz)
-            h = h.at[..., z].set(jnp.where(free, given.node_mean, h[..., z]))
+            cross = jnp.where(known[..., None] & free[..., None, :], given.cross, 0.0)
+            h = h.at[..., z].set(jnp.where(free, given.node_mean, 0.0))
+            S = S.at[..., z, z].set(jnp.where(both, given.node_cov, 0.0))
+            S = S.at[..., 1:z.start, z].set(cross)
+            S = S.at[..., z, 1:z.start].set(jnp.swapaxes(cross, -1, -2))
+            for where, rule in zip(places, rules):
+                new = jnp.zeros(h.shape, bool).at[..., where].set(~free[..., where - z.start])
+                drawn, spread = follow(h, S, where, rule)
+                h = jnp.where(new, drawn, h)
+                S = jnp.where(new[..., :, None] | new[..., None, :], spread, S)
             return (h[..., shift], S[..., shift, :][..., :, shift]), (h, S)
         return step
 
