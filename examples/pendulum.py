@@ -273,8 +273,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="refine the VAE by variational EM on the free energy of the whole "
                              f"model ({EM_STEPS} steps where no number is given)")
     parser.add_argument("--fast", action="store_true",
-                        help="a smoke test: 2 starts, 30 episodes, 250 steps of training in place "
-                             "of 500, 3 of variational EM")
+                        help="a smoke test: 2 starts, 20 episodes, 200 steps of training in place "
+                             "of 500, 2 of variational EM")
     parser.add_argument("--out", type=Path, default=Path("outputs/pendulum"),
                         help="folder of the results (outputs/pendulum)")
     return parser.parse_args(argv)
@@ -286,8 +286,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Its top level is about the first goal; with several, "goals" lists all of them.
     """
     args = parse(argv)
-    starts, episodes, vae_steps = (2, 30, 250) if args.fast else (args.starts, args.episodes, 500)
-    em_steps = min(args.em, 3) if args.fast else args.em
+    starts, episodes, vae_steps = (2, 20, 200) if args.fast else (args.starts, args.episodes, 500)
+    em_steps = min(args.em, 2) if args.fast else args.em
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
         pendulum = Pendulum(SIZE)

@@ -135,7 +135,7 @@ class ChainBelief:
         """Joint moments of the instances for every step from the order on (all steps if 0)."""
         mean, cov, cross = stats
         z, kD = slice(0 if self.seeds else self.h, None), self.k * self.width
-        if depth == 0 or (self.seeds and not any(map(lag, instances))):
+        if depth == 0 or (self.seeds and self.k == 1 and not any(map(lag, instances))):
             pieces = [self.node[base_name(n)] for n in instances]
             z = slice(self.h, None)
             return (take(mean[z], pieces, [-1])[:self.length],
