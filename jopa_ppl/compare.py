@@ -157,6 +157,9 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
         num_draws: joint draws of VMP's and of each guide's posterior.
         rng_key: default a fixed key; args, kwargs: of the model.
 
+    Parameters of the program (`numpyro.param`, the weights of `jp.module`) are constants to every
+    engine, so that free energies are of one and the same model and can be subtracted.
+
     Times are honest only for a program that has not been compiled before in the process, and with
     nothing else running. Where VMP's messages are approximate (`jp.Amortized`, a decoder), its
     belief is scored by Monte Carlo against the program itself, as the other engines' are.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, random
-from numpyro import infer
+from numpyro import handlers, infer
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
 from numpyro.infer.initialization import init_to_mean
@@ -157,6 +157,8 @@ class UseSVI:
         begun = time.perf_counter()
         guide = self.make(program)
         loss = infer.Trace_ELBO(self.particles, vectorize_particles=self.particles > 1)
+        # Parameters of the program, a network's weights among them, are constants to every engine.
+        model = handlers.block(model, hide_fn=lambda site: site["type"] == "param")
         svi = infer.SVI(model, guide, self.optim or default_optimiser(), loss)
         state = svi.init(start_key, *args, **kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import programs
 import pytest
@@ -143,3 +144,16 @@ def test_densities_keep_the_shape_of_the_draws():
     assert found.shape == (3, 2)
     one = posterior.log_prob(jax.tree.map(lambda x: x[1, 1], draws))
     np.testing.assert_allclose(one, found[1, 1], rtol=1e-5)
+
+
+def test_parameters_of_the_program_are_constants_to_every_engine():
+    """A scale that SVI would train away: the evidence of the program as it stands is what counts."""
+    def program(y):
+        scale = numpyro.param("scale", 2.0, constraint=dist.constraints.positive)
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(w, scale).expand([len(y)]).to_event(1), obs=y)
+
+    y = np.linspace(-0.1, 0.1, 8).astype(np.float32)
+    svi = UseSVI("normal", optim=adam(0.05), steps=400)
+    found = jp.compare(program, y, engines=("vmp", svi), budget=20.0, progress=False)
+    assert abs(found["svi normal"].free_energy - found["vmp"].free_energy) < 0.1
