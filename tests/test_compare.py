@@ -147,7 +147,7 @@ def test_densities_keep_the_shape_of_the_draws():
 
 
 def test_parameters_of_the_program_are_constants_to_every_engine():
-    """A scale that SVI would train away: the evidence of the program as it stands is what counts."""
+    """SVI would train the scale away: the evidence of the program as it stands is what counts."""
     def program(y):
         scale = numpyro.param("scale", 2.0, constraint=dist.constraints.positive)
         w = numpyro.sample("w", dist.Normal(0.0, 1.0))
