@@ -109,6 +109,7 @@ class Comparison:
                         label=name, marker="o" if len(run.bounds) < 40 else None, ms=3)
         ax.set(xscale="log", yscale="log", xlabel="time once compiled (s)",
                ylabel="free energy above the best (nats)")
+        ax.tick_params(axis="x", which="minor", labelbottom=False)      # they would overlap
         ax.legend(frameon=False)
         return ax
 
