@@ -114,6 +114,7 @@ class Condition(_Query, data=("values",)):
 
 
 def check_known(unknown: set[str], seen: set, where: str) -> None:
+    """Raise a SiteError for the first of the names that no site of the program has."""
     if unknown:
         name = sorted(unknown)[0]
         raise SiteError(f"unknown site in {where}", site=name, found=f"'{name}'",

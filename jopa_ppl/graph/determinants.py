@@ -14,7 +14,7 @@ from jopa_ppl.errors import StructureError, names
 from jopa_ppl.graph.program import Program, Site, prune
 
 # Operations that only move whole matrices: nothing is left to prove.
-MOVES = {"reshape", "broadcast_in_dim", "squeeze", "convert_element_type", "copy", "copy_p"}
+MOVES = {"reshape", "broadcast_in_dim", "squeeze", "convert_element_type", "copy"}
 
 
 def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Program) -> None:

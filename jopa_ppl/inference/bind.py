@@ -251,18 +251,18 @@ def without_gaps(a: FactorArrays) -> FactorArrays:
     batch = a.offset.ndim - 1
     seen = (a.weight > 0).any(-1)
 
-    def filled(x: Array, value: float) -> Array:
+    def quiet(x: Array) -> Array:
         here = seen
         for axis in range(batch):
             if x.shape[axis] < seen.shape[axis]:
                 here = here.any(axis, keepdims=True)
         here = here.reshape((*here.shape, *(1,) * (x.ndim - batch)))
-        return jnp.where(jnp.isnan(x) & ~here, value, x)
+        return jnp.where(jnp.isnan(x) & ~here, 0.0, x)
 
-    a = a._replace(K=filled(a.K, 0.0), known=filled(a.known, 0.0))
+    a = a._replace(K=quiet(a.K), known=quiet(a.known))
     if a.precision is None or a.precision.ndim < batch:
         return a
-    return a._replace(precision=filled(a.precision, 0.0), logdet=filled(a.logdet, 0.0))
+    return a._replace(precision=quiet(a.precision), logdet=quiet(a.logdet))
 
 
 def _weight(factor: Factor, evaluate: _Evaluator, length: int | None) -> Array:
