@@ -115,6 +115,9 @@ def animate(path: Path, run: dict[str, Any], goal: float, target: np.ndarray) ->
         for artist in moving:
             artist.axes.draw_artist(artist)
         frames.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
+    # One palette for all, of the last picture, which shows everything: no colour flickers.
+    palette = frames[-1].quantize()
+    frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     frames[0].save(path, save_all=True, append_images=frames[1:], loop=0,
                    duration=round(1000 * DT))
 
@@ -202,8 +205,8 @@ def draw_energies(path: Path, world: World) -> None:
 def _poses(world: World, episode: int) -> np.ndarray:
     """Smoothed poses (T + 2, d) of an episode; frame t is seen at pose t + 1."""
     q = world.learned
-    first = [q.mean(name)[episode] for name in ("x0", "x1")]
-    return np.concatenate([np.stack(first), q.mean("x")[:, episode]])
+    first = [np.asarray(q.mean(name))[episode] for name in ("x0", "x1")]
+    return np.concatenate([np.stack(first), np.asarray(q.mean("x"))[:, episode]])
 
 
 def _roll(world: World, poses: np.ndarray, episode: int) -> np.ndarray:

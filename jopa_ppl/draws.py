@@ -48,7 +48,7 @@ def point(engine: Engine, moments: dict, key: Array, bound: Bound | None = None
             fixed[block.name] = Gamma(t, jnp.log(t), jnp.full_like(m.a, -1.0), m.b)
             values[block.name] = t
         elif block.kind == "wishart":
-            W = dist.Wishart(m.dof, rate_matrix=m.rate).sample(k)
+            W = dist.Wishart(m.dof, rate_matrix=m.rate, validate_args=False).sample(k)
             logdet = jnp.linalg.slogdet(W)[1]
             fixed[block.name] = Wishart(W, logdet, jnp.full_like(m.dof, -1.0), m.rate)
             values[block.name] = W

@@ -113,7 +113,7 @@ def free_energy(vae: VAE, pairs: Array, key: Array, *, beta: float, rho: float) 
 def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
           pixels: str = "gaussian", inits: int = 3, steps: int = 500, batch: int = 16,
           rate: float = 6e-3, beta: float = 20.0, rho: float = 0.98, progress: bool = True
-          ) -> tuple[VAE, Array]:
+          ) -> tuple[VAE, np.ndarray]:
     """Train `inits` VAEs side by side on episodes (E, T, H, W, C); return the best, and its losses.
 
     Best is the lowest free energy on held-out pairs of frames among those with no collapsed latent
@@ -124,15 +124,15 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
         ValueError: frames are not (E, T, H, W, C) with E, T >= 2, or not finite; or `pixels`.
         RuntimeError: every initialisation collapsed.
     """
-    frames = jnp.asarray(frames, jnp.float32)
-    if frames.ndim != 5 or min(frames.shape[:2]) < 2 or not bool(jnp.isfinite(frames).all()):
+    frames = np.asarray(frames, np.float32)
+    if frames.ndim != 5 or min(frames.shape[:2]) < 2 or not np.isfinite(frames).all():
         raise ValueError("frames: expected finite episodes (E, T, H, W, C) with E, T >= 2; got "
-                         f"{frames.shape}, all finite: {bool(jnp.isfinite(frames).all())}")
+                         f"{frames.shape}, all finite: {np.isfinite(frames).all()}")
     shape = frames.shape[2:]
     key_init, key_train, key_test = jax.random.split(rng_key, 3)
     held = max(1, len(frames) // 10)
-    test = jnp.stack([frames[:held, :-1], frames[:held, 1:]], 2).reshape(-1, 2, *shape)
-    frames = frames[held:]
+    test = jnp.asarray(np.stack([frames[:held, :-1], frames[:held, 1:]], 2).reshape(-1, 2, *shape))
+    frames = jnp.asarray(frames[held:])
     mean = jnp.clip(frames.mean((0, 1)), 0.02, 0.98)
     some = frames.reshape(-1, *shape)[::max(1, frames.shape[0] * frames.shape[1] // 600)]
     centre, components = principal_components(some, d)
@@ -186,19 +186,19 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
     with tqdm(total=steps, desc="VAE", unit="step", disable=not progress) as bar:
         for start in range(0, steps, size):
             carry, values = chunk(carry, jnp.arange(start, min(start + size, steps)))
-            losses.append(values)
+            losses.append(np.asarray(values))
             bar.update(len(values))
-            bar.set_postfix(nats=f"{float(values[-1].min()):.1f}")
-    energy, variance = judge(carry[0])
-    alive = jnp.isfinite(energy) & (variance < _COLLAPSED).all(-1)
-    if not bool(alive.any()):
+            bar.set_postfix(nats=f"{losses[-1][-1].min():.1f}")
+    energy, variance = map(np.asarray, judge(carry[0]))
+    alive = np.isfinite(energy) & (variance < _COLLAPSED).all(-1)
+    if not alive.any():
         raise RuntimeError(
             f"All {inits} VAEs collapsed: shares of posterior variance "
             f"{variance.round(2).tolist()}, expected below {_COLLAPSED}. Give more steps, more "
             f"inits, a lower rate, or fewer latents than d = {d}.")
-    best = int(jnp.argmin(jnp.where(alive, energy, jnp.inf)))
+    best = int(np.argmin(np.where(alive, energy, np.inf)))
     one = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[best]), carry[0])
-    return nnx.merge(graph, one), jnp.concatenate(losses)[:, best]
+    return nnx.merge(graph, one), np.concatenate(losses)[:, best]
 
 
 def principal_components(frames: Array, d: int) -> tuple[Array, Array]:

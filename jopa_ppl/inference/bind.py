@@ -179,13 +179,22 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
     windows = []
     if ctx.scan is not None:
         first = (step + ctx.first) if ctx.at is None else ctx.at
+        program = reader.program
+        wanted = program.needs(outputs) | program.needs(program.scans[ctx.scan].carry)
+        steps = {k: v for k, v in steps.items() if k in wanted}
+        known = {n: v for n, v in known.items() if f"known/{n}" in wanted}
         for back in range(ctx.depth, -1, -1):
             # Before step 0 only latents reach back (the seeds of the carry), so data never count.
-            at = jnp.maximum(first - back, 0)
-            windows.append({k: v[at] for k, v in steps.items()})
-            values |= {f"{n}@{-back}": v[at] for n, v in known.items()
+            at = jnp.maximum(first - back, 0).astype(jnp.uint32)
+            windows.append({k: _row(v, at) for k, v in steps.items()})
+            values |= {f"{n}@{-back}": _row(v, at) for n, v in known.items()
                        if f"{n}@{-back}" not in values}
     return reader.values(outputs, ctx, values, data, windows)
+
+
+def _row(x: Array, at: Array) -> Array:
+    """x[at] for an unsigned index in range: indexing checks both, at length."""
+    return jax.lax.dynamic_index_in_dim(x, at, keepdims=False)
 
 
 def _evaluator(graph: Graph, factor: Factor, data: dict, outer: dict,

@@ -1,8 +1,9 @@
-"""How hard XLA should optimise, and loops that compile their body once."""
+"""How hard XLA should optimise, programs compiled side by side, loops that compile once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -37,6 +38,14 @@ def _plain_fusions() -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:
         return {}
     return option
+
+
+def together(*jobs: tuple[Any, tuple]) -> list[Callable]:
+    """Jitted functions (fn, args) compiled for arguments of these shapes: XLA compiles one in the
+    background while the next is traced. What they return refuses other shapes, and never
+    compiles again."""
+    with ThreadPoolExecutor() as pool:
+        return [f.result() for f in [pool.submit(fn.lower(*args).compile) for fn, args in jobs]]
 
 
 def in_batches(fn: Callable, xs: Any, most: int) -> Any:

@@ -13,7 +13,7 @@ from jax import Array, lax, random
 
 from jopa_ppl.errors import StructureError
 from jopa_ppl.graph.factor_graph import Block, Factor
-from jopa_ppl.inference.compilation import often, once
+from jopa_ppl.inference.compilation import often, once, together
 from jopa_ppl.inference.engine import Bound, Engine
 from jopa_ppl.inference.signature import Call, split_call
 from jopa_ppl.inference.vmp import VMP
@@ -21,7 +21,7 @@ from jopa_ppl.messages.nonconjugate import drawn_score
 from jopa_ppl.networks import Minibatch, Weights, WithWeights
 
 if TYPE_CHECKING:
-    from jopa_ppl.inference.variational_em import VariationalEM
+    from jopa_ppl.inference.variational_em import Progress, VariationalEM
 
 
 class Data(NamedTuple):
@@ -82,8 +82,20 @@ class Learner:
             self.small = vmp(self._model(weights, jnp.arange(em.batch))).compile(*args, **kwargs)
         self.call = self.data(weights, args, kwargs).batch      # for its static parts
         self.begin = jax.jit(self._begin, compiler_options=once())
-        self.e_step = jax.jit(self._e_step, compiler_options=often())
-        self.m_step = jax.jit(self._m_step, compiler_options=often())
+        self.traces = 0
+        self._steps: dict[bool, list[Callable]] = {}
+
+    def compile(self, data: Data, now: Progress, key: Array, few: bool) -> None:
+        """Make `e_step` and `m_step` for the shapes of this run. For `few` steps XLA spends less
+        time on them, as it would not be won back."""
+        if few not in self._steps:
+            m_step, e_step = (jax.jit(f, compiler_options=once() if few else often())
+                              for f in (self._m_step, self._e_step))
+            leaves = self.leaves(data.whole, now.weights)
+            self._steps[few] = together(
+                (m_step, (data.batch.dynamic, now.weights, now.optimiser, now.moments, key)),
+                (e_step, (leaves, now.moments, key, 1)))
+        self.m_step, self.e_step = self._steps[few]
 
     def _model(self, weights: Weights, index: Array | None) -> Callable:
         model = WithWeights(self.em.model, weights)
@@ -123,6 +135,7 @@ class Learner:
 
     def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
                 ) -> tuple[Bound, dict[str, Any], Array, Array]:
+        self.traces += 1
         engine = self.full.engine
         bound = engine.bind(self.full._data(leaves))
         moments = lax.fori_loop(0, sweeps, lambda _, m: engine.sweep(
@@ -142,6 +155,7 @@ class Learner:
 
     def _m_step(self, leaves: list[Array], weights: Weights, optimiser: Any,
                 moments: dict[str, Any], key: Array) -> tuple[Weights, Any]:
+        self.traces += 1
         call = self.call._replace(dynamic=leaves)
 
         def one(carry: tuple, key: Array) -> tuple[tuple, None]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
 
 
+FEW = 3         # steps that do not repay what XLA would need to make them fast
 WARM_UP = 30    # sweeps of the first E-step at least: it starts from the prior
 
 
@@ -121,6 +122,7 @@ class VariationalEM:
             data = learner.data(weights, args, kwargs)
             now = (self._interrupted.pop(same, None)
                    or self._start(learner, weights, data, rng_key, same[1]))
+            learner.compile(data, now, rng_key, few=num_steps <= FEW)
             bar = tqdm(total=num_steps, initial=now.step, desc="EM", unit="step",
                        disable=not self.progress)
             try:

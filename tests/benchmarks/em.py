@@ -45,9 +45,10 @@ def main() -> None:
         posterior, _ = em.run(jax.random.key(0), steps, frames, **arguments)
         return time.perf_counter() - start, posterior
 
-    first, _ = run(1)
-    whole, posterior = run(STEPS)
+    first, _ = run(STEPS)
     (learner,) = em._learners.values()
+    traces = learner.traces
+    whole, posterior = run(STEPS)
     with jax.enable_x64(True):
         weights = weights_of(model, (frames,), arguments)
         leaves = learner.leaves(learner.data(weights, (frames,), arguments).whole, weights)
@@ -57,8 +58,8 @@ def main() -> None:
             jax.block_until_ready(learner.e_step(leaves, posterior.state.moments,
                                                  jax.random.key(i), 2))
             times.append(time.perf_counter() - start)
-    print(f"first EM step, tracing and compilation included {first:.1f} s; programs compiled: "
-          f"{learner.e_step._cache_size()} E-step, {learner.m_step._cache_size()} M-step")
+    print(f"tracing and compilation {first - whole:.1f} s; run again, {learner.traces - traces} "
+          "functions are traced")
     print(f"encoding, E-step of 2 sweeps and free energy {1e3 * np.median(times):.0f} ms; an EM "
           f"step with {M_STEPS} optimiser steps {1e3 * whole / (STEPS + 1):.0f} ms")
     f, noise = posterior.free_energy, posterior.free_energy_noise
