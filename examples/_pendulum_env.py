@@ -5,6 +5,8 @@ Angles are in radians, 0 upright; one step is 0.05 s; torques are clipped to `ma
 
 from __future__ import annotations
 
+import os
+import tempfile
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -12,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+
+# Without a desktop SDL complains that it has no such folder; nothing is written to it.
+os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
 
 _SCREEN = 4.4  # width of the rendered scene in arm lengths (Pendulum-v1 draws [-2.2, 2.2])
 _VIEW = 2.4  # width that is kept: the arm, its round end, and a margin

@@ -169,7 +169,9 @@ def _complete(model: Callable, read: Inputs) -> None:
     if missing:
         raise JopaError(f"the program needs {names(missing)}",
                         found=f"arguments {names(read.arguments)}", expected=f"{names(own)}",
-                        fix=f"add {missing[0]}=VALUE, or an array of that name to a file.npz")
+                        fix=f"add {missing[0]}=VALUE, or an array of that name to a file.npz; a "
+                            f"network needs a default, {missing[0]}=None, for which the program "
+                            "builds it (its weights come from the checkpoint)")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,7 +25,7 @@ from jax.tree_util import tree_flatten_with_path
 from jopa_ppl import storage
 from jopa_ppl.errors import FileError
 from jopa_ppl.files import StoredPosterior, describe, restore
-from jopa_ppl.keys import as_key
+from jopa_ppl.keys import as_key, is_key, key_data
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
 
@@ -79,12 +79,11 @@ def save_checkpoint(path: str | os.PathLike, posterior: Posterior | None = None,
                             fix="use names without '/'")
         # A path as keys, so that 0 and "0" come back as they were.
         own[group] = {name: [_key(k) for k in at] for name, (at, _) in zip(named, leaves)}
-        tensors |= named
+        tensors |= {name: key_data(leaf) for name, leaf in named.items()}
     if rng_key is not None:
         rng_key = as_key(rng_key)
-        typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
-        own["rng_key"] = str(random.key_impl(rng_key)) if typed else None
-        tensors["rng_key"] = random.key_data(rng_key) if typed else rng_key
+        own["rng_key"] = str(random.key_impl(rng_key)) if is_key(rng_key) else None
+        tensors["rng_key"] = key_data(rng_key)
     storage.write(path, {**header, "checkpoint": own}, tensors)
 
 
@@ -147,10 +146,13 @@ def _fill(path: Any, group: str, tensors: dict[str, np.ndarray], keys: dict[str,
     """A group's tensors in the structure of `like`, or as dicts."""
     arrays = {name: jnp.asarray(x) for name, x in tensors.items()}
     if like is not None:
-        shapes = {f"{group}/{n}": np.shape(leaf) for n, leaf in storage.flat(like).items()}
+        wanted = {f"{group}/{n}": leaf for n, leaf in storage.flat(like).items()}
+        shapes = {n: np.shape(key_data(leaf)) for n, leaf in wanted.items()}
         storage.check(shapes, tensors, f"'{path}'", f"of {group}=",
                       "pass the structure that it was saved with, or the same program and sizes")
-        return jax.tree.unflatten(jax.tree.structure(like), [arrays[n] for n in shapes])
+        leaves = [random.wrap_key_data(arrays[n], impl=random.key_impl(leaf)) if is_key(leaf)
+                  else arrays[n] for n, leaf in wanted.items()]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
     if group == "extra":
         return {name.removeprefix("extra/"): x for name, x in arrays.items()}
     root: dict = {}

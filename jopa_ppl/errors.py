@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 
 class JopaError(ValueError):
     """Base of all errors of jopa_ppl: names the site, what was found, what was expected, a way out.
@@ -75,3 +77,15 @@ def names(found: object, most: int = 12) -> str:
     if len(items) > most:
         return ", ".join(items[:most]) + f" and {len(items) - most} more"
     return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]
+
+
+def whole(see: str, least: int = 1, **options: object) -> None:
+    """Refuse options that are not whole numbers from `least` on; `see` is where they are told of.
+
+    Raises:
+        JopaError: one is not.
+    """
+    for name, value in options.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise JopaError("an option is out of range", found=f"{name}={value!r}",
+                            expected=f"a whole number, at least {least}", fix=f"see help({see})")

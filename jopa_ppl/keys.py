@@ -24,10 +24,20 @@ def as_key(rng_key: Any) -> Array:
         return random.key(int(rng_key))
     found = type(rng_key).__name__
     if isinstance(rng_key, jax.Array | np.ndarray):
-        typed = jnp.issubdtype(rng_key.dtype, jax.dtypes.prng_key)
+        typed = is_key(rng_key)
         if rng_key.ndim == (0 if typed else 1) and (typed or rng_key.dtype == np.uint32):
             return jnp.asarray(rng_key)
         found = f"an array of shape {rng_key.shape} and dtype {rng_key.dtype}"
     raise JopaError("rng_key is not a PRNG key", found=found,
                     expected="one key, jax.random.key(seed), or a whole number as its seed",
                     fix="pass jax.random.key(0); of several keys pass one at a time")
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether it holds typed keys, as of `jax.random.key`."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def key_data(leaf: Any) -> Any:
+    """The numbers of typed keys; anything else as it is."""
+    return random.key_data(leaf) if is_key(leaf) else leaf

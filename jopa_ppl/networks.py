@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro
 from jax import Array
+from jax.tree_util import keystr, tree_flatten_with_path
 from numpyro.primitives import Messenger
 
-from jopa_ppl.errors import SiteError, names
+from jopa_ppl.errors import SiteError, StructureError, names
+from jopa_ppl.graph.faults import named_faults
+from jopa_ppl.inference.compilation import once
 from jopa_ppl.primitives import WEIGHTS
 from jopa_ppl.queries import _Query
 
 Weights = dict[str, Any]
+
+
+def _shapes(weights: Any) -> Any:
+    return jax.tree.map(jnp.shape, weights)
 
 
 class _Collect(Messenger):
@@ -28,21 +36,43 @@ class _Collect(Messenger):
 
     def postprocess_message(self, msg: dict) -> None:
         if msg["type"] == "param" and msg["name"].endswith(WEIGHTS):
-            self.weights[msg["name"].removesuffix(WEIGHTS)] = msg["value"]
+            name = msg["name"].removesuffix(WEIGHTS)
+            if odd := [x.dtype for x in jax.tree.leaves(msg["value"])
+                       if not jnp.issubdtype(jnp.result_type(x), jnp.floating)]:
+                raise StructureError("a parameter of the network is not real", site=name,
+                                     found=odd[0], expected="floating point numbers",
+                                     fix="hold it in another kind of nnx.Variable than nnx.Param")
+            other = jax.tree.leaves(self.weights.get(name, msg["value"]))
+            if any(a is not b for a, b in zip_longest(other, jax.tree.leaves(msg["value"]))):
+                raise SiteError("two networks have one name", site=name, found=f"'{name}' twice",
+                                expected="a name of its own for each",
+                                fix="rename one, or declare the network once and use it twice")
+            self.weights[name] = msg["value"]
 
 
 def weights_of(model: Callable, args: tuple, kwargs: dict) -> Weights:
-    """The weights of the networks that the program declares with `jp.module`, by name."""
-    collect = _Collect()
+    """The weights of the networks that the program declares with `jp.module`, by name.
 
-    def run() -> None:
-        with collect, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False):
+    Raises:
+        SiteError: two networks have one name. StructureError: one changes its own state, or has
+            parameters that are not real.
+    """
+    found: Weights = {}
+
+    def run() -> Weights:
+        collect = _Collect()
+        with (collect, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False),
+              named_faults()):
             model(*args, **kwargs)
+        found.update(collect.weights)
+        return collect.weights
 
     jax.eval_shape(run)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found)):
+        found = jax.jit(run, compiler_options=once())()       # networks that the program builds
     # With a dtype of their own: a weak type would be lost in training, and compile everything anew.
     strong = lambda a: jnp.array(a, jnp.result_type(a)) if getattr(a, "weak_type", True) else a
-    return {n: jax.tree.map(strong, w) for n, w in collect.weights.items()}
+    return {n: jax.tree.map(strong, w) for n, w in found.items()}
 
 
 class _Replace(Messenger):
@@ -54,7 +84,23 @@ class _Replace(Messenger):
         if msg["type"] == "param" and msg["name"].endswith(WEIGHTS):
             name = msg["name"].removesuffix(WEIGHTS)
             self.seen.add(name)
-            msg["value"] = self.weights.get(name)
+            if name in self.weights:
+                self._check(name, msg["args"][0])
+                msg["value"] = self.weights[name]
+
+    def _check(self, name: str, own: Any) -> None:
+        """Refuse weights that are not the network's."""
+        shapes = [_shapes(w) for w in (self.weights[name], own)]
+        if shapes[0] != shapes[1]:
+            here, there = ({keystr(k): v for k, v in tree_flatten_with_path(
+                s, is_leaf=lambda x: isinstance(x, tuple))[0]} for s in shapes)
+            wrong = sorted(k for k in here | there if here.get(k) != there.get(k))
+            raise SiteError("the weights are not this network's", site=name,
+                            found=f"{len(wrong)} leaves differ, {wrong[0]} first: "
+                            f"{here.get(wrong[0], 'missing')}",
+                            expected=there.get(wrong[0], "no such leaf"),
+                            fix="pass what jp.VariationalEM returned for this network; declare it "
+                            "outside of scans, and hold a layer once that serves twice")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

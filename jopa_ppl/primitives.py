@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from numpyro.contrib.control_flow import scan as numpyro_scan
 from numpyro.distributions import constraints
 
-from jopa_ppl.errors import ShapeError
+from jopa_ppl.errors import ShapeError, StructureError
 from jopa_ppl.lengths import check_lengths
 
 plate = numpyro.plate
@@ -170,8 +170,18 @@ def module(name: str, network: nnx.Module) -> nnx.Module:
     """Declare a Flax NNX network in a program: its weights are the NumPyro parameter "name$params".
 
     VMP uses the weights as they are, `jp.VariationalEM` and SVI train them. Declare it outside of
-    scans and use the module that is returned; all its methods are there.
+    scans and use the module that is returned; all its methods are there. What a network holds
+    beside its parameters (batch statistics) stays as it is: call `network.eval()` first.
+
+    Raises (when run):
+        StructureError: it is no NNX module, or changes its own state (dropout, batch statistics in
+            training).
     """
+    if not isinstance(network, nnx.Module):
+        raise StructureError("the network is no Flax NNX module", site=name,
+                             found=f"the class {network.__name__}" if isinstance(network, type)
+                             else type(network).__name__, expected="an instance of flax.nnx.Module",
+                             fix="pass one: nnx.Linear(2, 3, rngs=nnx.Rngs(0)), for instance")
     graph, weights, rest = nnx.split(network, nnx.Param, ...)
     values = numpyro.param(name + WEIGHTS, nnx.to_pure_dict(weights))
     nnx.replace_by_pure_dict(weights, values)

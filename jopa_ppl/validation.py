@@ -12,7 +12,7 @@ from jax import Array
 
 from jopa_ppl.controllability import reachability
 from jopa_ppl.earlier import given
-from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
+from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names, whole
 from jopa_ppl.graph.show import table
 from jopa_ppl.hindcast import Hindcast, last_seen
 from jopa_ppl.inference.vmp import VMP
@@ -111,6 +111,7 @@ def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
         ShapeError: the series is too short for the horizon. DataError: the series of `site` is
             not among the arguments. SiteError: a name is not a site, or not a check.
     """
+    whole("jp.validate", horizon=horizon, origins=origins, num_samples=num_samples)
     wanted = _bounds(thresholds or {})
     held = given(model, posterior) if posterior.global_sites else model
     key = as_key(rng_key)
@@ -118,7 +119,7 @@ def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
                        num_samples=num_samples, rng_key=key)
     T, seen = len(predict.values), predict.values
     first = max(1, T // 4)
-    if horizon < 1 or T - horizon < first:
+    if T - horizon < first:
         raise ShapeError("the series is too short for the horizon", site=site,
                          found=f"{T} steps, horizon={horizon}",
                          expected=f"1 <= horizon <= {T - first}",
@@ -129,7 +130,7 @@ def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
         raise DataError("the series never changes", site=site, found="one value at every step",
                         expected="a series with something to predict", fix="check the data")
 
-    whole = predict(T, 0, T, mean=True)[..., changes]
+    smoothed = predict(T, 0, T, mean=True)[..., changes]
     truth = np.stack([seen[t:t + horizon] for t in starts])[..., changes]
     draws = np.stack([predict(t, t, horizon) for t in starts], 1)[..., changes]
     last = np.stack([last_seen(seen[:t]) for t in starts])[:, None][..., changes]
@@ -137,7 +138,7 @@ def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
 
     checks = []
     errors = np.stack([_mse(draws.mean(0), truth, (0, 2)), _mse(last, truth, (0, 2))], -1)
-    total = _mse(whole, seen), _mse(np.nanmean(seen, 0), seen)
+    total = _mse(smoothed, seen), _mse(np.nanmean(seen, 0), seen)
     checks.append(_ratio("reconstruction", *total, "the mean"))
     checks.append(_ratio("one_step", *errors[0], "persistence"))
     checks.append(_ratio("k_step", *errors[-1], "persistence", f"{horizon} steps ahead: "))
@@ -185,12 +186,14 @@ def _bounds(thresholds: Mapping[str, float | Bounds | None]) -> dict[str, Bounds
     def pair(name: str, bound: float | Sequence[float] | None) -> Bounds | None:
         if bound is None:
             return None
-        if isinstance(bound, Sequence):
-            low, high = bound
-            return float(low), float(high)
-        if name.startswith("coverage"):
-            raise JopaError(f"the threshold of {name} is one number", found=bound,
-                            expected="a pair (low, high)", fix=f"pass {THRESHOLDS[name]}")
+        numbers = np.asarray(bound)
+        if numbers.shape == (2,) and numbers.dtype.kind in "if":
+            return float(bound[0]), float(bound[1])
+        if name.startswith("coverage") or numbers.shape != () or numbers.dtype.kind not in "if":
+            wanted = THRESHOLDS.get(name, 1.0)
+            raise JopaError(f"the threshold of {name} is out of place", found=repr(bound),
+                            expected="a pair (low, high)" if isinstance(wanted, tuple)
+                            else "a number, or a pair (low, high)", fix=f"pass {wanted}")
         return (float(bound), np.inf) if name in lower else (-np.inf, float(bound))
 
     return {name: pair(name, bound) for name, bound in {**THRESHOLDS, **thresholds}.items()}

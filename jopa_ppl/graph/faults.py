@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import jax
 import numpyro
+from flax.errors import TraceContextError
 
 from jopa_ppl.errors import ShapeError, StructureError
 from jopa_ppl.graph.source import raised_at
@@ -22,7 +23,7 @@ def named_faults() -> Iterator[None]:
 
     Raises:
         ShapeError: a plate without elements. StructureError: the program's Python code asks for the
-            value of a latent or of its data, or has a scan inside a plate.
+            value of a latent or of its data, has a scan inside a plate, or a network with state.
     """
     try:
         yield
@@ -42,6 +43,12 @@ def named_faults() -> Iterator[None]:
                              expected="the plate in the body of the scan",
                              fix="move it into the step: def step(carry, x): with "
                                  "numpyro.plate(..): ..; series then lead with time") from None
+    except TraceContextError as error:
+        raise StructureError(
+            "a network changes its own state while it runs",
+            found=str(error).partition("\n")[0], expected="a call that changes nothing",
+            fix="call network.eval() first: dropout is then off and batch statistics are constants"
+        ) from error
     except CONCRETE as error:
         raise StructureError(
             "the program asks for a number while it is traced",

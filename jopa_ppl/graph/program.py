@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
@@ -101,14 +100,14 @@ class Program:
             self._picked[key] = prune(self.jaxpr, key)
         closed, used = self._picked[key]
         args = []
-        for k, aval in zip(self.inputs, closed.in_avals):
-            value = values.get(k) if k in used or k in values else None
+        for i, (k, aval) in enumerate(zip(self.inputs, closed.in_avals)):
+            value = values.get(k)
             if value is None:
-                if k in used and k.startswith("data/"):
+                if i in used and k.startswith("data/"):
                     raise KeyError(k)
                 value = jnp.zeros(aval.shape, aval.dtype)
-            args.append(jnp.asarray(value, aval.dtype) if np.dtype(aval.dtype).kind == "f"
-                        else value)
+            args.append(jnp.asarray(value, aval.dtype)
+                        if jnp.issubdtype(aval.dtype, jnp.floating) else value)
         return [jnp.asarray(x) for x in jaxpr_as_fun(closed)(*args)]
 
     def needs(self, outputs: Sequence[int]) -> set[str]:

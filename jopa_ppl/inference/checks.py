@@ -107,11 +107,13 @@ def raise_if_missing(graph: Graph, checks: Mapping[str, Any]) -> None:
     way_out = ("leave obs= out and pass the data with jp.condition(model, {{'{}': y}}), which uses "
                "every entry")
     if not checks["seen"] and not any(v.site.partial for v in graph.variables.values()):
-        observed = dict.fromkeys(f.site.name for f in telling_factors(graph))
-        what = "row" if partly else "value"
+        telling = telling_factors(graph)
+        observed = dict.fromkeys(f.site.name for f in telling)
+        encoded = any(f.site.amortized for f in telling)      # whole: one NaN hides a frame
+        what = "row" if partly else "frame" if encoded else "value"
         raise DataError("all data are missing",
                         found=f"NaN in every {what} of {names(observed)}",
-                        expected=f"at least one {what}" + " without NaN" * bool(partly),
+                        expected=f"at least one {what}" + " without NaN" * (what != "value"),
                         fix=way_out.format(next(iter(partly))) if partly else "check how the "
                         "arrays were built; to predict a site pass None for it")
     for name, count in partly.items():

@@ -40,12 +40,12 @@ def _plain_fusions() -> dict[str, Any]:
     return option
 
 
-def together(*jobs: tuple[Any, tuple]) -> list[Callable]:
-    """Jitted functions (fn, args) compiled for arguments of these shapes: XLA compiles one in the
-    background while the next is traced. What they return refuses other shapes, and never
-    compiles again."""
+def together(*jobs: tuple[Any, tuple]) -> None:
+    """Compile jitted functions, (fn, args) each, side by side: XLA is at work on one in the
+    background while the next is traced. Calls with arguments of these shapes find them compiled."""
     with ThreadPoolExecutor() as pool:
-        return [f.result() for f in [pool.submit(fn.lower(*args).compile) for fn, args in jobs]]
+        for done in [pool.submit(fn.lower(*args).compile) for fn, args in jobs]:
+            done.result()
 
 
 def in_batches(fn: Callable, xs: Any, most: int) -> Any:

@@ -192,7 +192,8 @@ class Decision:
                 if f.family not in ("normal", "mvn"):
                     raise StructureError("only Gaussian sites can follow a decision", site=name,
                                          found=f.family, expected="normal, mvn",
-                                         fix="move it out of the scan")
+                                         fix="give it an encoder, jp.Amortized"
+                                         if f.family == "likelihood" else "move it out of the scan")
                 site = site_map(self.engine, self.c, f, bound, moments)
                 if f.site.observed and not f.site.partial:
                     logdet = self._logdet(f, bound, moments)

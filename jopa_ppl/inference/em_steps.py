@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax, random
 
-from jopa_ppl.errors import StructureError
+from jopa_ppl.errors import JopaError, StructureError
 from jopa_ppl.graph.factor_graph import Block, Factor
 from jopa_ppl.inference.compilation import often, once, together
 from jopa_ppl.inference.engine import Bound, Engine
 from jopa_ppl.inference.signature import Call, split_call
-from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.inference.vmp import VMP, Compiled
 from jopa_ppl.messages.nonconjugate import drawn_score
 from jopa_ppl.networks import Minibatch, Weights, WithWeights
 
@@ -71,6 +71,7 @@ class Learner:
 
     def __init__(self, em: VariationalEM, weights: Weights, args: tuple, kwargs: dict) -> None:
         self.em, self.plate, self.size = em, None, 1
+        self.optim = optax.with_extra_args_support(em.optim)
         vmp = partial(VMP, damping=em.damping, messages=em.messages, blocks=em.blocks,
                       progress=False)
         self.full = vmp(WithWeights(em.model, weights)).compile(*args, **kwargs)
@@ -79,23 +80,36 @@ class Learner:
         self.small = self.full
         if em.batch is not None:
             self.plate, self.size = self._plate(em.batch)
-            self.small = vmp(self._model(weights, jnp.arange(em.batch))).compile(*args, **kwargs)
+            self.small = self._part(vmp, weights, args, kwargs)
         self.call = self.data(weights, args, kwargs).batch      # for its static parts
         self.begin = jax.jit(self._begin, compiler_options=once())
-        self.traces = 0
-        self._steps: dict[bool, list[Callable]] = {}
+        self.traces, self.light = 0, None
 
-    def compile(self, data: Data, now: Progress, key: Array, few: bool) -> None:
-        """Make `e_step` and `m_step` for the shapes of this run. For `few` steps XLA spends less
-        time on them, as it would not be won back."""
-        if few not in self._steps:
-            m_step, e_step = (jax.jit(f, compiler_options=once() if few else often())
-                              for f in (self._m_step, self._e_step))
+    def compile(self, data: Data, now: Progress, key: Array, light: bool) -> None:
+        """Make `e_step` and `m_step` for the arrays of this run, once; if `light`, XLA spends less
+        time on them than it could, and they are made again for a run where that would not do."""
+        if self.light is None or (self.light and not light):
+            self.light = light
+            self.m_step, self.e_step = (jax.jit(f, compiler_options=once() if light else often())
+                                        for f in (self._m_step, self._e_step))
             leaves = self.leaves(data.whole, now.weights)
-            self._steps[few] = together(
-                (m_step, (data.batch.dynamic, now.weights, now.optimiser, now.moments, key)),
-                (e_step, (leaves, now.moments, key, 1)))
-        self.m_step, self.e_step = self._steps[few]
+            together((self.m_step, (data.batch.dynamic, now.weights, now.optimiser, now.moments,
+                                    key)),
+                     (self.e_step, (leaves, now.moments, key, 1)))
+
+    def _part(self, vmp: Callable, weights: Weights, args: tuple, kwargs: dict) -> Compiled:
+        try:
+            return vmp(self._model(weights, jnp.arange(self.em.batch))).compile(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, JopaError):
+                raise
+            raise StructureError(
+                "batch= takes a part of the plate, and the program cannot run on a part of it",
+                site=self.plate, found=str(error).partition("\n")[0],
+                expected="every array with one entry a trajectory to be a site's data, or to be "
+                "indexed by the plate",
+                fix=f"index it inside: with jp.plate('{self.plate}', {self.size}) as i: c[i]"
+            ) from error
 
     def _model(self, weights: Weights, index: Array | None) -> Callable:
         model = WithWeights(self.em.model, weights)
@@ -154,7 +168,8 @@ class Learner:
         return value * (1.0 if index is None else self.size / len(index))
 
     def _m_step(self, leaves: list[Array], weights: Weights, optimiser: Any,
-                moments: dict[str, Any], key: Array) -> tuple[Weights, Any]:
+                moments: dict[str, Any], key: Array) -> tuple[Weights, Any, Array]:
+        """Weights, the optimiser's state, and whether the weights are finite."""
         self.traces += 1
         call = self.call._replace(dynamic=leaves)
 
@@ -166,13 +181,18 @@ class Learner:
                 index = random.choice(pick, self.size, (self.em.batch,), replace=False)
                 here = {**moments, **{b.name: take(b, moments[b.name], self.plate, index)
                                       for b in self.local}}
-            slope = jax.grad(self._loss)(weights, call, index, here, draw)
-            change, new = self.em.optim.update(slope, optimiser, weights)
+            loss = partial(self._loss, call=call, index=index, moments=here, key=draw)
+            value, slope = jax.value_and_grad(loss)(weights)
+            # Line searches and schedules by plateau ask for these.
+            change, new = self.optim.update(slope, optimiser, weights, value=value, grad=slope,
+                                            value_fn=loss)
             new = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, optimiser)
             return (optax.apply_updates(weights, change), new), None
 
         keys = random.split(key, self.em.m_steps)
-        return lax.scan(one, (weights, optimiser), keys)[0]
+        weights, optimiser = lax.scan(one, (weights, optimiser), keys)[0]
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)]
+        return weights, optimiser, jnp.stack(finite).all()
 
 
 def take(block: Block, moments: Any, plate: str, index: Array) -> Any:

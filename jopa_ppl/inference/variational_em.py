@@ -19,33 +19,33 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from jopa_ppl.errors import FileError, JopaError, NumericalError, StructureError
+from jopa_ppl.errors import FileError, JopaError, NumericalError, StructureError, whole
 from jopa_ppl.inference.checks import raise_if_missing
 from jopa_ppl.inference.compilation import once
 from jopa_ppl.inference.em_steps import Data, Learner
 from jopa_ppl.inference.engine import Bound, State
 from jopa_ppl.inference.signature import split_call
-from jopa_ppl.keys import as_key
+from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.keys import as_key, key_data
 from jopa_ppl.networks import Weights, WithWeights, weights_of
 
 if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
 
 
-FEW = 3         # steps that do not repay what XLA would need to make them fast
+LIGHT = 30      # optimiser steps that do not repay what XLA would need to make them fast
 WARM_UP = 30    # sweeps of the first E-step at least: it starts from the prior
 
 
 class Progress(NamedTuple):
     """Where a run stands: everything that it needs to go on.
 
-    free_energy: F after every E-step so far, (step,) or, at the end, (step + 1,); noise: their
+    free_energy: F after every E-step so far, (step + 1,), or (0,) before the first; noise: their
     standard errors.
     """
 
@@ -67,15 +67,18 @@ class VariationalEM:
         e_sweeps: sweeps of message passing a step (the first takes 30 at least, as it starts from
             the prior); m_steps: optimiser steps a step.
         batch: trajectories (elements of the states' plate) an optimiser step, drawn without
-            replacement; None for all. E-steps always take all.
+            replacement; None for all. E-steps always take all. An array c with an entry a
+            trajectory that is no site's data is indexed by the plate: `with plate as i: c[i]`.
         draws: of every state, for the expected log-likelihood in an optimiser step.
         checkpoint: a file that holds the run after every step, and in the end its posterior as
-            well (`jp.load_checkpoint`). A run goes on from it where it exists.
+            well (`jp.load_checkpoint`). A run goes on from it where it exists, also with another
+            `optim` of the same state; one that has done `num_steps` already is returned as it is.
         damping, messages, blocks: as in `jp.VMP`.
         progress: show a bar with the free energy and its Monte-Carlo error.
 
     Raises (in `run`): what `VMP.run` raises, and
         StructureError: no network to train, or no plate to take minibatches of.
+        NumericalError: training diverged; what was there before is kept.
         FileError: the checkpoint belongs to another program, other shapes, data or rng_key.
     """
 
@@ -84,10 +87,13 @@ class VariationalEM:
                  checkpoint: str | None = None, damping: float | None = None,
                  messages: dict[str, str] | None = None, blocks: Any = None,
                  progress: bool = True) -> None:
-        if min(e_sweeps, m_steps, draws) < 1:
-            raise JopaError("an option is out of range",
-                            found=f"e_sweeps={e_sweeps}, m_steps={m_steps}, draws={draws}",
-                            expected="at least 1 each", fix="see help(jp.VariationalEM)")
+        whole("jp.VariationalEM", e_sweeps=e_sweeps, m_steps=m_steps, draws=draws,
+              batch=1 if batch is None else batch)
+        if not isinstance(optim, optax.GradientTransformation | optax.MultiSteps):
+            raise JopaError("optim is not an Optax optimiser", found=type(optim).__name__,
+                            expected="an optax.GradientTransformation",
+                            fix="pass optax.adam(1e-3), for instance")
+        VMP(model, damping=damping, messages=messages, blocks=blocks)      # refuses what is wrong
         self.model, self.optim = model, optim
         self.e_sweeps, self.m_steps, self.batch, self.draws = e_sweeps, m_steps, batch, draws
         self.checkpoint, self.damping, self.progress = checkpoint, damping, progress
@@ -108,36 +114,42 @@ class VariationalEM:
         standard errors. F counts the decoder's log p(y | x); that of `VMP.run` on a program with
         encoders counts their messages in its place, and the two cannot be compared.
 
-        After a KeyboardInterrupt, `run` with arguments of the same values goes on from the last
-        step, in the same process or, with `checkpoint=`, in another one.
+        After a KeyboardInterrupt (or any error), `run` with arguments of the same values goes on
+        from the last step, in the same process or, with `checkpoint=`, in another one.
         """
         rng_key = as_key(rng_key)
+        whole("jp.VariationalEM", 0, num_steps=num_steps)
         weights = weights_of(self.model, args, kwargs)
-        if not weights:
-            raise StructureError("the program has no network to train", found="no jp.module",
+        if not jax.tree.leaves(weights):
+            raise StructureError("the program has no network to train", found="no jp.module"
+                                 + " with parameters" * bool(weights),
                                  expected="at least one network",
                                  fix="declare it inside the program: net = jp.module('net', net)")
         with jax.enable_x64(True):
             learner, same = self._learner(weights, args, kwargs, rng_key)
-            data = learner.data(weights, args, kwargs)
-            now = (self._interrupted.pop(same, None)
-                   or self._start(learner, weights, data, rng_key, same[1]))
-            learner.compile(data, now, rng_key, few=num_steps <= FEW)
+            data, mark, bound = learner.data(weights, args, kwargs), same[1], None
+            now = (self._interrupted.get(same)
+                   or self._start(learner, weights, data, rng_key, mark))
             bar = tqdm(total=num_steps, initial=now.step, desc="EM", unit="step",
                        disable=not self.progress)
             try:
+                learner.compile(data, now, rng_key, light=num_steps * self.m_steps <= LIGHT)
+                if not len(now.free_energy):
+                    bound, now = self._expect(learner, now, data, rng_key)
                 while now.step < num_steps:
-                    now = self._advance(learner, now, data, rng_key)
+                    bound, now = self._advance(learner, now, data, rng_key)
                     bar.update()
                     bar.set_postfix_str(f"F={now.free_energy[-1]:.6g} +- {now.noise[-1]:.2g}",
                                         refresh=False)
-                    self._save(now, rng_key, same[1])
-            except KeyboardInterrupt:
+                    self._save(now, rng_key, mark)
+                found = self._finish(learner, now, bound, data, rng_key, mark)
+            except BaseException:      # nothing of what was learned so far is lost
                 self._interrupted[same] = now
                 raise
             finally:
                 bar.close()
-            return self._finish(learner, now, data, rng_key, same[1])
+        self._interrupted.pop(same, None)
+        return found
 
     # -- one run -------------------------------------------------------------------------------
 
@@ -148,6 +160,8 @@ class VariationalEM:
         if call.key not in self._learners:
             self._learners[call.key] = Learner(self, weights, args, kwargs)
         digest = hashlib.blake2b(digest_size=32)
+        plain = [x for x in call.keep if isinstance(x, bool | int | float | str)]
+        digest.update(repr((plain, sorted((self.messages or {}).items()), self.blocks)).encode())
         for leaf in (*call.dynamic, rng_key):
             digest.update(_bytes(leaf))
         return self._learners[call.key], (call.key, digest.digest())
@@ -161,12 +175,13 @@ class VariationalEM:
             return fresh
         from jopa_ppl.checkpoints import load_checkpoint
         step = load_checkpoint(self.checkpoint, self.model).step
-        like = fresh._replace(free_energy=np.zeros(step), noise=np.zeros(step))
+        like = fresh._replace(free_energy=np.zeros(step + 1), noise=np.zeros(step + 1))
         found = load_checkpoint(self.checkpoint, self.model, weights=weights,
                                 extra=_rest(like, mark))
         if bytes(found.extra.pop("mark")) != mark:
             raise FileError("the checkpoint is of another run", found=f"'{self.checkpoint}', made "
-                            "with other data or another rng_key", expected="the same arguments",
+                            "with other data, numbers or messages, or another rng_key",
+                            expected="the same arguments and options",
                             fix="pass those, or name another file to start afresh")
         return Progress(found.weights, **found.extra, step=step)
 
@@ -177,12 +192,16 @@ class VariationalEM:
             save_checkpoint(self.checkpoint, posterior, now.weights, model=self.model,
                             step=now.step, rng_key=rng_key, extra=_rest(now, mark))
 
-    def _advance(self, learner: Learner, now: Progress, data: Data, rng_key: Array) -> Progress:
-        now = self._expect(learner, now, data, rng_key)[1]
+    def _advance(self, learner: Learner, now: Progress, data: Data, rng_key: Array
+                 ) -> tuple[Bound, Progress]:
+        """An M-step, and the E-step that follows it."""
         key = random.fold_in(random.fold_in(rng_key, 2), now.step)
-        weights, optimiser = learner.m_step(data.batch.dynamic, now.weights, now.optimiser,
-                                            now.moments, key)
-        return now._replace(weights=weights, optimiser=optimiser, step=now.step + 1)
+        weights, optimiser, finite = learner.m_step(data.batch.dynamic, now.weights,
+                                                    now.optimiser, now.moments, key)
+        if not finite:
+            raise self._diverged(now.step + 1, "weights that are not finite")
+        now = now._replace(weights=weights, optimiser=optimiser, step=now.step + 1)
+        return self._expect(learner, now, data, rng_key)
 
     def _expect(self, learner: Learner, now: Progress, data: Data, rng_key: Array
                 ) -> tuple[Bound, Progress]:
@@ -193,28 +212,35 @@ class VariationalEM:
         if now.step == 0:
             raise_if_missing(learner.full.graph, bound.checks)
         if not np.isfinite(value):
-            learner.full.raise_for_data(leaves)
-            raise NumericalError(
-                "the free energy stopped being finite",
-                found=f"a non-finite value in step {now.step + 1}", expected="finite beliefs",
-                fix="lower the learning rate, or clip gradients: optax.clip_by_global_norm")
+            if now.step == 0:
+                learner.full.raise_for_data(leaves)
+            raise self._diverged(now.step, "a free energy that is not finite")
         return bound, now._replace(moments=moments,
                                    free_energy=np.append(now.free_energy, value),
                                    noise=np.append(now.noise, noise))
 
-    def _finish(self, learner: Learner, now: Progress, data: Data, rng_key: Array, mark: bytes
-                ) -> tuple[Posterior, Weights]:
+    def _diverged(self, step: int, found: str) -> NumericalError:
+        kept = f"'{self.checkpoint}' holds" if self.checkpoint else "the next run goes on from"
+        return NumericalError(
+            "training diverged" if step else "the free energy is not finite",
+            found=f"{found} after step {step}", expected="finite weights and beliefs",
+            fix="lower the learning rate, or clip gradients: optax.clip_by_global_norm"
+                + f"; {kept} the step before" * bool(step))
+
+    def _finish(self, learner: Learner, now: Progress, bound: Bound | None, data: Data,
+                rng_key: Array, mark: bytes) -> tuple[Posterior, Weights]:
         from jopa_ppl.posterior import Posterior
 
-        bound, end = self._expect(learner, now, data, rng_key)
+        if bound is None:      # nothing was left to do
+            leaves = learner.leaves(data.whole, now.weights)
+            bound = learner.e_step(leaves, now.moments, rng_key, 0)[0]
         _, args, kwargs = data.whole.rebuild(data.whole.dynamic)
-        call = split_call(WithWeights(self.model, end.weights), args, kwargs)
-        state = State(end.moments, end.free_energy[-1], np.asarray(len(end.free_energy)), -1,
-                      _settled(end))
-        posterior = Posterior(learner.full, call, state, bound, end.free_energy, noise=end.noise)
-        # As it was before the last E-step, so that more steps may follow.
+        call = split_call(WithWeights(self.model, now.weights), args, kwargs)
+        state = State(now.moments, now.free_energy[-1], np.asarray(len(now.free_energy)), -1,
+                      _settled(now))
+        posterior = Posterior(learner.full, call, state, bound, now.free_energy, noise=now.noise)
         self._save(now, rng_key, mark, posterior)
-        return posterior, end.weights
+        return posterior, now.weights
 
 
 def _settled(now: Progress) -> bool:
@@ -226,8 +252,7 @@ def _settled(now: Progress) -> bool:
 
 
 def _bytes(leaf: Array) -> bytes:
-    typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(random.key_data(leaf) if typed else leaf).tobytes()
+    return np.asarray(key_data(leaf)).tobytes()
 
 
 def _rest(now: Progress, mark: bytes) -> dict[str, Any]:
