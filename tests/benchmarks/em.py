@@ -20,7 +20,7 @@ from jopa_ppl.networks import weights_of
 from models.second_order import dynamics
 from models.vae import VAE
 
-T, N, SIZE, STEPS, M_STEPS = 77, 10, 28, 6, 5
+T, N, SIZE, STEPS, M_STEPS = 77, 10, 28, 8, 5
 
 
 def discs(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
