@@ -107,12 +107,13 @@ class VariationalEM:
 
         `rng_key` is a key or a seed; the other arguments are those of the model.
 
-        Returns the posterior, whose `free_energy` holds F after
-        every E-step (num_steps + 1 values in nats, `free_energy_noise` their standard errors by
-        2 draws of every state), and the weights by network: `jp.with_weights(model, weights)` is
-        the trained program. It has `converged` where the last step changed F by no more than two
-        standard errors. F counts the decoder's log p(y | x); that of `VMP.run` on a program with
-        encoders counts their messages in its place, and the two cannot be compared.
+        Returns the posterior, whose `free_energy` holds F after every E-step (num_steps + 1 values
+        in nats, `free_energy_noise` their standard errors by 2 draws of every state), and the
+        weights by network: `jp.with_weights(model, weights)` is the trained program. It has
+        `converged` where the last step changed F by no more than two standard errors. F counts the
+        decoder's log p(y | x); that of `VMP.run` on a program with encoders counts their messages
+        in its place, and the two cannot be compared. Both steps are compiled once; a run of few
+        optimiser steps (30 in all) is compiled lightly, and anew when a longer one follows.
 
         After a KeyboardInterrupt (or any error), `run` with arguments of the same values goes on
         from the last step, in the same process or, with `checkpoint=`, in another one.
@@ -224,8 +225,9 @@ class VariationalEM:
         return NumericalError(
             "training diverged" if step else "the free energy is not finite",
             found=f"{found} after step {step}", expected="finite weights and beliefs",
-            fix="lower the learning rate, or clip gradients: optax.clip_by_global_norm"
-                + f"; {kept} the step before" * bool(step))
+            fix="lower the learning rate, or clip gradients: optax.clip_by_global_norm; "
+            f"{kept} the step before" if step else
+            "look at the scale of the data, at the priors and at what the networks return")
 
     def _finish(self, learner: Learner, now: Progress, bound: Bound | None, data: Data,
                 rng_key: Array, mark: bytes) -> tuple[Posterior, Weights]:
