@@ -151,7 +151,7 @@ def unpack(M: Array, past: int) -> tuple[Array, Array, Array]:
 @cache
 def local_prior(d: int) -> np.ndarray:
     """The mean of local models before transitions are seen, (2 d + du + 1, d): inertia alone."""
-    return np.concatenate([np.asarray(constant_velocity(d)).T, np.zeros((2, d), np.float32)])
+    return np.concatenate([constant_velocity(d).T, np.zeros((2, d), np.float32)])
 
 
 def local_models(states: np.ndarray, features: np.ndarray, following: np.ndarray) -> np.ndarray:
@@ -167,7 +167,7 @@ def predict(world: World, start: np.ndarray, torques: np.ndarray) -> np.ndarray:
     """Poses that follow two poses `start` (2, d) under torques (T, 1) without frames, (T, d)."""
     path = list(start)
     for u in torques:
-        near = np.tile(np.concatenate(path[-2:]), (HORIZON, 1))   # the shape that is compiled
+        near = np.tile(np.concatenate(path[-2:], dtype=np.float32), (HORIZON, 1))   # as in control
         M = local_models(near, world.features, world.following)[0]
         path.append(np.concatenate([*path[-2:], u, [1.0]]) @ M)
     return np.stack(path[2:])

@@ -136,7 +136,8 @@ def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], 
     """
     def run(values: dict[str, Array], key: Array) -> dict[str, Array]:
         replayed = _Replay(values, key, keep_data, draw_gaps, window)
-        with replayed, numpyro.handlers.seed(rng_seed=0):
+        # NumPyro's checks of arguments would run op by op here.
+        with (replayed, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False)):
             model(*args, **kwargs)
         return replayed.scores if score else replayed.found
 

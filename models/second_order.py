@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
@@ -14,9 +15,9 @@ import jopa_ppl as jp
 from models.vae import VAE
 
 
-def constant_velocity(d: int) -> Array:
+def constant_velocity(d: int) -> np.ndarray:
     """(-I, I + I): the next pose if the last difference repeats itself, (d, 2 d)."""
-    return jnp.concatenate([-jnp.eye(d), 2 * jnp.eye(d)], 1)
+    return np.concatenate([-np.eye(d), 2 * np.eye(d)], 1, dtype=np.float32)
 
 
 def dynamics(frames: Array | None = None, *, T: int, trajectories: int, vae: VAE, du: int = 1,

@@ -197,7 +197,7 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
             f"{variance.round(2).tolist()}, expected below {_COLLAPSED}. Give more steps, more "
             f"inits, a lower rate, or fewer latents than d = {d}.")
     best = int(np.argmin(np.where(alive, energy, np.inf)))
-    one = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[best]), carry[0])
+    one = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[best], carry[0]))
     return nnx.merge(graph, one), np.concatenate(losses)[:, best]
 
 
