@@ -16,8 +16,8 @@ the clock runs on after them (`--encoder-rate 1e-3`, the decoder's rate, shows i
 trained for long leans on what the dynamics cannot predict (`--steps 20`): predictions gain nothing
 more, reconstructions do. Hence a slow encoder and 10 steps. On five exemplars that are not judged
 here (`--exemplars 8:2 1:2 0:1 0:2 8:3`) no other setting tried predicts better by more than 1 %
-(`python -m tests.benchmarks.em_rates`); there, one zero, whose slow latents half turn under two of
-the three VAEs, stays at twice what it could draw.
+(`python -m tests.benchmarks.em_rates`); there, both zeros, whose slow latents half turn under two
+of the three VAEs, stay at twice what EM could draw.
 """
 
 from __future__ import annotations

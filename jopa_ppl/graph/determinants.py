@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from jopa_ppl.errors import StructureError, names
-from jopa_ppl.graph.program import Program, Site, prune
+from jopa_ppl.graph.program import Program, Site
 
 # Operations that only move whole matrices: nothing is left to prove.
 MOVES = {"reshape", "broadcast_in_dim", "squeeze", "convert_element_type", "copy"}
@@ -24,7 +24,7 @@ def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Progra
         StructureError: names the site and the latents.
     """
     output = site.outputs[key]
-    closed, used = prune(program.jaxpr, [output])
+    closed, used = program.pruned([output])
     if all(eqn.primitive.name in MOVES for eqn in closed.jaxpr.eqns):
         return
     rng = np.random.default_rng(0)

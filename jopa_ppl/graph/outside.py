@@ -17,7 +17,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from jopa_ppl.graph.distributions import GAUSSIAN
-from jopa_ppl.graph.program import Plate, Program, Site, prune
+from jopa_ppl.graph.program import Plate, Program, Site
 from jopa_ppl.graph.structure import Dependence, analyse, constant, variable
 
 TIME = "!time"       # the plate that stands for time in the proof
@@ -163,7 +163,7 @@ def _moving(program: Program, site: Site, scan: int, homes: Mapping[str, Home]
         return constant(shape)
 
     outputs = tuple(site.outputs.values())
-    found = analyse(prune(program.jaxpr, outputs)[0], [state(k) for k in program.inputs])
+    found = analyse(program.pruned(outputs)[0], [state(k) for k in program.inputs])
     moving = set()
     for key, dependence in zip(site.outputs, found):
         along = [i for i, axis in enumerate(dependence.axes) if axis.plate == TIME]

@@ -95,10 +95,7 @@ class Program:
 
     def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:
         """The given outputs of the jaxpr, as a function of the inputs they need (others are 0)."""
-        key = tuple(outputs)
-        if key not in self._picked:
-            self._picked[key] = prune(self.jaxpr, key)
-        closed, used = self._picked[key]
+        closed, used = self.pruned(outputs)
         args = []
         for i, (k, aval) in enumerate(zip(self.inputs, closed.in_avals)):
             value = values.get(k)
@@ -112,11 +109,15 @@ class Program:
 
     def needs(self, outputs: Sequence[int]) -> set[str]:
         """Keys of the inputs that the given outputs depend on."""
+        used = self.pruned(outputs)[1]
+        return {k for i, k in enumerate(self.inputs) if i in used}
+
+    def pruned(self, outputs: Sequence[int]) -> tuple[ClosedJaxpr, set[int]]:
+        """`prune` of the program's jaxpr, once for the same outputs."""
         key = tuple(outputs)
         if key not in self._picked:
             self._picked[key] = prune(self.jaxpr, key)
-        used = self._picked[key][1]
-        return {k for i, k in enumerate(self.inputs) if i in used}
+        return self._picked[key]
 
 
 def prune(closed: ClosedJaxpr, outputs: Sequence[int]) -> tuple[ClosedJaxpr, set[int]]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.errors import StructureError
-from jopa_ppl.graph.program import Program, Scan, prune
+from jopa_ppl.graph.program import Program, Scan
 from jopa_ppl.graph.structure import Dependence, analyse, constant, variable
 
 MAX_ORDER = 8
@@ -72,7 +72,6 @@ class Reader:
     def __init__(self, program: Program, dense: frozenset[tuple[str, str]] = frozenset()) -> None:
         self.program = program
         self.dense = dense
-        self._pruned: dict[tuple[int, ...], tuple] = {}
         self.forms = {scan.index: self._carry_form(scan) for scan in program.scans}
 
     # -- dependences -------------------------------------------------------------------------
@@ -94,10 +93,7 @@ class Reader:
 
     def _analyse(self, outputs: Sequence[int], step: int | None,
                  carry: dict[str, Dependence]) -> list[Dependence]:
-        key = tuple(outputs)
-        if key not in self._pruned:
-            self._pruned[key] = prune(self.program.jaxpr, key)
-        closed, _ = self._pruned[key]
+        closed, _ = self.program.pruned(outputs)
         states = [carry[k] if k in carry else self._state(k, step) for k in self.program.inputs]
         return analyse(closed, states)
 

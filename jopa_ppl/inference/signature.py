@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from jopa_ppl.errors import ShapeError
+from jopa_ppl.keys import is_key
 
 
 class Call(NamedTuple):
@@ -36,8 +37,7 @@ def split_call(model: Callable, args: tuple, kwargs: dict) -> Call:
         if not is_array:
             static.append(leaf)
             continue
-        kind = np.dtype(leaf.dtype).kind if not jax.dtypes.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key) else "key"
+        kind = "key" if is_key(leaf) else np.dtype(leaf.dtype).kind
         if kind not in ("f", "i", "u", "b", "key", "V"):
             raise ShapeError("an argument has the wrong dtype", found=leaf.dtype,
                              expected="real numbers", fix="pass float arrays")
