@@ -85,7 +85,7 @@ def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str,
             mean, cov = (plan.mean, plan.cov) if plan is not None else forward(
                 engine, block, moments, bound)
             for name in block.variables:
-                at = c.of(f"{name}@0")
+                at = c.of(f"{name}@0") - (c.size - c.width)
                 found[name] = {"mean": mean[..., at], "cov": cov[..., at[:, None], at[None, :]]}
             for name in block.head:
                 first, spread = belief.site(m, name)
@@ -123,7 +123,7 @@ def chain_segments(engine: Engine, block: Any, moments: dict, bound: Bound) -> l
 
 
 def forward(engine: Engine, block: Any, moments: dict, bound: Bound) -> tuple[Array, Array]:
-    """Smoothed moments where observations reach, predicted ones after."""
+    """Smoothed moments of the sites of every step, predicted ones where no observation reaches."""
     c = Coordinates(engine.beliefs[block.name])
     segments = [(n, [(w, nature(s, w)) for w, s in sites])
                 for n, sites in chain_segments(engine, block, moments, bound)]

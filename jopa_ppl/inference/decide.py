@@ -40,7 +40,7 @@ from jopa_ppl.messages.families import symmetric
 
 
 class Plan(NamedTuple):
-    """Moments of h = (1, head, last k nodes, this node) at every step: (T, *plates, H).
+    """Moments of the sites of every step: (T, *plates, w) and (T, *plates, w, w).
 
     gains: by context, for every decision its gain on h and its covariance; past: the evidence.
     """

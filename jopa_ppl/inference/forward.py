@@ -109,46 +109,59 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
 
 def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follow]]]],
          c: Coordinates) -> tuple[Array, Array]:
-    """Mean (T, *plates, H) and covariance (T, *plates, H, H) of h at every step.
+    """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step.
 
-    `segments`: (number of steps, sites in program order with their places in h).
+    Steps come from smoothing up to the first that it did not settle as a whole; from there on they
+    are rolled out one by one. `segments`: (number of steps, sites in program order with their
+    places in h).
     """
     shift, z = c.shift()[1:], slice(c.size - c.width, c.size)
+    whole = (start.free > 0).all(-1) & start.settled
+    whole = whole.reshape((len(whole), -1)).all(-1)
+    first = jnp.where(whole.all(), len(whole), jnp.argmin(whole))
+    begun = jnp.minimum(first, len(whole) - 1)
+    carry = (start.state_mean[begun], start.state_cov[begun])
+    nodes, at = (start.node_mean, start.node_cov), 0
 
-    def advance(places: list[np.ndarray]) -> Callable:
-        def step(carry: tuple[Array, Array], inputs: Any) -> tuple[Any, Any]:
-            (mean, cov), (given, rules) = carry, inputs
-            known = given.settled[..., None]
-            mean = jnp.where(known, given.state_mean, mean)
-            cov = jnp.where(known[..., None], given.state_cov, cov)
-            pad = [(0, 0)] * (mean.ndim - 1)
-            h = jnp.pad(augment(mean), [*pad, (0, c.width)])
-            S = jnp.pad(cov, [*pad, (1, c.width), (1, c.width)])
-            # What smoothing knows of the step comes first: the other sites follow from it.
-            free = given.free > 0
-            both = free[..., :, None] & free[..., None, :]
-            cross = jnp.where(known[..., None] & free[..., None, :], given.cross, 0.0)
-            h = h.at[..., z].set(jnp.where(free, given.node_mean, 0.0))
-            S = S.at[..., z, z].set(jnp.where(both, given.node_cov, 0.0))
-            S = S.at[..., 1:z.start, z].set(cross)
-            S = S.at[..., z, 1:z.start].set(jnp.swapaxes(cross, -1, -2))
-            for where, rule in zip(places, rules):
-                new = jnp.zeros(h.shape, bool).at[..., where].set(~free[..., where - z.start])
-                drawn, spread = follow(h, S, where, rule)
-                h = jnp.where(new, drawn, h)
-                S = jnp.where(new[..., :, None] | new[..., None, :], spread, S)
-            return (h[..., shift], S[..., shift, :][..., :, shift]), (h, S)
-        return step
+    def advance(carry: tuple[Array, Array], given: Smoothed, places: list[np.ndarray],
+                rules: list[Follow]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        mean, cov = carry
+        known = given.settled[..., None]
+        mean = jnp.where(known, given.state_mean, mean)
+        cov = jnp.where(known[..., None], given.state_cov, cov)
+        pad = [(0, 0)] * (mean.ndim - 1)
+        h = jnp.pad(augment(mean), [*pad, (0, c.width)])
+        S = jnp.pad(cov, [*pad, (1, c.width), (1, c.width)])
+        # What smoothing knows of the step comes first: the other sites follow from it.
+        free = given.free > 0
+        both = free[..., :, None] & free[..., None, :]
+        cross = jnp.where(known[..., None] & free[..., None, :], given.cross, 0.0)
+        h = h.at[..., z].set(jnp.where(free, given.node_mean, 0.0))
+        S = S.at[..., z, z].set(jnp.where(both, given.node_cov, 0.0))
+        S = S.at[..., 1:z.start, z].set(cross)
+        S = S.at[..., z, 1:z.start].set(jnp.swapaxes(cross, -1, -2))
+        for where, rule in zip(places, rules):
+            new = jnp.zeros(h.shape, bool).at[..., where].set(~free[..., where - z.start])
+            drawn, spread = follow(h, S, where, rule)
+            h = jnp.where(new, drawn, h)
+            S = jnp.where(new[..., :, None] | new[..., None, :], spread, S)
+        return (h[..., shift], S[..., shift, :][..., :, shift]), (h[..., z], S[..., z, z])
 
-    carry = (start.state_mean[0], start.state_cov[0])
-    hs, at = [], 0
     for length, sites in segments:
-        given = jax.tree.map(lambda a, at=at, n=length: a[at:at + n], start)
-        inputs = (given, [rule for _, rule in sites])
-        carry, out = over_time(advance([w for w, _ in sites]), carry, inputs, length)
-        hs.append(out)
+        places, rules = [w for w, _ in sites], [rule for _, rule in sites]
+
+        def step(i: Array, carried: Any, at: int = at, length: int = length,
+                 places: list = places, rules: list = rules) -> Any:
+            carry, nodes = carried
+            given = jax.tree.map(lambda a: a[at + i], start)
+            here = jax.tree.map(lambda a: a[i] if len(a) == length else a[0], rules)
+            carry, found = advance(carry, given, places, here)
+            return carry, tuple(a.at[at + i].set(x) for a, x in zip(nodes, found))
+
+        carry, nodes = jax.lax.fori_loop(jnp.clip(first - at, 0, length), length, step,
+                                         (carry, nodes))
         at += length
-    return tuple(jnp.concatenate(x) for x in zip(*hs))
+    return nodes
 
 
 def follow(h: Array, S: Array, where: np.ndarray, rule: Follow) -> tuple[Array, Array]:
