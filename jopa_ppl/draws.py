@@ -14,7 +14,7 @@ from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Follow, nature, over_time
 from jopa_ppl.inference.layout import join
 from jopa_ppl.inference.steps import Coordinates
-from jopa_ppl.inference.unseen import GAUSSIAN_KINDS, complete
+from jopa_ppl.inference.unseen import complete
 from jopa_ppl.marginals import chain_segments, settled
 from jopa_ppl.messages import chain, elimination
 from jopa_ppl.messages.factors import augment
@@ -39,7 +39,7 @@ def point(engine: Engine, moments: dict, key: Array, bound: Bound | None = None
     the beliefs are complete already.
     """
     fixed, values = dict(moments), {}
-    blocks = sorted(enumerate(engine.graph.blocks), key=lambda b: b[1].kind in GAUSSIAN_KINDS)
+    blocks = sorted(enumerate(engine.graph.blocks), key=lambda b: b[1].is_gaussian)
     for i, block in blocks:                                   # precisions first
         here = fixed if bound is None else complete(engine, fixed, bound, (block,))[0]
         m, k = here[block.name], random.fold_in(key, i)

@@ -50,7 +50,8 @@ class PriorError(JopaError):
 
 
 class NumericalError(JopaError):
-    """The free energy stopped being finite; `posterior` holds the last finite state."""
+    """The free energy stopped being finite, or rounding has eaten the result; `posterior` holds
+    the last finite state."""
 
     def __init__(self, what: str, *, posterior: object = None, **kwargs: object) -> None:
         self.posterior = posterior
@@ -63,6 +64,10 @@ class FileError(JopaError):
 
 class ConvergenceWarning(UserWarning):
     """The sweeps ended before the free energy had settled."""
+
+
+class NumericalWarning(UserWarning):
+    """Rounding has taken digits of the result; it says how many, and which site took them."""
 
 
 class DataWarning(UserWarning):

@@ -158,9 +158,8 @@ def _plate_record(plate: Plate) -> list:
 
 def _kept(posterior: Posterior) -> Kept:
     compiled, bound, plan = posterior.compiled, posterior.bound, posterior.plan
-    _ = posterior._marginals         # compiles `compiled.marginals` where that is still to be done
+    sites, _ = posterior._parts
     with jax.enable_x64(True):
-        sites, _ = compiled.marginals(posterior.state.moments, bound, plan)
         smoothed = {}
         for block in compiled.graph.blocks:
             if block.kind != "chain":

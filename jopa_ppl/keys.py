@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ def as_key(rng_key: Any) -> Array:
         JopaError: it is neither, or more than one key.
     """
     if rng_key is None:
-        return random.key(0)
+        return _default()
     if isinstance(rng_key, int | np.integer) and not isinstance(rng_key, bool):
         return random.key(int(rng_key))
     found = type(rng_key).__name__
@@ -31,6 +32,12 @@ def as_key(rng_key: Any) -> Array:
     raise JopaError("rng_key is not a PRNG key", found=found,
                     expected="one key, jax.random.key(seed), or a whole number as its seed",
                     fix="pass jax.random.key(0); of several keys pass one at a time")
+
+
+@cache
+def _default() -> Array:
+    """Key 0, made once."""
+    return random.key(0)
 
 
 def is_key(leaf: Any) -> bool:

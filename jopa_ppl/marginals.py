@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,19 +30,26 @@ class Marginal(NamedTuple):
     parts: dict[str, Array]
 
 
-def marginals(compiled: Any, state: State, bound: Bound, plan: Any) -> dict[str, Marginal]:
-    """Marginals of all latent sites; compiled once per program."""
-    variables = compiled.graph.variables
+def marginals(variables: Mapping[str, Variable], shaped: dict) -> dict[str, Marginal]:
+    """Marginals of all latent sites, from what `parts` found."""
+    return {name: Marginal(v.family, _event_dim(v), *shaped[name])
+            for name, v in variables.items()}
+
+
+def compiled_parts(compiled: Any, state: State, bound: Bound, plan: Any) -> tuple[dict, dict]:
+    """`parts` of a run that did not return them, compiled once per program."""
     if not hasattr(compiled, "marginals"):
-        stored = getattr(compiled, "stored_arrays", None)
+        compiled.marginals = jax.jit(
+            partial(parts, compiled.engine, arrays=getattr(compiled, "stored_arrays", None)),
+            compiler_options=once())
+    return compiled.marginals(state.moments, bound, plan)
 
-        def both(*args: Any) -> tuple[dict, dict]:
-            arrays = (stored or partial(_arrays, compiled.engine))(*args)
-            return arrays, {name: _shaped(v, arrays[name]) for name, v in variables.items()}
 
-        compiled.marginals = jax.jit(both, compiler_options=once())
-    _, found = compiled.marginals(state.moments, bound, plan)
-    return {name: Marginal(v.family, _event_dim(v), *found[name]) for name, v in variables.items()}
+def parts(engine: Engine, moments: dict, bound: Bound, plan: Any,
+          arrays: Callable | None = None) -> tuple[dict, dict]:
+    """By site, the arrays of its marginal (split by plates), and these in the shape of the site."""
+    found = (arrays or partial(_arrays, engine))(moments, bound, plan)
+    return found, {name: _shaped(v, found[name]) for name, v in engine.graph.variables.items()}
 
 
 def _event_dim(v: Variable) -> int:

@@ -19,7 +19,7 @@ from jopa_ppl.earlier import JointBelief
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.inference.unseen import complete
 from jopa_ppl.keys import as_key
-from jopa_ppl.marginals import Marginal, marginals
+from jopa_ppl.marginals import Marginal, compiled_parts, marginals
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor_graph import Block
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 def outward(x: Any) -> Any:
     """Arrays in the caller's default float."""
     floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-    return jnp.asarray(x, jnp.result_type(float)) if floating else x
+    if not floating or x.dtype == (wanted := jnp.result_type(float)):
+        return x
+    return jnp.asarray(x, wanted)
 
 
 class Posterior:
@@ -47,8 +49,9 @@ class Posterior:
     """
 
     def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,
-                 plan: Any = None, noise: Array | None = None) -> None:
-        self.compiled, self.call = compiled, call
+                 plan: Any = None, noise: Array | None = None,
+                 sites: tuple[dict, dict] | None = None) -> None:
+        self.compiled, self.call, self._sites = compiled, call, sites
         self.state, self.bound, self.plan = state, bound, plan
         self.num_iters = int(state.sweep)
         self.converged = bool(state.converged)
@@ -71,9 +74,16 @@ class Posterior:
                      and not graph.block_of(n).plates)
 
     @cached_property
-    def _marginals(self) -> dict[str, Marginal]:
+    def _parts(self) -> tuple[dict, dict]:
+        """Arrays of every site's marginal, as `marginals.parts` tells them."""
+        if self._sites is not None:
+            return self._sites
         with jax.enable_x64(True):
-            return marginals(self.compiled, self.state, self.bound, self.plan)
+            return compiled_parts(self.compiled, self.state, self.bound, self.plan)
+
+    @cached_property
+    def _marginals(self) -> dict[str, Marginal]:
+        return marginals(self.compiled.graph.variables, self._parts[1])
 
     def _marginal(self, name: str) -> Marginal:
         if name not in self._marginals:

@@ -89,6 +89,10 @@ class Block:
     def members(self) -> tuple[str, ...]:
         return self.head + self.variables
 
+    @property
+    def is_gaussian(self) -> bool:
+        return self.kind in ("chain", "dense", "elimination")
+
 
 @dataclass(frozen=True)
 class Graph:

@@ -7,6 +7,7 @@ gradient of the energy), `entropy`, and `moved` (how far an update went).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -48,9 +49,11 @@ class Belief(Protocol):
 
 
 class GaussianBelief(Belief, Protocol):
-    """What else is asked of Gaussians: `gradient`, under which `update` returns the same belief."""
+    """What else is asked of Gaussians: `gradient`, under which `update` returns the same belief,
+    and `diagonals`, its means and the diagonals of its precision and of its covariance."""
 
     def gradient(self, moments: Any, clamp: Any) -> Any: ...
+    def diagonals(self, moments: Any, gradient: Any, clamp: Any) -> tuple[Any, Any, Any]: ...
 
 
 def only(matrix: Array, free: Array) -> Array:
@@ -66,6 +69,22 @@ def clamped(mean: Array, cov: Array, clamp: Clamp) -> tuple[Array, Array]:
 def identity(free: Array) -> Array:
     """Unit precision on what is not inferred keeps J positive definite and adds nothing to F."""
     return (1 - free)[..., None] * jnp.eye(free.shape[-1], dtype=free.dtype)
+
+
+def diagonal(matrix: Array) -> Array:
+    """The diagonals of matrices (.., n, n)."""
+    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+def at_mean(stats: tuple) -> tuple:
+    """The expected statistics of a Gaussian belief without its spread."""
+    return stats[0], *jax.tree.map(jnp.zeros_like, stats[1:])
+
+
+def free_dims(clamp: Clamp | Mapping[str, Clamp]) -> Array:
+    """How many numbers of a Gaussian block are inferred."""
+    parts = jax.tree.leaves(clamp, is_leaf=lambda x: isinstance(x, Clamp))
+    return sum(jnp.sum(c.free) for c in parts)
 
 
 def in_spreads(change: Array, variance: Array) -> Array:
@@ -115,8 +134,12 @@ class DenseBelief:
         precision, _ = inverse_and_logdet(moments.cov)
         return jnp.zeros_like(moments.mean), -0.5 * (precision - identity(clamp.free))
 
+    def diagonals(self, moments: Gaussian, gradient: tuple, clamp: Clamp
+                  ) -> tuple[Array, Array, Array]:
+        return moments.mean, diagonal(-2 * gradient[1]) * clamp.free, diagonal(moments.cov)
+
     def moved(self, old: Gaussian, new: Gaussian) -> Array:
-        return in_spreads(new.mean - old.mean, jnp.diagonal(new.cov, axis1=-2, axis2=-1))
+        return in_spreads(new.mean - old.mean, diagonal(new.cov))
 
     def site(self, moments: Gaussian, name: str) -> tuple[Array, Array]:
         """Marginal of a site: mean (*plates, dims), covariance (*plates, dims, dims)."""
@@ -200,11 +223,22 @@ class EliminationBelief:
         return Eliminated(mean, dict(zip(keys, found.cov)), found.logdet, precision, free)
 
     def entropy(self, moments: Eliminated, clamp: dict[str, Clamp]) -> Array:
-        return gaussian_entropy(moments.logdet, sum(jnp.sum(c.free) for c in clamp.values()))
+        return gaussian_entropy(moments.logdet, free_dims(clamp))
 
     def gradient(self, moments: Eliminated, clamp: dict[str, Clamp]) -> tuple[dict, dict]:
         return (jax.tree.map(jnp.zeros_like, moments.mean),
                 {k: -0.5 * p for k, p in moments.precision.items()})
+
+    def diagonals(self, moments: Eliminated, gradient: tuple, clamp: dict[str, Clamp]
+                  ) -> tuple[dict, dict, dict]:
+        def by_factor(mean: dict[str, Array]) -> dict[str, Array]:
+            return {k: self.view((mean, moments.cov), f).mean for k, f in self.factors.items()}
+
+        # What a factor says of a variable is added up over its plates: the transpose of its view.
+        _, gather = jax.vjp(by_factor, moments.mean)
+        (precision,) = gather({k: diagonal(-2 * g) for k, g in gradient[1].items()})
+        return (moments.mean, {n: precision[n] * c.free for n, c in clamp.items()},
+                {n: diagonal(self.site(moments, n)[1]) for n in clamp})
 
     def moved(self, old: Eliminated, new: Eliminated) -> Array:
         change = {n: new.mean[n] - old.mean[n] for n in new.mean}

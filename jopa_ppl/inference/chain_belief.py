@@ -19,6 +19,7 @@ from jopa_ppl.graph.unroll import base_name, lag
 from jopa_ppl.inference.beliefs import (
     Clamp,
     clamped,
+    diagonal,
     identity,
     in_bulk,
     in_spreads,
@@ -201,8 +202,12 @@ class ChainBelief:
         diag = moments.diag - identity(clamp.free)
         return jnp.zeros_like(moments.mean), -0.5 * diag, -moments.off
 
+    def diagonals(self, moments: Chain, gradient: tuple, clamp: Clamp
+                  ) -> tuple[Array, Array, Array]:
+        return moments.mean, diagonal(-2 * gradient[1]) * clamp.free, diagonal(moments.cov)
+
     def moved(self, old: Chain, new: Chain) -> Array:
-        return in_spreads(new.mean - old.mean, jnp.diagonal(new.cov, axis1=-2, axis2=-1))
+        return in_spreads(new.mean - old.mean, diagonal(new.cov))
 
     def steps(self, array: Array, name: str, tail: int) -> Array:
         """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -9,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 
 def once() -> dict[str, Any]:
@@ -46,6 +49,23 @@ def together(*jobs: tuple[Any, tuple]) -> None:
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(fn.lower(*args).compile) for fn, args in jobs]:
             done.result()
+
+
+class Packed:
+    """Many small arrays that leave a compiled function as one vector: one transfer, not dozens."""
+
+    def pack(self, tree: Any) -> Array:
+        """The numbers of a pytree side by side, whose structure is noted while it is traced."""
+        leaves, self.tree = jax.tree.flatten(tree)
+        self.shapes = [jnp.shape(x) for x in leaves]
+        flat = [jnp.ravel(x).astype(float) for x in leaves]
+        return jnp.concatenate(flat)
+
+    def unpack(self, vector: Array) -> Any:
+        """The pytree with NumPy arrays for leaves."""
+        ends = np.cumsum([math.prod(s) for s in self.shapes])
+        parts = np.split(np.asarray(vector), ends[:-1])
+        return self.tree.unflatten([x.reshape(s) for x, s in zip(parts, self.shapes)])
 
 
 def in_batches(fn: Callable, xs: Any, most: int) -> Any:

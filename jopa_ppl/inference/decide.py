@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -151,7 +152,7 @@ class Decision:
         bound = bound._replace(checks={**bound.checks, "goal": goal})
         moments = engine.start(None, bound).moments
         factors = engine.energy.touching(self.block)
-        moments = engine.update(self.block, factors, moments, bound)
+        moments, digits = engine.measured_update(self.block, factors, moments, bound)
         evidence = engine.free_energy(moments, bound)
 
         nodes, costs = self._nodes(bound, moments, kept)
@@ -171,7 +172,7 @@ class Decision:
         cost = self._expected(value, past, start)
         f = evidence + cost
         state = State(moments, f, jnp.ones((), int), jnp.where(jnp.isfinite(f), -1, 0),
-                      jnp.ones((), bool))
+                      jnp.ones((), bool), jax.tree.map(jnp.atleast_1d, digits))
         return bound, state, history.at[0].set(f), Plan(mean, cov, gains, past)
 
     # -- backward --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
-from jopa_ppl.inference.beliefs import Clamp, DenseBelief, EliminationBelief
+from jopa_ppl.inference.beliefs import Clamp, DenseBelief, EliminationBelief, at_mean, free_dims
 from jopa_ppl.inference.bind import (
     FactorArrays,
     Windows,
@@ -31,7 +31,11 @@ from jopa_ppl.inference.checks import (
 from jopa_ppl.inference.energy import Energy
 from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
+from jopa_ppl.inference.rounding import POLISHED, Digits, digits
 from jopa_ppl.inference.schedule import Schedule
+
+PASSES = 5           # at most, of a program that one pass solves but for rounding
+NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
 
 Weigh = Callable[[dict[str, FactorArrays], dict[str, Array]], dict[str, FactorArrays]]
 
@@ -49,13 +53,19 @@ class Bound(NamedTuple):
 
 
 class State(NamedTuple):
-    """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong."""
+    """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong.
+
+    `digits`: what rounding works on, by update; `moved`: how far the last sweep moved the means of
+    a program that one pass solves, in spreads.
+    """
 
     moments: dict[str, Any]
     free_energy: Array
     sweep: Array
     bad: Array
     converged: Array
+    digits: Digits | None = None
+    moved: Array | float = 0.0
 
 
 class Engine:
@@ -121,8 +131,7 @@ class Engine:
                 value = jnp.where(present[name], values[name], 0.0)
             return Clamp(free, value)
 
-        parts = {n: one(n) for n in block.members} if block.kind in (
-            "chain", "dense", "elimination") else {}
+        parts = {n: one(n) for n in block.members} if block.is_gaussian else {}
         if block.kind == "dense":
             return Clamp(*(jnp.concatenate([p[i] for p in parts.values()], -1) for i in (0, 1)))
         if block.kind == "elimination":
@@ -164,6 +173,11 @@ class Engine:
     def update(self, block: Block, factors: list[Factor], moments: dict[str, Any],
                bound: Bound) -> dict[str, Any]:
         """The block's belief from its complete message, the gradient of the energy."""
+        return self.measured_update(block, factors, moments, bound)[0]
+
+    def measured_update(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+                        bound: Bound) -> tuple[dict[str, Any], Digits]:
+        """`update`, and what rounding works on in the new belief."""
         belief, clamp = self.beliefs[block.name], bound.clamps[block.name]
         stats = self.stats(moments, bound.clamps)
 
@@ -171,7 +185,9 @@ class Engine:
             return self.energy(factors, bound.arrays, {**stats, block.name: mine})
 
         gradient = jax.grad(energy)(stats[block.name])
-        return {**moments, block.name: belief.update(moments[block.name], gradient, clamp)}
+        new = belief.update(moments[block.name], gradient, clamp)
+        measured = digits(*belief.diagonals(new, gradient, clamp)) if clamp is not None else NONE
+        return {**moments, block.name: new}, measured
 
     def start(self, key: Array | None, bound: Bound) -> State:
         """Beliefs before the first sweep: the priors; with a key, globals are nudged off them."""
@@ -185,23 +201,35 @@ class Engine:
             moments = self.update(block, own, moments, bound)
             if key is not None and not block.held and block.kind in ("dense", "elimination"):
                 moments[block.name] = nudge(moments[block.name], random.fold_in(key, i))
-        empty = jnp.zeros(())
-        return State(moments, empty, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool))
+        zero = jnp.zeros(())
+        none = Digits(*jnp.zeros((3, len(self.schedule.updates))))
+        return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
+                     none, zero)
 
-    def free_energy(self, moments: dict[str, Any], bound: Bound) -> Array:
-        """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO."""
+    def free_energy(self, moments: dict[str, Any], bound: Bound, solved: str | None = None
+                    ) -> Array:
+        """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO.
+
+        `solved`: a block that has just been updated. Of U, linear in its covariance C, the part
+        <dU/dC, C> = -1/2 <J, C> is then -n/2: no product of large precisions and small
+        covariances is formed.
+        """
         stats = self.stats(moments, bound.clamps)
-        energy = self.energy(list(self.graph.factors), bound.arrays, stats)
         entropy = sum(b.entropy(moments[n], bound.clamps[n]) for n, b in self.beliefs.items())
-        return -energy - entropy
+        if solved is not None:
+            stats = {**stats, solved: at_mean(stats[solved])}
+            entropy -= 0.5 * free_dims(bound.clamps[solved])
+        return -self.energy(list(self.graph.factors), bound.arrays, stats) - entropy
 
     def sweep(self, moments: dict[str, Any], bound: Bound, damping: float | None = None
-              ) -> tuple[dict[str, Any], Array]:
-        """One pass over the schedule. Returns beliefs and the position of a bad update (or -1)."""
-        bad = jnp.full((), -1)
+              ) -> tuple[dict[str, Any], Array, Digits]:
+        """One pass over the schedule: beliefs, the position of a bad update (or -1), and what
+        rounding works on in every update."""
+        bad, measured = jnp.full((), -1), []
         for i, step in enumerate(self.schedule.updates):
             old = moments
-            moments = self.update(step.block, list(step.factors), moments, bound)
+            moments, found = self.measured_update(step.block, list(step.factors), moments, bound)
+            measured.append(found)
             fresh = moments[step.block.name]
             if damping:
                 fresh = jax.tree.map(lambda a, b: (1 - damping) * a + damping * b, fresh,
@@ -209,18 +237,22 @@ class Engine:
                 moments = {**moments, step.block.name: fresh}
             finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(fresh)]).all()
             bad = jnp.where((bad < 0) & ~finite, i, bad)
-        return moments, bad
+        return moments, bad, Digits(*(jnp.stack(x) if measured else jnp.zeros((0,))
+                                      for x in zip(*measured or [NONE])))
 
     def settled(self, old: State, moments: dict[str, Any], f: Array, tol: float) -> Array:
         """Whether a sweep changed F by less than `tol` and every block's means by less than
         sqrt(tol) of their spread: F sees an error of the beliefs squared, and less and less of it
         the more data there are."""
         close = max(tol, 1e-12)              # a sum of many terms has no more digits than that
-        still = [jnp.abs(old.free_energy - f) <= close * jnp.maximum(1.0, jnp.abs(f))]
-        for name in (u.block.name for u in self.schedule.updates):
-            moved = self.beliefs[name].moved(old.moments[name], moments[name])
-            still.append(moved <= tol**0.5)
-        return jnp.stack(still).all()
+        still = jnp.abs(old.free_energy - f) <= close * jnp.maximum(1.0, jnp.abs(f))
+        return still & (self.moved(old.moments, moments) <= tol**0.5)
+
+    def moved(self, old: dict[str, Any], new: dict[str, Any]) -> Array:
+        """How far a sweep moved the means of the block that it moved most, in spreads."""
+        names = [u.block.name for u in self.schedule.updates]
+        return jnp.stack([jnp.zeros(()), *(self.beliefs[n].moved(old[n], new[n]) for n in names)]
+                         ).max()
 
     def advance(self, state: State, bound: Bound, history: Array, until: Array, tol: float,
                 damping: float | None) -> tuple[State, Array]:
@@ -232,18 +264,26 @@ class Engine:
 
         def body(carry: tuple[State, Array]) -> tuple[State, Array]:
             s, past = carry
-            moments, bad = self.sweep(s.moments, bound, damping)
-            f = self.free_energy(moments, bound)
+            moments, bad, measured = self.sweep(s.moments, bound, damping)
+            f = self.free_energy(moments, bound, solved)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
             ok = bad < 0
             kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
-            settled = (s.sweep > 0) & self.settled(s, moments, f, tol)
-            if self.schedule.exact and not damping:
-                settled = s.sweep >= 1          # one block: the first sweep is exact already
+            moved = s.moved
+            if not exact:
+                settled = (s.sweep > 0) & self.settled(s, moments, f, tol)
+            else:       # another pass only polishes rounding, where there is any to speak of
+                moved = jnp.where(s.sweep > 0, self.moved(s.moments, moments), 0.0)
+                settled = jnp.where(s.sweep > 0, moved <= POLISHED,
+                                    measured.first_pass.max(initial=0.0) <= POLISHED)
+                settled |= s.sweep + 1 >= PASSES
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)
-            return State(kept, f, s.sweep + ok, bad, settled & ok), past
+            return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved), past
 
+        exact = self.schedule.exact and not damping
+        solved = next((u.block.name for u in self.schedule.updates
+                       if exact and u.block.is_gaussian), None)
         return jax.lax.while_loop(running, body, (state, history))
 
 

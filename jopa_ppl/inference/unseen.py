@@ -22,8 +22,6 @@ from jopa_ppl.messages.families import inverse_and_logdet
 if TYPE_CHECKING:
     from jopa_ppl.inference.engine import Bound, Engine
 
-GAUSSIAN_KINDS = ("chain", "dense", "elimination")
-
 
 def stands_alone(graph: Graph, name: str) -> bool:
     """Whether the prior of a Gaussian latent involves no other block: such a prior may stay, its
@@ -39,7 +37,7 @@ def complete(engine: Engine, moments: dict, bound: Bound, blocks: tuple[Block, .
     """Beliefs of Gaussian blocks with unseen latents predicted and data without spread."""
     graph = engine.graph
     for block in graph.blocks if blocks is None else blocks:
-        if block.kind not in GAUSSIAN_KINDS:
+        if not block.is_gaussian:
             continue
         for f in graph.factors:
             name = f.site.name
@@ -65,7 +63,7 @@ def _predict(engine: Engine, block: Block, f: Factor, moments: dict, bound: Boun
     stats = engine.stats(moments, bound.clamps)
     mine = stats[block.name]
     others = {n: jax.tree.map(jnp.zeros_like, s[1]) if n != block.name and len(s) == 2 else None
-              for n, s in stats.items() if engine.beliefs[n].block.kind in GAUSSIAN_KINDS}
+              for n, s in stats.items() if engine.beliefs[n].block.is_gaussian}
     fixed = {n: (s[0], others[n]) if others.get(n) is not None else s for n, s in stats.items()}
     each = [True] * len(f.plates)
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
 from jopa_ppl.graph.build import build_graph
-from jopa_ppl.graph.factor_graph import RULES, Graph
+from jopa_ppl.graph.factor_graph import RULES, Block, Graph
 from jopa_ppl.graph.trace import trace_program
 from jopa_ppl.graph.unroll import with_free_heads
 from jopa_ppl.inference.checks import (
@@ -24,11 +24,13 @@ from jopa_ppl.inference.checks import (
     raise_if_aimless,
     raise_if_missing,
 )
-from jopa_ppl.inference.compilation import often, once
+from jopa_ppl.inference.compilation import Packed, often, once
 from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
+from jopa_ppl.inference.rounding import raise_for_rounding, raise_or_warn
 from jopa_ppl.inference.signature import Cache, Call, split_call
 from jopa_ppl.keys import as_key
+from jopa_ppl.marginals import parts
 
 if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
@@ -51,6 +53,7 @@ class Compiled:
         self.decision = Decision(self.engine, self.decide) if self.decide else None
         self.schedule = self.engine.schedule
         self.single = self.decision is not None or self.schedule.exact
+        self.told = Packed()
         # One call for everything where one pass is exact; else the sweeps are compiled apart.
         self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
         self.more = jax.jit(self._more, compiler_options=often())
@@ -61,17 +64,28 @@ class Compiled:
         return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
 
     def _first(self, dynamic: list[Array], key: Array, until: Array
-               ) -> tuple[Bound, State, Array, Any]:
+               ) -> tuple[Bound, State, Array, Any, tuple[dict, dict] | None, Array]:
+        """All there is to do where one pass is exact, marginals included; else its beginning.
+        Last, what the host looks at, for `told`."""
         self.traces += 1
-        history = jnp.full((self.max_iters,), jnp.nan)
+        history, plan = jnp.full((self.max_iters,), jnp.nan), None
         if self.decision is not None:
-            return self.decision.run(self._data(dynamic), history)
-        bound = self.engine.bind(self._data(dynamic))
-        state = self.engine.start(key, bound)
-        if self.single:
-            state, history = self.engine.advance(state, bound, history, until, self.tol,
-                                                 self.damping)
-        return bound, state, history, None
+            bound, state, history, plan = self.decision.run(self._data(dynamic), history)
+        else:
+            bound = self.engine.bind(self._data(dynamic))
+            state = self.engine.start(key, bound)
+            if self.single:
+                state, history = self.engine.advance(state, bound, history, until, self.tol,
+                                                     self.damping)
+        sites = parts(self.engine, state.moments, bound, plan) if self.single else None
+        told = self.told.pack((state._replace(moments=None), history, bound.checks))
+        return bound, state, history, plan, sites, told
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that a run solves for, as `State.digits` has them."""
+        return ([self.decision.block] if self.decision is not None
+                else [u.block for u in self.schedule.updates])
 
     def raise_for_data(self, dynamic: list[Array]) -> None:
         """Find out which site's data or prior are at fault, if any are, and say so."""
@@ -167,34 +181,24 @@ class VMP:
         # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
         # is small. Networks stay in the dtype of their weights.
         with jax.enable_x64(True):
-            max_iters = compiled.max_iters
-            chunk = min(max_iters, 20)
-            bound, state, history, plan = compiled.first(call.dynamic, key, chunk)
-            (sweeps, done, bad), checks = _status(state), jax.device_get(bound.checks)
+            until = min(compiled.max_iters, 20)
+            bound, state, history, plan, sites, told = compiled.first(call.dynamic, key, until)
+            told, seen, checks = compiled.told.unpack(told)
             raise_if_missing(compiled.graph, checks)
             if self.options[0]:
                 raise_if_aimless(self.options[0], bool(checks["goal"]))
             if checks["negative"] or checks["shape"]:
                 compiled.raise_for_data(call.dynamic)
-            if plan is None and not done and bad < 0 and sweeps < max_iters:
-                bar = None
-                while not done and bad < 0 and sweeps < max_iters:
-                    begun, clock = sweeps, time.perf_counter()
-                    state, history = compiled.more(state, bound, history,
-                                                   min(sweeps + chunk, max_iters))
-                    sweeps, done, bad = _status(state)
-                    spent = time.perf_counter() - clock
-                    chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
-                    if self.progress and (bar is not None or (not done and spent > 0.2)):
-                        bar = bar or tqdm(total=max_iters, desc="VMP", unit="sweep", leave=False)
-                        bar.set_postfix(F=f"{float(state.free_energy):.6g}", refresh=False)
-                        bar.update(sweeps - bar.n)
-                if bar is not None:
-                    bar.close()
+            if not compiled.single:
+                state, seen = self._sweep_on(compiled, state, bound, history, until)
+                told, seen = jax.device_get((state._replace(moments=None), seen))
+            sweeps, bad = int(told.sweep), int(told.bad)
             if bad >= 0:
                 compiled.raise_for_data(call.dynamic)
-        posterior = Posterior(compiled, call, state, bound, history, plan)
+        posterior = Posterior(compiled, call, told._replace(moments=state.moments), bound, seen,
+                              plan, sites=sites)
         if bad >= 0:
+            raise_for_rounding(posterior, bad)
             updates = compiled.schedule.updates
             where = (f"block '{updates[bad].block.name}'" if bad < len(updates)
                      else "the free energy")
@@ -204,16 +208,34 @@ class VMP:
                 expected="finite beliefs",
                 fix="look at the scale of the data and at the priors; `error.posterior` holds "
                     f"the state after {sweeps} sweeps")
-        # With a single block the first sweep is exact; the second one only polishes rounding.
+        raise_or_warn(posterior)
         change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
-        still = compiled.tol == 0 and abs(change) <= 1e-12 * abs(float(state.free_energy))
-        if not (done or still) and plan is None and not compiled.schedule.exact:
+        still = compiled.tol == 0 and abs(change) <= 1e-12 * abs(float(told.free_energy))
+        if not (told.converged or still) and plan is None and not compiled.schedule.exact:
             moved = f", the free energy by {change:.3g} nats a sweep" if sweeps > 1 else ""
             warnings.warn(
                 f"not converged: after {sweeps} sweeps the beliefs still move{moved} "
                 f"(tol={compiled.tol}); raise max_iters",
                 ConvergenceWarning, stacklevel=2)
         return posterior
+
+    def _sweep_on(self, compiled: Compiled, state: State, bound: Bound, history: Array, chunk: int
+                  ) -> tuple[State, Array]:
+        """Sweep until it has settled or gone wrong, in chunks between which the bar moves."""
+        sweeps, done, bad, most, bar = 0, False, -1, compiled.max_iters, None
+        while not done and bad < 0 and sweeps < most:
+            begun, clock = sweeps, time.perf_counter()
+            state, history = compiled.more(state, bound, history, min(sweeps + chunk, most))
+            sweeps, done, bad = map(int, jax.device_get((state.sweep, state.converged, state.bad)))
+            spent = time.perf_counter() - clock
+            chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
+            if self.progress and (bar is not None or (not done and spent > 0.2)):
+                bar = bar or tqdm(total=most, desc="VMP", unit="sweep", leave=False)
+                bar.set_postfix(F=f"{float(state.free_energy):.6g}", refresh=False)
+                bar.update(sweeps - bar.n)
+        if bar is not None:
+            bar.close()
+        return state, history
 
 
 def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:
@@ -227,7 +249,3 @@ def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:
                         expected=f"such as {option}={expected}", fix="see help(jp.VMP)")
     return names
 
-
-def _status(state: State) -> tuple[int, bool, int]:
-    sweeps, done, bad = jax.device_get((state.sweep, state.converged, state.bad))
-    return int(sweeps), bool(done), int(bad)

@@ -16,6 +16,7 @@ are better used across blocks than within one.
 """
 
 import math
+import os
 from functools import partial
 from typing import NamedTuple
 
@@ -123,10 +124,19 @@ def _check(diag, off, vector, method):
         )
     if method not in METHODS:
         raise ValueError(f"method is one of {METHODS}, not {method!r}")
-    if method == "auto":  # on a CPU the short steps win, and compile three times faster
-        short = blocks < 64 or jax.default_backend() == "cpu"
-        method = "sequential" if short else "parallel"
+    if method == "auto":
+        lanes = math.prod(batch)
+        wins = _wins_on_cpu(blocks, dim, lanes) if jax.default_backend() == "cpu" else blocks >= 64
+        method = "parallel" if wins else "sequential"
     return method
+
+
+def _wins_on_cpu(blocks, dim, lanes):
+    """Whether fewer steps of twice the work pay on a CPU: in long chains of small blocks, whose
+    steps cost what starting their operations costs. XLA starts a loop's operations at once where
+    all they touch is small: a block of one number, or what XLA_FLAGS lets it take for small."""
+    at_once = "small_while_loop_byte_threshold" in os.environ.get("XLA_FLAGS", "")
+    return blocks >= 500 and dim > 1 and lanes * dim**2 <= 64 and not at_once
 
 
 # Blocks are (D, M, *lanes): one small matrix for each lane; a scan's inputs lead with time.

@@ -1,0 +1,161 @@
+"""How many digits rounding has left in the Gaussian beliefs of a run, and which sites took them.
+
+A belief N(m, C), C = J^-1, is solved in float64, so that J_ii is known to eps J_ii. That moves
+
+    the variance C_ii  by  eps J_ii C_ii  of itself,
+    the mean m_i       by  eps J_ii sd_i |m_i|  of sd_i when solved for anew,
+                       and eps sqrt(J_ii) |m_i|  when improved by a second pass,
+    F                  by  eps |J_ii C_ii|  nats (root of the sum of squares).
+
+J_ii C_ii is how much narrower element i is once its neighbours are known: 1 where elements are
+independent, 1e16 where a site ties them with a scale 1e-8 of their spread: nothing is left then.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.errors import NumericalError, NumericalWarning, names
+from jopa_ppl.graph.factor_graph import Block
+
+if TYPE_CHECKING:
+    from jopa_ppl.inference.engine import Bound, Engine
+    from jopa_ppl.posterior import Posterior
+
+EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more
+SILENT = 1e-6        # of a belief's spread: what may come back without a word
+ENERGY = 1e-4        # nats
+SERVES = 1e-2        # up to here a result comes back, with a warning
+POLISHED = 1e-9      # a first pass that is as good as this needs no second one
+SAFE = (10 * EPS / SILENT)**0.5     # of a spread: a scale that costs a tenth of SILENT
+
+
+class Digits(NamedTuple):
+    """What rounding works on in one block; eps times each is an error.
+
+    tied: max J_ii C_ii; total: its root sum of squares; far: max sqrt(J_ii) |m_i|.
+    """
+
+    tied: Array
+    total: Array
+    far: Array
+
+    @property
+    def first_pass(self) -> Array:
+        """Error of the means after one pass from zero, in spreads (at most)."""
+        return EPS * jnp.sqrt(self.tied) * self.far
+
+
+def digits(means: Any, precisions: Any, variances: Any) -> Digits:
+    """From the means and the diagonals of J and C of a block (arrays, or dicts of them)."""
+    tied, total, far = [], [], []
+    for m, J, C in zip(*map(jax.tree.leaves, (means, precisions, variances))):
+        product = jnp.maximum(J, 0.0) * C
+        tied.append(product.max(initial=0.0))
+        total.append((product**2).sum())
+        far.append((jnp.sqrt(jnp.where(C > 0, jnp.maximum(J, 0.0), 0.0)) * jnp.abs(m))
+                   .max(initial=0.0))
+    return Digits(jnp.stack(tied).max(), jnp.sqrt(sum(total)), jnp.stack(far).max())
+
+
+def raise_or_warn(posterior: Posterior) -> None:
+    """Refuse a result that rounding has eaten; tell of one that has lost digits.
+
+    Raises:
+        NumericalError: the estimated error of a belief exceeds 1e-2 of its spread. Warns with a
+            NumericalWarning from 1e-6 of a spread or 1e-4 nats on.
+    """
+    found, moved = posterior.state.digits, float(posterior.state.moved)
+    error = EPS * max(found.tied.max(initial=0.0), found.far.max(initial=0.0))
+    nats = EPS * float(np.sqrt(np.square(found.total).sum()))
+    error = max(float(error), moved if moved > POLISHED else 0.0)
+    if error <= SILENT and nats <= ENERGY:
+        return
+    at = int(np.argmax(np.maximum(found.tied, found.far)))
+    told = _told(posterior, posterior.compiled.blocks[at], f"; estimated error {error:.1g} of its "
+                 f"spread, {nats:.1g} nats of F", found.far[at] > found.tied[at])
+    if error > SERVES:
+        raise told("rounding has eaten the result")
+    warnings.warn(str(told("rounding has taken digits of the result")), NumericalWarning,
+                  stacklevel=3)
+
+
+def raise_for_rounding(posterior: Posterior, bad: int) -> None:
+    """Refuse a run in which rounding has left no positive definite precision.
+
+    Raises:
+        NumericalError: the precisions of the block that went wrong differ by 1e13 or more.
+    """
+    blocks = posterior.compiled.blocks
+    if bad < len(blocks) and blocks[bad].is_gaussian:
+        ties = _ties_of(posterior, blocks[bad])
+        if ties.precision**0.5 * ties.spread > 0.1 / EPS**0.5:
+            raise _told(posterior, blocks[bad], "; a precision that is no longer positive definite",
+                        False)("rounding has eaten the result")
+
+
+class Tie(NamedTuple):
+    """The site that holds a block most tightly: the precision that it gives to an element, with
+    the spread and the mean of the belief about it."""
+
+    site: str
+    precision: float
+    spread: float
+    mean: float
+
+
+def _told(posterior: Posterior, block: Block, end: str, far: bool) -> Callable:
+    """The error, but for its first line; `far`: values are large, not ties tight."""
+    tie = _ties_of(posterior, block, far)
+    scale, size = tie.precision**-0.5, abs(tie.mean)
+    if far:
+        found = f"values of {size:.2g} beside a scale of {scale:.2g}"
+        expected = f"values below {SILENT / EPS * scale:.1g}, for that scale"
+        fix = "subtract an offset from the data, or measure them in another origin"
+    else:
+        safe = SAFE * tie.spread
+        found = (f"a scale of {scale:.2g} beside {names(block.members)}, whose beliefs are "
+                 f"{tie.spread:.2g} wide")
+        expected = f"scales above {safe:.1g}, for that width"
+        fix = (f"a scale of {safe:.1g} says the same to six digits; where the link is exact, write "
+               "it into the means of the other sites instead of drawing it")
+    return lambda what: NumericalError(what, site=tie.site, posterior=posterior,
+                                       found=found + end, expected=expected, fix=fix)
+
+
+def _ties_of(posterior: Posterior, block: Block, far: bool = False) -> Tie:
+    """Compiled only where something is wrong."""
+    with jax.enable_x64(True):
+        found = jax.device_get(jax.jit(partial(_ties, posterior.compiled.engine, block))(
+            posterior.state.moments, posterior.bound))
+    size = lambda t: t[0] * (t[2]**2 if far else max(t[1], 0.0) or 1.0)
+    name = max(found, key=lambda n: size(found[n]))
+    precision, variance, mean = map(float, found[name])
+    if variance <= 0:       # nothing is solved for yet: as wide as what else is known allows
+        others = [float(t[0]) for n, t in found.items() if n.partition("[")[0]
+                  != name.partition("[")[0] and t[0] > 0]
+        variance = 1 / min(others, default=precision)
+    return Tie(name.partition("[")[0], precision, variance**0.5, mean)
+
+
+def _ties(engine: Engine, block: Block, moments: dict, bound: Bound) -> dict[str, Array]:
+    """By factor of the block, of the element it holds most tightly: the precision that the factor
+    gives to it, its variance and its mean."""
+    belief, stats = engine.beliefs[block.name], engine.stats(moments, bound.clamps)
+    clamp, found = bound.clamps[block.name], {}
+    for f in engine.energy.touching(block):
+        gradient = jax.grad(lambda mine, f=f: engine.energy(
+            [f], bound.arrays, {**stats, block.name: mine}))(stats[block.name])
+        m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
+                   belief.diagonals(moments[block.name], gradient, clamp))
+        at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))
+        found[f.name] = jnp.stack([J[at], C[at], m[at]])
+    return found
