@@ -13,9 +13,9 @@ from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Follow, nature, over_time
 from jopa_ppl.inference.layout import join
+from jopa_ppl.inference.marginals import chain_segments, settled
 from jopa_ppl.inference.steps import Coordinates
 from jopa_ppl.inference.unseen import complete
-from jopa_ppl.marginals import chain_segments, settled
 from jopa_ppl.messages import chain, elimination
 from jopa_ppl.messages.factors import augment
 from jopa_ppl.messages.families import Gamma, Gaussian, Wishart

@@ -17,9 +17,9 @@ from jopa_ppl import density, draws, predictive
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.earlier import JointBelief
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
+from jopa_ppl.inference.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.inference.unseen import complete
 from jopa_ppl.keys import as_key
-from jopa_ppl.marginals import Marginal, compiled_parts, marginals
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor_graph import Block

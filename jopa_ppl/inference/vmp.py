@@ -27,10 +27,10 @@ from jopa_ppl.inference.checks import (
 from jopa_ppl.inference.compilation import Packed, often, once
 from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
+from jopa_ppl.inference.marginals import parts
 from jopa_ppl.inference.rounding import raise_for_rounding, raise_or_warn
 from jopa_ppl.inference.signature import Cache, Call, split_call
 from jopa_ppl.keys import as_key
-from jopa_ppl.marginals import parts
 
 if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
