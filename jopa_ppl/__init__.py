@@ -1,6 +1,7 @@
 """Write a NumPyro program, get exact compiled message passing, and plan by conditioning."""
 
 from jopa_ppl import plots
+from jopa_ppl.batches import PosteriorBatch
 from jopa_ppl.checkpoints import Checkpoint, load_checkpoint, load_posterior, save_checkpoint
 from jopa_ppl.compare import Comparison, compare
 from jopa_ppl.compiling import compile, explain
@@ -44,6 +45,7 @@ __all__ = [
     "NumericalError",
     "NumericalWarning",
     "Posterior",
+    "PosteriorBatch",
     "PriorError",
     "ShapeError",
     "SiteError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 
@@ -13,18 +15,29 @@ class JopaError(ValueError):
 
     def __init__(self, what: str, *, site: str | None = None, found: object = None,
                  expected: object = None, fix: str | None = None) -> None:
-        self.site, self.found, self.expected, self.fix = site, found, expected, fix
-        lines = [what if site is None else f"site '{site}': {what}"]
-        for label, text in (("found", found), ("expected", expected), ("way out", fix)):
+        self.what, self.site, self.found = what, site, found
+        self.expected, self.fix = expected, fix
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        lines = [self.what if self.site is None else f"site '{self.site}': {self.what}"]
+        for label, text in (("found", self.found), ("expected", self.expected),
+                            ("way out", self.fix)):
             if text is not None:
                 lines.append(f"  {label + ':':<10}{text}")
-        self.what = what
-        super().__init__("\n".join(lines))
+        return "\n".join(lines)
 
     def with_fix(self, fix: str) -> JopaError:
         """The same error with another way out."""
         return type(self)(self.what, site=self.site, found=self.found, expected=self.expected,
                           fix=fix)
+
+    def inside(self, where: str) -> JopaError:
+        """The same error, which tells where it happened."""
+        new = copy(self)
+        new.what = f"{self.what}, in {where}"
+        new.args = (new._text(),)
+        return new
 
 
 class StructureError(JopaError):

@@ -9,7 +9,7 @@ from jopa_ppl.graph.determinants import check_matrix
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.graph.structure import Dependence
-from jopa_ppl.graph.unroll import base_name
+from jopa_ppl.graph.unroll import base_name, input_key
 
 NOISE_KEYS = ("scale", "precision_matrix", "covariance_matrix", "scale_tril")
 # What a parameter's exponent must be multiplied by to give the exponent in the precision.
@@ -46,12 +46,12 @@ def _blamed(site: Site, what: str, d: Dependence, name: str, blame: object) -> S
 def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program
                ) -> tuple[tuple[tuple[str, ...], ...], set[str]]:
     """The products of latents (and observed sites) the mean is a sum of, and the observed sites
-    it is affine in."""
+    and inputs of the scan it is affine in."""
     for name, blame in mean.nonlinear.items():
         if name in latent:
             raise _blamed(site, "the mean", mean, name, blame)
-    known = {n for n in mean.names
-             if base_name(n) in program.sites and n not in latent} - set(mean.nonlinear)
+    known = {n for n in mean.names - latent if base_name(n) in program.sites
+             or _is_small_input(site, n, program)} - set(mean.nonlinear)
     products = set()
     for monomial, blame in mean.monomials.items():
         inside = []
@@ -82,6 +82,15 @@ def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program
         together = sorted((n for n, _ in monomial if n in known), key=lambda n: ("@" in n, n))
         known -= set(together[:-1])
     return tuple(sorted(products)), known
+
+
+def _is_small_input(site: Site, name: str, program: Program) -> bool:
+    """Whether it is a real input of a scan, and none of the site's plates can be an axis of it:
+    probed as one vector it is then as small as what one element sees of it."""
+    key = input_key(name)
+    if key is None or not program.is_real(key):
+        return False
+    return not any(p.size in program.shapes[key] for p in site.axes)
 
 
 def check_noise(site: Site, key: str, noise: Dependence, latent: set[str], program: Program

@@ -10,7 +10,7 @@ from jopa_ppl.errors import SiteError, StructureError
 from jopa_ppl.graph import conjugacy
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.program import Plate, Program, Site
-from jopa_ppl.graph.unroll import Context, Reader, base_name
+from jopa_ppl.graph.unroll import Context, Reader, base_name, input_key
 
 RULES = ("linearise", "cubature")     # approximate messages of a likelihood
 
@@ -37,8 +37,9 @@ class Variable:
 class Factor:
     """The log-density of one site in one context, and what it depends on.
 
-    `latents` are instance names of Gaussian latents in the residual, `knowns` of observed sites it
-    is affine in, `noise` names of latents in the precision (or, for gamma, in the rate).
+    `latents` are instance names of Gaussian latents in the residual, `knowns` of observed sites and
+    of inputs of the scan that it is affine in, `noise` names of latents in the precision (or, for
+    gamma, in the rate).
     """
 
     site: Site
@@ -63,6 +64,11 @@ class Factor:
     @property
     def dims(self) -> int:
         return prod(self.site.shape) // prod(p.size for p in self.plates)
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Those of its `knowns` that are observed sites."""
+        return tuple(n for n in self.knowns if input_key(n) is None)
 
     @property
     def value(self) -> str | None:
@@ -260,7 +266,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
             if plate.name not in {p.name for p in plates}:
                 lost.add((base_name(name), plate.name))
     lost |= {(base_name(n), p) for n, p in mean.lost}
-    moving = [n for n in mean.names if n.startswith("~")]
+    moving = [n for n in mean.names if n.startswith("~") and n not in knowns]
     odd = [n for n in mean.names if not n.startswith("~") and not _is_latent(program, n)
            and n not in knowns]
     if context.scan is not None and context.at is None and (moving or odd):

@@ -112,6 +112,10 @@ class Program:
         used = self.pruned(outputs)[1]
         return {k for i, k in enumerate(self.inputs) if i in used}
 
+    def is_real(self, key: str) -> bool:
+        """Whether an input of the jaxpr holds real numbers."""
+        return jnp.issubdtype(self.jaxpr.in_avals[self.inputs.index(key)].dtype, jnp.floating)
+
     def pruned(self, outputs: Sequence[int]) -> tuple[ClosedJaxpr, set[int]]:
         """`prune` of the program's jaxpr, once for the same outputs."""
         key = tuple(outputs)

@@ -79,7 +79,7 @@ def terms(factor: Factor) -> str:
     own = factor.value
     inside = [" ".join(pretty(n) for n in p) for p in factor.products if p != (own,)]
     shown = {n for p in factor.products for n in p}
-    return " + ".join(inside + [pretty(n) for n in factor.knowns if n not in shown]) or "data"
+    return " + ".join(inside + [pretty(n) for n in factor.observed if n not in shown]) or "data"
 
 
 def schedule_table(schedule: Schedule) -> str:

@@ -1,7 +1,8 @@
 """Where a step of a scan looks back to: the order of its carry, found by composing the body.
 
 Names are relative to a step: "x@0" is site x of this step, "x@-1" of the one before; sites outside
-a scan keep their own name; "~.." is data that differs from step to step.
+a scan keep their own name; "~xs/0/1@-1" is data that differs from step to step, as it was one step
+before: a slice of an input, or a leaf of the carry that is data.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ def base_name(instance: str) -> str:
     return instance.split("@")[0]
 
 
+def input_key(instance: str) -> str | None:
+    """The input of the program that an instance is a step of: "~xs/0/1@-1" -> "xs/0/1"."""
+    return base_name(instance)[1:] if instance.startswith("~") else None
+
+
 def lag(instance: str) -> int | None:
     """How many steps back an instance lies; None for sites outside scans."""
     return -int(instance.split("@")[1]) if "@" in instance else None
@@ -88,7 +94,7 @@ class Reader:
         if kind in ("after", "ys"):
             return variable(f"!scan{name.split('/')[0]}", shape, {})
         if kind == "xs":
-            return variable(f"~{name}", shape, {})
+            return variable(f"~{key}@{step or 0}", shape, {})
         return constant(shape)
 
     def _analyse(self, outputs: Sequence[int], step: int | None,
@@ -182,14 +188,15 @@ class Reader:
         scan = self.program.scans[context.scan]
         keys, form = self._carry_keys(scan), self.forms[scan.index]
 
-        def moving(states: list[Dependence]) -> dict[str, Dependence]:
-            return {k: variable(f"~{k}", self.program.shapes[k], {})
+        def moving(states: list[Dependence], step: int) -> dict[str, Dependence]:
+            return {k: variable(f"~{k}@{step}", self.program.shapes[k], {})
                     if i in form.data_leaves else states[i] for i, k in enumerate(keys)}
 
-        carry = (moving([constant(self.program.shapes[k]) for k in keys]) if context.at is None
-                 else moving(self._analyse(scan.init, None, {})))
+        first = ([constant(self.program.shapes[k]) for k in keys] if context.at is None
+                 else self._analyse(scan.init, None, {}))
+        carry = moving(first, -context.depth)
         for step in range(-context.depth, 0):
-            carry = moving(self._analyse(scan.carry, step, carry))
+            carry = moving(self._analyse(scan.carry, step, carry), step + 1)
         return self._analyse(outputs, 0, carry)
 
     # -- values ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ was proved multi-affine. It is evaluated for every step or plate only where it d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.graph.factor_graph import Factor, Graph
 from jopa_ppl.graph.program import Site
-from jopa_ppl.graph.unroll import Reader, base_name
+from jopa_ppl.graph.unroll import Reader, base_name, input_key, lag
 from jopa_ppl.inference.layout import align, dims, join, split
 
 # Parameters that are symmetric matrices.
@@ -93,9 +94,8 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
         return FactorArrays(jnp.zeros(()), flat, weight, jnp.zeros(()), None, None, evaluate.env)
 
     loc, noise = site.outputs["loc"], site.outputs[factor.noise_key]
-    local = {n: _local(graph, n) for n in (*factor.latents, *factor.knowns)}
-    known = [_known(graph, factor, n, local[n], outer, series, bulk, length)
-             for n in factor.knowns]
+    parts = {n: _part(graph, n) for n in (*factor.latents, *factor.knowns)}
+    known = [_known(graph, factor, n, outer, series, bulk, length) for n in factor.knowns]
     known_array = _concat(known, (1,) * (bulk + len(names)))
 
     def residual(step: Array | int, *vectors: Array) -> Array:
@@ -103,18 +103,15 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
         for names_, vector in zip((*slots, factor.knowns), vectors):
             at = 0
             for n in names_:
-                s = graph.program.sites[base_name(n)]
-                size = dims(s, local[n])
-                piece = vector[at:at + size].reshape((1,) * len(local[n]) + (size,))
-                values[n] = join(piece, s, local[n])
+                size, shaped = parts[n]
+                values[n] = shaped(vector[at:at + size])
                 at += size
         (mean,) = evaluate([loc], values, step)
         own = values[factor.value] if factor.value is not None else 0.0
         return split(own - mean, site, factor.plates)
 
     def coefficients(step: Array | int) -> Array:
-        sizes = [sum(dims(graph.program.sites[base_name(n)], local[n]) for n in s)
-                 for s in (*slots, factor.knowns)]
+        sizes = [sum(parts[n][0] for n in s) for s in (*slots, factor.knowns)]
         *others, main, seen = sizes
         fn = lambda *v: residual(step, *v[:-1], v[-1][:main], v[-1][main:])
         return expand(fn, [*others, main + seen])
@@ -186,7 +183,9 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
         for back in range(ctx.depth, -1, -1):
             # Before step 0 only latents reach back (the seeds of the carry), so data never count.
             at = jnp.maximum(first - back, 0).astype(jnp.uint32)
-            windows.append({k: _row(v, at) for k, v in steps.items()})
+            windows.append({k: _row(v, at) for k, v in steps.items()}
+                           | {input_key(n): v for n, v in values.items()
+                              if input_key(n) and lag(n) == back})
             values |= {f"{n}@{-back}": _row(v, at) for n, v in known.items()
                        if f"{n}@{-back}" not in values}
     return reader.values(outputs, ctx, values, data, windows)
@@ -206,6 +205,17 @@ def _evaluator(graph: Graph, factor: Factor, data: dict, outer: dict,
     return _Evaluator(graph.reader, factor, (data, outer, steps.steps, known))
 
 
+def _part(graph: Graph, instance: str) -> tuple[int, Callable[[Array], Array]]:
+    """How many numbers of an instance an element of its plates has, and the instance made of
+    these (of an input of the scan: all of it)."""
+    if key := input_key(instance):
+        shape = graph.program.shapes[key]
+        return prod(shape), lambda vector: vector.reshape(shape)
+    site, local = graph.program.sites[base_name(instance)], _local(graph, instance)
+    size = dims(site, local)
+    return size, lambda vector: join(vector.reshape((1,) * len(local) + (size,)), site, local)
+
+
 def _local(graph: Graph, instance: str) -> tuple:
     site = graph.program.sites[base_name(instance)]
     return tuple(p for p in site.axes if (site.name, p.name) not in graph.reader.dense)
@@ -218,12 +228,17 @@ def _concat(arrays: Sequence[Array], batch: tuple[int, ...]) -> Array:
     return jnp.concatenate([jnp.broadcast_to(a, (*shape, a.shape[-1])) for a in arrays], -1)
 
 
-def _known(graph: Graph, factor: Factor, instance: str, local: tuple, outer: dict,
-           series: list[Windows], bulk: bool, length: int) -> Array:
-    """Values of an observed site as part of the main slot, (*batch|1, dims)."""
-    site = graph.program.sites[base_name(instance)]
-    have, want = [p.name for p in local], [p.name for p in factor.plates]
-    ctx = factor.context
+def _known(graph: Graph, factor: Factor, instance: str, outer: dict, series: list[Windows],
+           bulk: bool, length: int) -> Array:
+    """Values of an observed site or an input as part of the main slot, (*batch|1, dims)."""
+    ctx, want = factor.context, [p.name for p in factor.plates]
+    if key := input_key(instance):
+        values = series[ctx.scan].steps[key].astype(float)
+        start = (ctx.first if bulk else ctx.at) - lag(instance)
+        values = values[start:start + length] if bulk else values[start]
+        return values.reshape((*(length,) * bulk, *(1,) * len(want), -1))
+    site, local = graph.program.sites[base_name(instance)], _local(graph, instance)
+    have = [p.name for p in local]
     if site.scan is None:
         array = align(split(outer[site.name], site, local), 0, have, want, 1)
         return array[None] if bulk else array

@@ -55,8 +55,8 @@ class Bound(NamedTuple):
 class State(NamedTuple):
     """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong.
 
-    `digits`: what rounding works on, by update; `moved`: how far the last sweep moved the means of
-    a program that one pass solves, in spreads.
+    `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
+    error that is left in its means, in spreads.
     """
 
     moments: dict[str, Any]
@@ -273,10 +273,9 @@ class Engine:
             if not exact:
                 settled = (s.sweep > 0) & self.settled(s, moments, f, tol)
             else:       # another pass only polishes rounding, where there is any to speak of
-                moved = jnp.where(s.sweep > 0, self.moved(s.moments, moments), 0.0)
-                settled = jnp.where(s.sweep > 0, moved <= POLISHED,
-                                    measured.first_pass.max(initial=0.0) <= POLISHED)
-                settled |= s.sweep + 1 >= PASSES
+                polish = self.moved(s.moments, moments) * measured.left
+                moved = jnp.where(s.sweep > 0, polish, measured.first_pass)
+                settled = (moved <= POLISHED) | (s.sweep + 1 >= PASSES)
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)
             return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved), past

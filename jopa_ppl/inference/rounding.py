@@ -27,7 +27,8 @@ from jopa_ppl.errors import NumericalError, NumericalWarning, names
 from jopa_ppl.graph.factor_graph import Block
 
 if TYPE_CHECKING:
-    from jopa_ppl.inference.engine import Bound, Engine
+    from jopa_ppl.inference.engine import Bound, Engine, State
+    from jopa_ppl.inference.vmp import Compiled
     from jopa_ppl.posterior import Posterior
 
 EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more
@@ -51,7 +52,12 @@ class Digits(NamedTuple):
     @property
     def first_pass(self) -> Array:
         """Error of the means after one pass from zero, in spreads (at most)."""
-        return EPS * jnp.sqrt(self.tied) * self.far
+        return (EPS * jnp.sqrt(self.tied) * self.far).max(initial=0.0)
+
+    @property
+    def left(self) -> Array:
+        """What another pass leaves of an error of the means."""
+        return jnp.minimum(1.0, EPS * self.tied.max(initial=0.0))
 
 
 def digits(means: Any, precisions: Any, variances: Any) -> Digits:
@@ -66,40 +72,42 @@ def digits(means: Any, precisions: Any, variances: Any) -> Digits:
     return Digits(jnp.stack(tied).max(), jnp.sqrt(sum(total)), jnp.stack(far).max())
 
 
-def raise_or_warn(posterior: Posterior) -> None:
+def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Posterior]) -> None:
     """Refuse a result that rounding has eaten; tell of one that has lost digits.
 
     Raises:
         NumericalError: the estimated error of a belief exceeds 1e-2 of its spread. Warns with a
             NumericalWarning from 1e-6 of a spread or 1e-4 nats on.
     """
-    found, moved = posterior.state.digits, float(posterior.state.moved)
+    found, moved = told.digits, float(told.moved)
     error = EPS * max(found.tied.max(initial=0.0), found.far.max(initial=0.0))
     nats = EPS * float(np.sqrt(np.square(found.total).sum()))
     error = max(float(error), moved if moved > POLISHED else 0.0)
     if error <= SILENT and nats <= ENERGY:
         return
     at = int(np.argmax(np.maximum(found.tied, found.far)))
-    told = _told(posterior, posterior.compiled.blocks[at], f"; estimated error {error:.1g} of its "
-                 f"spread, {nats:.1g} nats of F", found.far[at] > found.tied[at])
+    error_of = _error(compiled, posterior(), compiled.blocks[at],
+                      f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F",
+                      found.far[at] > found.tied[at])
     if error > SERVES:
-        raise told("rounding has eaten the result")
-    warnings.warn(str(told("rounding has taken digits of the result")), NumericalWarning,
-                  stacklevel=3)
+        raise error_of("rounding has eaten the result")
+    warnings.warn(str(error_of("rounding has taken digits of the result")), NumericalWarning,
+                  stacklevel=4)
 
 
-def raise_for_rounding(posterior: Posterior, bad: int) -> None:
+def raise_for_rounding(compiled: Compiled, posterior: Posterior, bad: int) -> None:
     """Refuse a run in which rounding has left no positive definite precision.
 
     Raises:
         NumericalError: the precisions of the block that went wrong differ by 1e13 or more.
     """
-    blocks = posterior.compiled.blocks
+    blocks = compiled.blocks
     if bad < len(blocks) and blocks[bad].is_gaussian:
-        ties = _ties_of(posterior, blocks[bad])
+        ties = _ties_of(compiled, posterior, blocks[bad])
         if ties.precision**0.5 * ties.spread > 0.1 / EPS**0.5:
-            raise _told(posterior, blocks[bad], "; a precision that is no longer positive definite",
-                        False)("rounding has eaten the result")
+            raise _error(compiled, posterior, blocks[bad],
+                         "; a precision that is no longer positive definite", False)(
+                             "rounding has eaten the result")
 
 
 class Tie(NamedTuple):
@@ -112,9 +120,10 @@ class Tie(NamedTuple):
     mean: float
 
 
-def _told(posterior: Posterior, block: Block, end: str, far: bool) -> Callable:
+def _error(compiled: Compiled, posterior: Posterior, block: Block, end: str, far: bool
+           ) -> Callable[[str], NumericalError]:
     """The error, but for its first line; `far`: values are large, not ties tight."""
-    tie = _ties_of(posterior, block, far)
+    tie = _ties_of(compiled, posterior, block, far)
     scale, size = tie.precision**-0.5, abs(tie.mean)
     if far:
         found = f"values of {size:.2g} beside a scale of {scale:.2g}"
@@ -131,10 +140,10 @@ def _told(posterior: Posterior, block: Block, end: str, far: bool) -> Callable:
                                        found=found + end, expected=expected, fix=fix)
 
 
-def _ties_of(posterior: Posterior, block: Block, far: bool = False) -> Tie:
+def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool = False) -> Tie:
     """Compiled only where something is wrong."""
     with jax.enable_x64(True):
-        found = jax.device_get(jax.jit(partial(_ties, posterior.compiled.engine, block))(
+        found = jax.device_get(jax.jit(partial(_ties, compiled.engine, block))(
             posterior.state.moments, posterior.bound))
     size = lambda t: t[0] * (t[2]**2 if far else max(t[1], 0.0) or 1.0)
     name = max(found, key=lambda n: size(found[n]))

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
-from jopa_ppl.errors import ConvergenceWarning, JopaError, NumericalError
+from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import build_graph
 from jopa_ppl.graph.factor_graph import RULES, Block, Graph
 from jopa_ppl.graph.trace import trace_program
 from jopa_ppl.graph.unroll import with_free_heads
-from jopa_ppl.inference.checks import (
-    diagnose,
-    raise_for_data,
-    raise_if_aimless,
-    raise_if_missing,
-)
+from jopa_ppl.inference.checks import diagnose, raise_for_data
 from jopa_ppl.inference.compilation import Packed, often, once
 from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.marginals import parts
-from jopa_ppl.inference.rounding import raise_for_rounding, raise_or_warn
+from jopa_ppl.inference.outcome import after, before
 from jopa_ppl.inference.signature import Cache, Call, split_call
 from jopa_ppl.keys import as_key
 
 if TYPE_CHECKING:
+    from jopa_ppl.batches import PosteriorBatch
     from jopa_ppl.posterior import Posterior
 
 _COMPILED = Cache(256)
+CHUNK = 20           # sweeps between two looks at a run, at first
 METHODS = ("auto", "sequential", "parallel", "funsor")
 
 
@@ -53,7 +48,7 @@ class Compiled:
         self.decision = Decision(self.engine, self.decide) if self.decide else None
         self.schedule = self.engine.schedule
         self.single = self.decision is not None or self.schedule.exact
-        self.told = Packed()
+        self.told, self.batches = Packed(), {}
         # One call for everything where one pass is exact; else the sweeps are compiled apart.
         self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
         self.more = jax.jit(self._more, compiler_options=often())
@@ -89,7 +84,8 @@ class Compiled:
 
     def raise_for_data(self, dynamic: list[Array]) -> None:
         """Find out which site's data or prior are at fault, if any are, and say so."""
-        raise_for_data(self.graph, self.diagnose(dynamic))
+        with jax.enable_x64(True):
+            raise_for_data(self.graph, self.diagnose(dynamic))
 
     def _more(self, state: State, bound: Bound, history: Array, until: Array
               ) -> tuple[State, Array]:
@@ -157,16 +153,18 @@ class VMP:
         """The compiled program for these arguments (compiled once per program and shapes)."""
         return self._compiled(args, kwargs)[0]
 
-    def _compiled(self, args: tuple, kwargs: dict) -> tuple[Compiled, Call]:
-        call = split_call(self.model, args, kwargs)
+    def _compiled(self, args: tuple, kwargs: dict, model: Callable | None = None
+                  ) -> tuple[Compiled, Call]:
+        model = self.model if model is None else model
+        call = split_call(model, args, kwargs)
         if any(isinstance(x, jax.core.Tracer) for x in call.dynamic):
             raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
                             expected="arrays of numbers",
-                            fix="call it outside of jit and vmap; for many data sets use a plate")
+                            fix="call it outside of jit and vmap; many runs at once are run_batch")
         key = (call.key, self.options)
         with jax.enable_x64(True):
             compiled = _COMPILED.get(
-                key, lambda: Compiled(self.model, call, args, kwargs, self.options))
+                key, lambda: Compiled(model, call, args, kwargs, self.options))
         return compiled, call
 
     def run(self, *args: Any, rng_key: Array | int | None = None, **kwargs: Any) -> Posterior:
@@ -181,43 +179,37 @@ class VMP:
         # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
         # is small. Networks stay in the dtype of their weights.
         with jax.enable_x64(True):
-            until = min(compiled.max_iters, 20)
+            until = min(compiled.max_iters, CHUNK)
             bound, state, history, plan, sites, told = compiled.first(call.dynamic, key, until)
-            told, seen, checks = compiled.told.unpack(told)
-            raise_if_missing(compiled.graph, checks)
-            if self.options[0]:
-                raise_if_aimless(self.options[0], bool(checks["goal"]))
-            if checks["negative"] or checks["shape"]:
-                compiled.raise_for_data(call.dynamic)
+            told, past, checks = compiled.told.unpack(told)
+            before(compiled, call, checks)
             if not compiled.single:
-                state, seen = self._sweep_on(compiled, state, bound, history, until)
-                told, seen = jax.device_get((state._replace(moments=None), seen))
-            sweeps, bad = int(told.sweep), int(told.bad)
-            if bad >= 0:
-                compiled.raise_for_data(call.dynamic)
-        posterior = Posterior(compiled, call, told._replace(moments=state.moments), bound, seen,
+                state, history = self._sweep_on(compiled, state, bound, history, until)
+                told, past = jax.device_get((state._replace(moments=None), history))
+        posterior = Posterior(compiled, call, told._replace(moments=state.moments), bound, past,
                               plan, sites=sites)
-        if bad >= 0:
-            raise_for_rounding(posterior, bad)
-            updates = compiled.schedule.updates
-            where = (f"block '{updates[bad].block.name}'" if bad < len(updates)
-                     else "the free energy")
-            raise NumericalError(
-                "the free energy stopped being finite", posterior=posterior,
-                found=f"a non-finite value in sweep {sweeps + 1}, at {where}",
-                expected="finite beliefs",
-                fix="look at the scale of the data and at the priors; `error.posterior` holds "
-                    f"the state after {sweeps} sweeps")
-        raise_or_warn(posterior)
-        change = float(np.diff(posterior.free_energy[-2:])[0]) if sweeps > 1 else float("nan")
-        still = compiled.tol == 0 and abs(change) <= 1e-12 * abs(float(told.free_energy))
-        if not (told.converged or still) and plan is None and not compiled.schedule.exact:
-            moved = f", the free energy by {change:.3g} nats a sweep" if sweeps > 1 else ""
-            warnings.warn(
-                f"not converged: after {sweeps} sweeps the beliefs still move{moved} "
-                f"(tol={compiled.tol}); raise max_iters",
-                ConvergenceWarning, stacklevel=2)
+        after(compiled, call, told, past, lambda: posterior)
         return posterior
+
+    def run_batch(self, *args: Any, over: str | Sequence[str], rng_key: Array | int | None = None,
+                  **kwargs: Any) -> PosteriorBatch:
+        """Many runs at once, side by side in one compiled program: data sets, goals, starts.
+
+            plans = jp.VMP(model, decide="u").run_batch(goals, T=20, over="y")
+            plans.mean("u")     # (batch, 20, du)
+            plans[3]            # a Posterior
+
+        Args:
+            over: names of arguments of the model, or of sites of `jp.condition` and of
+                distributions of `jp.given`, that hold a value for every run: one more axis in
+                front. Everything else is shared.
+
+        Raises:
+            SiteError, ShapeError: `over` does not fit the call. As `run` for any of the runs, the
+            first one that is at fault named by its number.
+        """
+        from jopa_ppl.batches import run_batch
+        return run_batch(self, args, kwargs, over, as_key(rng_key))
 
     def _sweep_on(self, compiled: Compiled, state: State, bound: Bound, history: Array, chunk: int
                   ) -> tuple[State, Array]:

@@ -74,7 +74,7 @@ def _layout(found: Graph) -> Layout:
     program = found.program
     links: dict[tuple[str, str], None] = {}
     for f in found.factors:
-        for n in (*f.latents, *f.knowns, *f.noise):
+        for n in (*f.latents, *f.observed, *f.noise):
             name = n if lag(n) else base_name(n)
             if name != f.site.name:
                 links[(name, f.site.name)] = None

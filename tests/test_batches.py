@@ -1,0 +1,67 @@
+"""Many runs at once are the runs one by one."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import jopa_ppl as jp
+from tests.faults import act, drift, series
+
+GOALS = np.stack([np.asarray(jp.sparse(4, {0: [0.0, 0.0], 3: [g, -g]})) for g in (0.5, 1.0, 2.0)])
+
+
+def same(batch, runs, sites):
+    assert len(batch) == len(runs)
+    for name in sites:
+        for got, of in ((batch.mean(name), "mean"), (batch.variance(name), "variance")):
+            want = np.stack([getattr(p, of)(name) for p in runs])
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batch.free_energy, [p.free_energy[-1] for p in runs], rtol=1e-6)
+
+
+def test_goals():
+    vmp = jp.VMP(act, decide="u", progress=False)
+    plans, runs = vmp.run_batch(GOALS, over="y"), [vmp.run(g) for g in GOALS]
+    same(plans, runs, ("u", "x", "x0"))
+    np.testing.assert_allclose(plans[-1].mean("u"), runs[-1].mean("u"), rtol=1e-5, atol=1e-6)
+    assert plans[1].predict(num_samples=3)["y"].shape == (3, 4, 2)
+    with pytest.raises(IndexError):
+        plans[3]
+
+
+def test_starts_and_actions():
+    starts = dist.Normal(jnp.array([[0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]), 0.1).to_event(1)
+    actions = np.arange(12.0).reshape(3, 4, 1)
+
+    def vmp(start, u):
+        return jp.VMP(jp.condition(jp.given(act, {"x0": start}, update=True), {"u": u}),
+                      progress=False)
+
+    batch = vmp(starts, actions).run_batch(GOALS[0], over=("x0", "u"))
+    runs = [vmp(dist.Normal(starts.base_dist.loc[i], 0.1).to_event(1), actions[i]).run(GOALS[0])
+            for i in range(3)]
+    same(batch, runs, ("x", "x0"))
+
+
+def test_data_sets_that_settle_at_different_times():
+    data = np.stack([series(), 3 * series()[::-1], series() + 1])
+    vmp = jp.VMP(drift, progress=False)
+    batch = vmp.run_batch(data, 0.0, 1.0, over="y")
+    runs = [vmp.run(y, 0.0, 1.0) for y in data]
+    same(batch, runs, ("A", "tau", "x"))
+    assert list(batch.num_iters) == [p.num_iters for p in runs] and batch.converged.all()
+
+
+def test_what_is_wrong_is_told_with_its_number():
+    vmp = jp.VMP(act, progress=False)
+    y = np.zeros((3, 4, 2), np.float32)
+    y[1, 2] = np.inf
+    with pytest.raises(jp.DataError, match=r"in run 1 of the batch"):
+        vmp.run_batch(y, over="y")
+    with pytest.raises(jp.SiteError, match="unknown name in over="):
+        vmp.run_batch(y, over="z")
+    with pytest.raises(jp.ShapeError, match="differ in length"):
+        jp.VMP(jp.condition(act, {"u": np.zeros((2, 4, 1))})).run_batch(y, over=("y", "u"))

@@ -1,0 +1,170 @@
+"""Links that are nearly deterministic: right, or loud. Truth is in closed form."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import jopa_ppl as jp
+
+
+@pytest.fixture(autouse=True)
+def double():
+    with jax.enable_x64(True):
+        yield
+
+
+def total(y, scale):
+    x = jp.latent("x", dist.Normal(jnp.zeros(4), 1.0).to_event(1))
+    jp.observe("sum", dist.Normal(x.sum(), scale), y)
+
+
+def walk(y, scale):
+    x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
+
+    def step(x, y):
+        x = jp.latent("x", dist.Normal(x, scale))
+        jp.observe("y", dist.Normal(x, 1.0), y)
+        return x, None
+
+    jp.scan(step, x0, y)
+
+
+def hierarchy(y, scale):
+    """A tree: groups around a common mean, seen."""
+    m = jp.latent("m", dist.Normal(0.0, 1.0))
+    with jp.plate("groups", 5):
+        b = jp.latent("b", dist.Normal(m, scale))
+        jp.observe("y", dist.Normal(b, 1.0), y)
+
+
+def trend(y, scale):
+    """A local linear trend whose level hardly moves of itself, with another latent precision."""
+    tau = jp.latent("tau", dist.Gamma(2.0, 1.0))
+    level0 = jp.latent("level0", dist.Normal(0.0, 1.0))
+    slope0 = jp.latent("slope0", dist.Normal(0.0, 1.0))
+
+    def step(carry, y):
+        level, slope = carry
+        level = jp.latent("level", dist.Normal(level + slope, scale))
+        slope = jp.latent("slope", dist.Normal(slope, 0.1))
+        jp.observe("y", dist.Normal(level, 1 / jnp.sqrt(tau)), y)
+        return (level, slope), None
+
+    jp.scan(step, (level0, slope0), y)
+
+
+Y = np.linspace(-1, 3, 50)
+
+
+def exact_total(scale):
+    S = 4 + scale**2
+    return {"x": (np.full(4, 2 / S), np.full(4, 1 - 1 / S))}, 0.5 * (np.log(2 * np.pi * S) + 4 / S)
+
+
+def exact_common(prior, y):
+    """Latents z ~ N(0, prior) seen one by one in unit noise."""
+    S = prior + np.eye(len(y))
+    mean, cov = prior @ np.linalg.solve(S, y), prior - prior @ np.linalg.solve(S, prior)
+    return (mean, np.diag(cov)), 0.5 * (np.linalg.slogdet(2 * np.pi * S)[1]
+                                        + y @ np.linalg.solve(S, y))
+
+
+def exact_walk(scale):
+    t = np.arange(1, 51)
+    found, evidence = exact_common(1 + scale**2 * np.minimum.outer(t, t), Y)
+    return {"x": found}, evidence
+
+
+def exact_hierarchy(scale):
+    found, evidence = exact_common(1 + scale**2 * np.eye(5), Y[:5])
+    return {"b": found}, evidence
+
+
+CASES = {"total": (total, exact_total, np.asarray(2.0)), "walk": (walk, exact_walk, Y),
+         "hierarchy": (hierarchy, exact_hierarchy, Y[:5])}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_number_is_wrong_without_a_word(case):
+    program, exact, y = CASES[case]
+    vmp, silent, warned, refused = jp.VMP(program, progress=False), 0, 0, 0
+    for scale in np.logspace(0, -13, 27):
+        beliefs, evidence = exact(scale)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                p = vmp.run(y, np.asarray(scale))
+            except jp.NumericalError as error:
+                refused += 1
+                assert error.site in ("x", "sum", "b") and "scale" in str(error)
+                continue
+        told = [str(w.message) for w in caught if issubclass(w.category, jp.NumericalWarning)]
+        error = abs(p.free_energy[-1] - evidence) / 1e-4
+        for name, (mean, variance) in beliefs.items():
+            gap = np.abs(np.asarray(p.mean(name)) - mean) / np.sqrt(variance)
+            spread = np.abs(np.sqrt(np.asarray(p.variance(name)) / variance) - 1)
+            error = max(error, gap.max() / 1e-6, spread.max() / 1e-6)
+        if not told:
+            silent += 1
+            assert error < 1, (scale, error)
+        else:
+            warned += 1
+            of_spread, nats = map(float, re.search(
+                r"error (\S+) of its spread, (\S+) nats", told[0]).groups())
+            assert error < max(10 * of_spread / 1e-6, 10 * nats / 1e-4, 1), (scale, error)
+    assert silent >= 9 and warned and refused >= 8
+
+
+def test_the_way_out_is_safe():
+    with pytest.raises(jp.NumericalError) as caught:
+        jp.VMP(walk, progress=False).run(Y, np.asarray(1e-8))
+    safe = float(re.search(r"scale of (\S+) says the same", str(caught.value)).group(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jp.NumericalWarning)
+        p = jp.VMP(walk, progress=False).run(Y, np.asarray(safe))
+    np.testing.assert_allclose(p.mean("x")[-1], Y.sum() / 51, rtol=1e-5)
+
+
+def test_a_program_of_several_blocks_is_loud_too():
+    y = np.cumsum(np.random.default_rng(0).normal(size=30)) / 5
+    with pytest.raises(jp.NumericalError, match="level"):
+        jp.VMP(trend, progress=False).run(y, np.asarray(1e-8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jp.NumericalWarning)
+        jp.VMP(trend, progress=False).run(y, np.asarray(1e-3))
+
+
+def test_values_that_are_large_beside_their_scale():
+    def mean(y):
+        m = jp.latent("m", dist.Normal(0.0, 1e12))
+        with jp.plate("n", 4):
+            jp.observe("y", dist.Normal(m, 1e-3), y)
+
+    offset = 1.7e9                    # seconds since 1970, timed to a millisecond
+    with pytest.warns(jp.NumericalWarning, match="subtract an offset"):
+        jp.VMP(mean, progress=False).run(offset + np.array([0.0, 0.1, 0.2, 0.3]))
+
+
+def test_precisions_and_offsets_that_do_no_harm():
+    def scan(y):
+        x0 = jp.latent("x0", dist.Normal(1e3, 1.0))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(x, 1e-4), y)
+            return jp.latent("x", dist.Normal(x, 0.1)), None
+
+        jp.scan(step, x0, y)
+
+    y = 1e3 + np.cumsum(0.1 * np.random.default_rng(0).normal(size=100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jp.NumericalWarning)
+        p = jp.VMP(scan, progress=False).run(y)
+    np.testing.assert_allclose(np.asarray(p.mean("x"))[:-1], y[1:], atol=1e-5)
+    assert p.num_iters <= 2
