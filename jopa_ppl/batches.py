@@ -167,12 +167,18 @@ def _with_single_shapes(call: tuple, over: tuple[str, ...]) -> tuple:
             new.base_dist = single(fn.base_dist)
         return new
 
+    def whole(fn: dist.Distribution) -> dist.Distribution:
+        """With a value a run in every parameter: NumPyro gives shared ones a first axis of 1."""
+        runs = fn.batch_shape[:1]
+        return jax.tree.map(lambda x: np.broadcast_to(x, runs + np.shape(x)[1:])
+                            if runs and np.shape(x)[:1] == (1,) else x, fn)
+
     is_dist = lambda x: isinstance(x, dist.Distribution)
     leaves, tree = jax.tree.flatten(call, is_leaf=is_dist)
     paths = [path for path, _ in tree_flatten_with_path(call, is_leaf=is_dist)[0]]
     batched = [is_dist(x) and any(getattr(k, "key", None) in over for k in path)
                for x, path in zip(leaves, paths)]
-    return tree.unflatten([single(x) if b else x for x, b in zip(leaves, batched)])
+    return tree.unflatten([single(whole(x)) if b else x for x, b in zip(leaves, batched)])
 
 
 def _size(arrays: list[Any], over: tuple[str, ...]) -> int:
