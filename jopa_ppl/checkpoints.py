@@ -29,6 +29,10 @@ from jopa_ppl.keys import as_key, is_key, key_data
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
 
+_PATHS = {...: [str | int]}
+_FORM = {"model": str, "checkpoint": {"step": int, "posterior": bool, "weights": _PATHS,
+                                      "extra": _PATHS, "rng_key": str | None}}
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -102,26 +106,26 @@ def load_checkpoint(path: str | os.PathLike, model: Callable | None = None, *,
     """
     header, tensors = storage.read(path)
     own = header.pop("checkpoint", {"step": 0, "posterior": True, "weights": {}, "extra": {}})
-    try:
-        found, stored, wanted = own["step"], own["posterior"], model and program_of(model)
-        groups = {g: {n: tensors.pop(n) for n in own[g]} for g in ("weights", "extra")}
-        key = None if "rng_key" not in own else tensors.pop("rng_key")
-    except (KeyError, TypeError) as error:
-        raise FileError("the header of the file is damaged", found=f"'{path}': {error!r}",
-                        expected="the step, the paths of weights and extra arrays",
-                        fix="save the checkpoint again") from error
-    if wanted and _function(wanted) != _function(header.get("model", "")):
-        raise FileError("it belongs to another program",
-                        found=f"'{path}' of '{header.get('model', 'no program')}'",
-                        expected=f"'{wanted}'", fix="load it with the program that it was saved of")
-    with jax.enable_x64(True):           # dtypes stay as they were saved
-        filled = [_fill(path, g, groups[g], own[g], like)
-                  for g, like in (("weights", weights), ("extra", extra))]
-        if key is not None:
-            key = jnp.asarray(key)
-            key = key if own["rng_key"] is None else random.wrap_key_data(key, impl=own["rng_key"])
-    posterior = restore(header, tensors) if stored else None
-    return Checkpoint(posterior, filled[0], found, key, filled[1], {**header, "checkpoint": own})
+    with storage.damaged(storage.HEADER, path), jax.enable_x64(True):    # dtypes stay as saved
+        storage.expect({"model": "", **header, "checkpoint": {"rng_key": None, **own}}, _FORM)
+        stored, wanted = header.get("model", "no program"), model and program_of(model)
+        if wanted and _function(wanted) != _function(stored):
+            raise FileError(
+                "it belongs to another program", found=f"'{path}' of {stored!r}",
+                expected=f"'{wanted}'", fix="load it with the program that it was saved of, or, "
+                "where that has a new name now, save it again under it: jp.save_checkpoint(path, "
+                "jp.load_posterior(path), jp.load_checkpoint(path).weights, model=program)")
+        groups = {g: {n: jnp.asarray(tensors.pop(n)) for n in own[g]} for g in ("weights", "extra")}
+        found = {"weights": _nest(groups["weights"], own["weights"]) if weights is None else None,
+                 "extra": {n.removeprefix("extra/"): x for n, x in groups["extra"].items()}}
+        key = jnp.asarray(tensors.pop("rng_key")) if "rng_key" in own else None
+        if key is not None and own["rng_key"] is not None:
+            key = random.wrap_key_data(key, impl=own["rng_key"])
+        posterior = restore(header, tensors) if own["posterior"] else None
+    found |= {g: _fill(path, g, groups[g], like)
+              for g, like in (("weights", weights), ("extra", extra)) if like is not None}
+    return Checkpoint(posterior, found["weights"], own["step"], key, found["extra"],
+                      {**header, "checkpoint": own})
 
 
 def load_posterior(path: str | os.PathLike) -> StoredPosterior:
@@ -141,26 +145,27 @@ def load_posterior(path: str | os.PathLike) -> StoredPosterior:
     return posterior
 
 
-def _fill(path: Any, group: str, tensors: dict[str, np.ndarray], keys: dict[str, list],
-          like: Any) -> Any:
-    """A group's tensors in the structure of `like`, or as dicts."""
-    arrays = {name: jnp.asarray(x) for name, x in tensors.items()}
-    if like is not None:
-        wanted = {f"{group}/{n}": leaf for n, leaf in storage.flat(like).items()}
-        shapes = {n: np.shape(key_data(leaf)) for n, leaf in wanted.items()}
-        storage.check(shapes, tensors, f"'{path}'", f"of {group}=",
-                      "pass the structure that it was saved with, or the same program and sizes")
-        leaves = [random.wrap_key_data(arrays[n], impl=random.key_impl(leaf)) if is_key(leaf)
-                  else arrays[n] for n, leaf in wanted.items()]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
-    if group == "extra":
-        return {name.removeprefix("extra/"): x for name, x in arrays.items()}
+def _fill(path: Any, group: str, arrays: dict[str, Array], like: Any) -> Any:
+    """A group's arrays in the structure of `like`."""
+    wanted = {f"{group}/{n}": leaf for n, leaf in storage.flat(like).items()}
+    shapes = {n: np.shape(key_data(leaf)) for n, leaf in wanted.items()}
+    storage.check(shapes, arrays, f"'{path}'", f"of {group}=",
+                  "pass the structure that it was saved with, or the same program and sizes")
+    leaves = [random.wrap_key_data(arrays[n], impl=random.key_impl(leaf)) if is_key(leaf)
+              else arrays[n] for n, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _nest(arrays: dict[str, Array], keys: dict[str, list]) -> dict:
+    """Arrays by path as nested dicts."""
     root: dict = {}
     for name, x in arrays.items():
         *inside, last = keys[name] or [""]
         node = root
         for k in inside:
             node = node.setdefault(k, {})
+        if last in node:
+            raise ValueError(f"two tensors have the path {keys[name]}")
         node[last] = x
     return root
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl import draws
-from jopa_ppl.errors import FileError, JopaError
+from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph, Variable
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.graph.unroll import CarryForm, Context
@@ -34,13 +34,29 @@ from jopa_ppl.inference.unseen import complete
 from jopa_ppl.messages import chain
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
-from jopa_ppl.storage import FORMAT, check, flat
+from jopa_ppl.storage import check, expect, flat
 
 _SITE = ("name", "family", "observed", "scan", "batch_shape", "event_shape", "plates", "partial",
          "held", "amortized", "role")
 _BLOCK = ("name", "kind", "variables", "head", "scan", "order", "plates", "held")
 _PARTS = {"gaussian": ("mean", "cov"), "gamma": ("a", "b"),
           "wishart": ("dof", "rate", "mean", "variance")}
+
+# What a header holds (`storage.expect`).
+_NAMES, _PLATES = [str], [(str, int, int)]
+_FORM = {
+    "program": str, "num_iters": int, "converged": bool, "schedule": str,
+    "free_energy": [float | int], "free_energy_noise": [float | int],
+    "sites": [{**dict.fromkeys(("name", "family", "role"), str), "scan": int | None,
+               **dict.fromkeys(("observed", "partial", "held", "amortized"), bool),
+               "batch_shape": [int], "event_shape": [int], "plates": _PLATES}],
+    "scans": [{"index": int, "length": int, "sites": _NAMES, "order": int,
+               "seeds": [(str, (str, int))]}],
+    "latents": [{"name": str, "family": str, "local": _PLATES}],
+    "blocks": [{"name": str, "kind": str, "variables": _NAMES, "head": _NAMES, "scan": int | None,
+                "order": int, "plates": _NAMES, "held": bool}],
+    "factors": [{"site": str, "latents": _NAMES, "plates": _PLATES, "context": list}],
+    "predicted": _NAMES, "sizes": {...: int}}
 
 
 class Kept(NamedTuple):
@@ -176,28 +192,28 @@ def _kept(posterior: Posterior) -> Kept:
 
 
 def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPosterior:
-    """The posterior of a file that `storage.read` read.
+    """The posterior of a file that `storage.read` read, within `storage.damaged`.
 
     Raises:
-        FileError: the header is damaged, or the tensors are not those of its program.
+        FileError: the tensors are not those of its program; or whatever a damaged header breaks.
     """
     with jax.enable_x64(True):
-        try:
-            graph = _graph(header)
-            engine = Engine(graph)
-            tree = {"blocks": {n: jax.eval_shape(b.zero) for n, b in engine.beliefs.items()},
-                    **Kept({v.name: dict.fromkeys(_PARTS[v.family], 0)
-                            for v in graph.variables.values()},
-                           {b.name: 0 for b in graph.blocks if b.kind == "chain"})._asdict()}
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise FileError("the header of the file is damaged", found=repr(error),
-                            expected=f"a header of format {FORMAT}",
-                            fix="save the posterior again") from error
+        expect({"free_energy_noise": [], **header}, _FORM)
+        graph = _graph(header)
+        engine = Engine(graph)
+        tree = {"blocks": {n: jax.eval_shape(b.zero) for n, b in engine.beliefs.items()},
+                **Kept({v.name: dict.fromkeys(_PARTS[v.family], 0)
+                        for v in graph.variables.values()},
+                       {b.name: 0 for b in graph.blocks if b.kind == "chain"})._asdict()}
         wanted = flat(tree)
         shapes = {n: getattr(leaf if hasattr(leaf, "shape") else tensors.get(n), "shape", ())
                   for n, leaf in wanted.items()}
         check(shapes, tensors, "the file", f"of '{header['program']}'",
               "save the posterior again")
+        for name in wanted:
+            kind = bool if name.startswith("smoothed/") else np.float64
+            if tensors[name].dtype != kind:
+                raise TypeError(f"tensor '{name}' holds {tensors[name].dtype}")
         leaves = [jnp.asarray(tensors[n]) for n in wanted]
         tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
         return StoredPosterior(header, graph, engine, tree["blocks"],
