@@ -24,7 +24,7 @@ from jopa_ppl.validation import THRESHOLDS
 _INPUTS = """data and arguments: files.npz and NAME=VALUE
   A name that is an argument of the program is passed to it; any other is a site that becomes
   data (jp.condition), such as the actions that were taken. VALUE is a Python literal, an array
-  from a list. NaN is what is missing."""
+  from a list. NaN (None in a list) is what is missing."""
 
 _EXPLAIN = f"""Print one line a site: its family, its role, its block and the message it sends
 (exact, linearised, amortised); for what does not compile, the operation, file and line.
@@ -40,15 +40,16 @@ exit status: 0 it compiles, 1 it does not, 2 bad input"""
 _VALIDATE = f"""Hide the end of a series, predict it, and tell whether the learned model is fit to
 plan with: a table of checks, each with what was found, what was wanted, and why it failed.
 
-The program is the one the checkpoint was saved of, imported from where it was then, unless
---model names it. Networks declared with jp.module take the checkpoint's weights.
+--model names the program: a file never says what is run. The name that the checkpoint was saved
+with must be the same (the function's: its module may have moved). Networks declared with jp.module
+take the checkpoint's weights.
 
 {_INPUTS}
 
 exit status: 0 passed, 1 failed, 2 could not be told (bad input)
 
 examples:
-  python -m jopa_ppl validate learned.safetensors data.npz T=200
+  python -m jopa_ppl validate learned.safetensors data.npz T=200 --model my.programs:lds
   python -m jopa_ppl validate learned.safetensors data.npz T=200 --model my.programs:lds \\
       --horizon 20 --threshold k_step=0.5 --threshold coverage_50=0.4:0.6 \\
       --threshold reachability=none"""
@@ -72,7 +73,7 @@ def program(name: str) -> Callable:
     if not attributes or "<locals>" in attributes:
         raise JopaError("the program cannot be imported by its name", found=f"'{name}'",
                         expected="a function at the top of a module",
-                        fix="pass --model MODULE:FUNCTION")
+                        fix=way_out)
     try:
         found: Any = importlib.import_module(module)
         for attribute in attributes.split("."):
@@ -80,6 +81,9 @@ def program(name: str) -> Callable:
     except (ImportError, AttributeError, ValueError) as error:
         raise JopaError("there is no such program", found=f"'{name}': {error}",
                         expected="MODULE:FUNCTION", fix=way_out) from error
+    if not callable(found):
+        raise JopaError("it is no program", found=f"'{name}', a {type(found).__name__}",
+                        expected="a function", fix=way_out)
     return found
 
 
@@ -99,7 +103,7 @@ def inputs(model: Callable, texts: Sequence[str]) -> Inputs:
             with np.load(Path(text), allow_pickle=False) as file:
                 # Numbers, such as a number of steps, shape the program: they must not be arrays.
                 found |= {n: file[n] if file[n].ndim else file[n].item() for n in file.files}
-        except (OSError, ValueError, AttributeError) as error:
+        except Exception as error:      # a damaged archive breaks in many ways
             raise JopaError("the data cannot be read", found=f"'{text}': {error}",
                             expected="a file.npz of arrays, or NAME=VALUE",
                             fix="write it with numpy.savez(path, y=..., u=...)") from error
@@ -111,9 +115,13 @@ def inputs(model: Callable, texts: Sequence[str]) -> Inputs:
 def _literal(text: str) -> Any:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return np.asarray(value, np.float32) if isinstance(value, list) else value
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        if text.startswith("["):
+            raise JopaError("it is no array", found=f"'{text:.60}': {error}",
+                            expected="a list of numbers, its rows of one length",
+                            fix="write None for what is missing") from error
         return text
-    return np.asarray(value, np.float32) if isinstance(value, list) else value
 
 
 def _threshold(text: str) -> tuple[str, Any]:
@@ -140,10 +148,9 @@ def explain(options: argparse.Namespace) -> int:
 
 def validate(options: argparse.Namespace) -> int:
     """`python -m jopa_ppl validate`: 0 when every check passed, else 1."""
-    checkpoint = jp.load_checkpoint(options.checkpoint)
+    model = program(options.model)
+    checkpoint = jp.load_checkpoint(options.checkpoint, model)
     posterior = checkpoint.posterior or jp.load_posterior(options.checkpoint)
-    name = options.model or checkpoint.header.get("model", "")
-    model = program(name)
     read = inputs(model, options.inputs)
     _complete(model, read)
     if checkpoint.weights:
@@ -154,7 +161,7 @@ def validate(options: argparse.Namespace) -> int:
         horizon=options.horizon, origins=options.origins, dynamics=dynamics,
         thresholds=dict(options.threshold), num_samples=options.samples,
         rng_key=jax.random.key(options.seed))
-    print(f"'{options.checkpoint}', {name}\n\n{report}")
+    print(f"'{options.checkpoint}', {options.model}\n\n{report}")
     return 0 if report.passed else 1
 
 
@@ -195,7 +202,8 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("checkpoint", metavar="CHECKPOINT",
                      help="what posterior.save or jp.save_checkpoint wrote")
     two.add_argument("inputs", nargs="+", metavar="DATA", help="file.npz or NAME=VALUE")
-    two.add_argument("--model", metavar="MODULE:FUNCTION", help="the program")
+    two.add_argument("--model", metavar="MODULE:FUNCTION", required=True,
+                     help="the program; imported from this directory, whatever the file says")
     two.add_argument("--site", default="y", help="the observed site (default: %(default)s)")
     two.add_argument("--horizon", type=int, default=10, metavar="STEPS",
                      help="steps that are predicted (default: %(default)s)")

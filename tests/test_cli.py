@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from flax import nnx
 
 import jopa_ppl as jp
 from jopa_ppl.__main__ import main
+from jopa_ppl.files import describe
+from jopa_ppl.storage import write
 
 A, B = np.array([[0.98, 0.15], [-0.15, 0.98]]), np.array([[0.0], [0.3]])
 C = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
@@ -28,6 +31,11 @@ def camera(y=None, *, T, sd=0.1):
         return jp.latent("x", dist.Normal(A @ x + B @ u, 0.05).to_event(1)), None
 
     jp.scan(step, x0, y, length=T)
+
+
+def cameras(y=None, *, T, sd=0.1):
+    """The same under another name."""
+    camera(y, T=T, sd=sd)
 
 
 def crooked(y=None):
@@ -55,8 +63,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+MODEL = ("--model", f"{__name__}:camera")
+
+
 def validate(folder, *options, checkpoint="learned"):
-    return main(["validate", str(folder / checkpoint), str(folder / "data.npz"),
+    return main(["validate", str(folder / checkpoint), str(folder / "data.npz"), *MODEL,
                  "--dynamics", "none", "--origins", "20", *options])
 
 
@@ -78,18 +89,55 @@ def test_with_other_weights_the_model_fails(folder, capsys):
     assert "k_step" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_a_file_never_says_what_is_run(folder, capsys, monkeypatch):
+    """A header that names a function of another module: it is neither called nor imported."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    (folder / "trap.py").write_text("open('sprung', 'w').close()\n"
+                                    "def camera(*_, **__):\n    open('sprung', 'w').close()\n")
+    read = jp.load_checkpoint(folder / "learned")
+    for name in ("trap:camera", "os:system"):
+        header, tensors = describe(read.posterior)
+        write(folder / "forged", {**header, "model": name}, tensors)
+        with pytest.raises(SystemExit) as stop:
+            main(["validate", "forged", "data.npz"])
+        assert stop.value.code == 2
+        told = capsys.readouterr().err
+        assert "usage:" in told and "required: --model" in told
+        main(["validate", "forged", "data.npz", "--dynamics", "none", "--origins", "1", *MODEL])
+        capsys.readouterr()
+    assert not (folder / "sprung").exists() and "trap" not in sys.modules
+
+
+def test_the_program_must_be_the_one_of_the_file(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    other = ["validate", "learned", "data.npz", "--dynamics", "none", "--origins", "1",
+             "--model", "test_cli:cameras"]
+    assert main(other) == 2
+    told = capsys.readouterr().err
+    assert "another program" in told and "test_cli:camera'" in told and "test_cli:cameras'" in told
+    jp.save_checkpoint("learned-again", jp.load_posterior("learned"),       # the way out
+                       jp.load_checkpoint("learned").weights, model=cameras)
+    other[1] = "learned-again"
+    assert main(other) == 0
+
+
 @pytest.mark.parametrize("arguments,message", [
-    (["validate", "nowhere", "data.npz"], "there is no such file"),
-    (["validate", "weights", "data.npz"], "it holds no posterior"),
-    (["validate", "learned", "nodata.npz"], "the data cannot be read"),
-    (["validate", "learned", "learned"], "the data cannot be read"),
-    (["validate", "learned", "sd=0.2"], "the program needs 'T'"),
-    (["validate", "learned", "data.npz", "z=[1.0]"], "unknown site"),
+    (["validate", "nowhere", "data.npz", *MODEL], "there is no such file"),
+    (["validate", "weights", "data.npz", *MODEL], "it holds no posterior"),
+    (["validate", "learned", "nodata.npz", *MODEL], "the data cannot be read"),
+    (["validate", "learned", "learned", *MODEL], "the data cannot be read"),
+    (["validate", "learned", "cut.npz", *MODEL], "the data cannot be read"),
+    (["validate", "learned", "sd=0.2", *MODEL], "the program needs 'T'"),
+    (["validate", "learned", "data.npz", "z=[1.0]", *MODEL], "unknown site"),
+    (["validate", "learned", "y=[[1.0], [2.0, 3.0]]", *MODEL], "it is no array"),
     (["validate", "learned", "data.npz", "--model", "nowhere:camera"], "there is no such program"),
     (["validate", "learned", "data.npz", "--model", "camera"], "cannot be imported by its name"),
+    (["validate", "learned", "data.npz", "--model", "test_cli:T"], "it is no program"),
     (["explain", "test_cli:nothing"], "there is no such program")])
 def test_bad_input_is_told_on_stderr(arguments, message, folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
+    Path("cut.npz").write_bytes(Path("data.npz").read_bytes()[:-40])
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -112,5 +160,5 @@ def test_version_and_help(capsys):
         assert stop.value.code == 0
         assert f"python -m jopa_ppl {command} " in capsys.readouterr().out.split("examples:")[1]
     with pytest.raises(SystemExit) as stop:
-        main(["validate", "c", "d", "--threshold", "one_step=small"])
+        main(["validate", "c", "d", *MODEL, "--threshold", "one_step=small"])
     assert stop.value.code == 2 and "NAME=LOW:HIGH" in capsys.readouterr().err
