@@ -30,6 +30,7 @@ from jopa_ppl.queries import condition
 from jopa_ppl.validation import validate
 
 __version__ = "0.1.0"
+__docformat__ = "google"
 
 __all__ = [
     "VMP",
