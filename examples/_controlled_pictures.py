@@ -21,15 +21,18 @@ def draw(studies: Sequence[Study], path: Path) -> None:
     from examples.controlled_digits import SEEN
 
     first = studies[0]
-    figure = Figure(figsize=(14, 8.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3.6, 4.4))
-    predicted, planned = top.subplots(2, 1, height_ratios=(2, 1))
+    figure = Figure(figsize=(14, 9.2), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(4.6, 4.4))
+    predicted, planned = top.subplots(2, 1)
     strip(predicted, {"true": first.true, "model": first.frames},
           (0, 2, 4, *range(10, 100, 8), 99), SEEN)
     predicted.set_title("held actions that were not learned from: 5 frames seen (left of the line),"
                         f" 95 predicted; seed {first.seed}", fontsize=10, loc="left")
     middle = 3 * len(first.goals) // 4
-    strip(planned, {"true": first.film}, range(0, len(first.film), 2), 1)
+    wanted = np.zeros_like(first.film)         # of the goal there is one image, for the last step
+    wanted[-1] = first.goal
+    strip(planned, {"under the plan": first.film, "goal image": wanted},
+          range(0, len(first.film), 2), 1)
     planned.set_title(f"planned from the first frame: to turn by {first.goals[middle]:.0f} degrees",
                       fontsize=10, loc="left")
     left, centre, right = bottom.subplots(1, 3)

@@ -70,14 +70,13 @@ def _draw_path(axes: Axes, run: Run, legend: bool) -> None:
     for i, colour in enumerate(DIMENSIONS[: run.state.shape[1]]):
         x, sd = run.state[:, i], run.sd[:, i]
         axes.fill_between(steps, x - 2 * sd, x + 2 * sd, color=colour, alpha=0.2, lw=0)
-        axes.plot(steps, x, color=colour, lw=1.2)
+        axes.plot(steps, x, color=colour, lw=1.2, label=f"latent {i + 1}")
         axes.plot(steps, run.encoded[:, i], ".", color=colour, ms=1.8, alpha=0.6)
-    axes.plot([], [], color="0.3", label="mean")
-    axes.fill_between([], [], color="0.3", alpha=0.25, lw=0, label="2 sd")
+    axes.fill_between([], [], color="0.3", alpha=0.25, lw=0, label="mean ± 2 sd")
     axes.plot([], [], ".", color="0.3", ms=3, label="encoder of the true frame")
     axes.axvline(SEEN - 0.5, color="#d55e00", lw=1.5)
     reach = 1.4 * np.abs(run.encoded).max()
-    axes.set(xlim=(0, LENGTH), ylim=(-reach, 1.4 * reach if legend else reach),
+    axes.set(xlim=(0, LENGTH), ylim=(-reach, 1.7 * reach if legend else reach),
              xticks=range(0, LENGTH + 1, 50))
     axes.set_title("latent state: smoothed, then predicted", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
@@ -104,7 +103,8 @@ def draw_eigenvalues(axes: Axes, zoom: Axes, runs: Sequence[Run]) -> None:
     axes.set(aspect="equal", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), ylabel="imaginary",
              xticks=(-1, 0, 1), yticks=(-1, 0, 1))
     axes.set_title("eigenvalues of A, all runs", fontsize=10, loc="left")
-    axes.legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.7), frameon=False)
+    # Beside the axes: a dot of the legend within the circle would be taken for an eigenvalue.
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     zoom.set(xlim=(0.976, 1.003), ylim=(-0.02, 0.2), xticks=(0.98, 0.99, 1))
     zoom.set_title("near 1 (axes stretched)", fontsize=10, loc="left")
 

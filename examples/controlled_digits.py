@@ -60,6 +60,7 @@ class Study(NamedTuple):
     start: Array         # (G,) turns of the best constant action
     actions: Array       # (HORIZON, G) degrees a step
     film: Array          # (HORIZON + 1, 28, 28, 1) of the plan of the middle goal
+    goal: Array          # (28, 28, 1) its image
     seconds: dict[str, float]
 
     @property
@@ -196,7 +197,7 @@ def study(digit: Digit, seed: int, degree: int, vae_steps: int, goals: int) -> S
     return Study(seed, np.asarray(learned.mean("M")), np.abs(alone),
                  np.abs(wrap(digit.angle(predicted) - angles)), frames[:, shown],
                  predicted[:, shown], asked, LIMIT * planned.sum(0), LIMIT * constant.sum(0),
-                 LIMIT * planned, film, dict(zip(names, np.diff(clock).tolist())))
+                 LIMIT * planned, film, goal[middle], dict(zip(names, np.diff(clock).tolist())))
 
 
 def figures(errors: Any) -> dict[str, float]:
