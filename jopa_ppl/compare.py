@@ -23,6 +23,9 @@ ENGINES: dict[str, tuple] = {
     "vmp": (UseVMP(),), "nuts": (UseNUTS(),),
     "svi": tuple(UseSVI(g) for g in ("normal", "multivariate", "chain")),
     **{f"svi {g}": (UseSVI(g),) for g in ("normal", "multivariate", "chain", "coupled")}}
+# Chains that have met have an r-hat near 1 (Vehtari et al. 2021 want 1.01 of the final draws of an
+# analysis). It is here the worst of every element of every site, from some hundred draws.
+RHAT = 1.05
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
@@ -43,6 +46,9 @@ class Comparison:
 
     Free energies are -ELBO in nats of the same log joint with every normaliser in it, so they can
     be subtracted: the lower one is closer to the posterior, by that many nats of KL.
+
+    `reference` is the NUTS run that the others are measured against, the first whose chains agree
+    (r-hat at most 1.05 in every element of every site); None where there is none.
     """
 
     program: Program = field(repr=False)
@@ -86,6 +92,11 @@ class Comparison:
             rows.sort(key=lambda r: order.index(r[0]))
             text += (f"\n\nagainst {self.reference}: difference of means in its sds, ratio of sds\n"
                      + table(("site", "engine", "mean", "worst", "sd ratio", "range"), rows))
+        for run in self.runs.values():
+            if run.rhat is not None and not _met(run):
+                text += (f"\n\nnothing is measured against {run.name}: its chains do not agree, "
+                         f"r-hat is {run.rhat:.3g} and at most {RHAT} wanted. Give it more budget="
+                         ", or more steps: engines=[.., jopa_ppl.engines.UseNUTS(num_warmup=..)]")
         return text
 
     def to_arviz(self, dims: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
@@ -102,11 +113,15 @@ class Comparison:
         Each curve is lifted by 0.01 nats, so that the best one has a place on the scale.
         """
         ax = axes_of(ax, (6, 4))
-        best = min(r.bounds.min() for r in self.runs.values() if len(r.bounds))
-        for i, (name, run) in enumerate(self.runs.items()):
-            if len(run.bounds):
-                ax.plot(run.times, run.bounds - best + 0.01, color=_colour(i), ls=_style(i),
-                        label=name, marker="o" if len(run.bounds) < 40 else None, ms=3)
+        # Where messages are approximate only the end is known, by Monte Carlo: a point.
+        curves = {n: (r.times, r.bounds) if len(r.bounds) else ([r.warm], np.array([r.free_energy]))
+                  for n, r in self.runs.items() if len(r.bounds) or np.isfinite(r.free_energy)}
+        best = min((np.nanmin(bounds) for _, bounds in curves.values()), default=0.0)
+        for i, name in enumerate(self.runs):
+            if name in curves:
+                times, bounds = curves[name]
+                ax.plot(times, bounds - best + 0.01, color=_colour(i), ls=_style(i), label=name,
+                        marker="o" if len(bounds) < 40 else None, ms=3 if len(bounds) > 1 else 7)
         ax.set(xscale="log", yscale="log", xlabel="time once compiled (s)",
                ylabel="free energy above the best (nats)")
         ax.tick_params(axis="x", which="minor", labelbottom=False)      # they would overlap
@@ -183,8 +198,16 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
         except JopaError as error:
             run = Run(engine.name, note=str(error).splitlines()[0])
         runs[engine.name] = run
-    reference = next((n for n, r in runs.items() if n.startswith("nuts") and r.draws), None)
-    return Comparison(program, runs, reference)
+    return Comparison(program, runs, next((n for n, r in runs.items() if _met(r)), None))
+
+
+def _met(run: Run) -> bool:
+    """Whether it is NUTS, and its chains agree."""
+    return run.rhat is not None and bool(run.draws) and run.rhat <= RHAT
+
+
+# `jopa_ppl.compare` is the function: `import jopa_ppl.compare as m` finds the module's names on it.
+compare.compare, compare.Comparison, compare.Gap = compare, Comparison, Gap    # type: ignore
 
 
 def _elements(draws: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from numpyro.infer.util import log_density
 from optax import adam
 
 import jopa_ppl as jp
-from jopa_ppl.engines import UseNUTS, UseSVI
+from jopa_ppl.engines import Run, UseNUTS, UseSVI
 from jopa_ppl.guides import AutoGaussMarkov
 
 Y = programs.simulate(6, seed=3)[0].astype(np.float32)
@@ -119,6 +119,46 @@ def test_arviz_objects_have_the_same_names_and_dims(compared):
     for tree in trees.values():
         assert {n: x.dims for n, x in tree.posterior.data_vars.items()} == dims
     np.testing.assert_array_equal(trees["vmp"].posterior["x"], compared["vmp"].draws["x"])
+
+
+class Stuck:
+    """Stands for NUTS whose chains have not met, or have."""
+
+    name = "nuts"
+
+    def __init__(self, rhat):
+        self.rhat = rhat
+
+    def run(self, *_):
+        draws = np.random.default_rng(0).normal(size=(2, 100, 6, 2))
+        return Run("nuts", {"x": draws}, rhat=self.rhat, ess=3.0, divergences=0)
+
+
+def test_the_reference_is_judged_first():
+    """Nothing is measured against NUTS where its own chains disagree, and the table says so."""
+    for rhat in (6.1, 1.051, float("nan")):
+        found = jp.compare(moved, Y, T=6, engines=("vmp", Stuck(rhat)), progress=False)
+        assert found.reference is None and found.gaps("vmp") == {}
+        text = str(found)
+        assert "sd ratio" not in text and "nothing is measured against nuts" in text
+        assert f"r-hat is {rhat:.3g}" in text
+        labels = found.plot_marginals("x", (2, 0)).get_legend_handles_labels()[1]
+        assert labels == ["vmp", "nuts"]
+    found = jp.compare(moved, Y, T=6, engines=("vmp", Stuck(1.05)), progress=False)
+    assert found.reference == "nuts" and set(found.gaps("vmp")) == {"x"}
+    assert "sd ratio" in str(found)
+
+
+def test_the_best_free_energy_is_the_best_of_all():
+    """An engine of which only the end is known is a point, and counts."""
+    runs = {"vmp": Run("vmp", warm=0.1, free_energy=-10.0),
+            "svi": Run("svi", times=np.array([0.5, 1.0]), bounds=np.array([-5.0, -8.0])),
+            "nuts": Run("nuts", warm=1.0)}
+    ax = jp.Comparison(None, runs, None).plot_free_energy()
+    curves = {line.get_label(): line.get_xydata() for line in ax.lines}
+    np.testing.assert_allclose(curves["vmp"], [[0.1, 0.01]])
+    np.testing.assert_allclose(curves["svi"], [[0.5, 5.01], [1.0, 2.01]])
+    assert set(curves) == {"vmp", "svi"}
 
 
 def test_faults_are_told():
