@@ -65,6 +65,28 @@ def test_trajectories_start_at_the_first_state_and_carry_their_band(learned):  #
         plots.trajectories(learned, level=90)
 
 
+def test_the_data_of_the_chosen_trajectory_are_drawn():
+    """Data of all trajectories, of the chosen one, of scalar states; nothing else."""
+    rng = np.random.default_rng(0)
+    mean, y = rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 2))
+
+    def dots(ax):
+        return np.stack([a.get_ydata() for a in ax.lines
+                         if a.get_marker() == "o" and len(a.get_xdata())], 1)
+
+    for data in (y, y[:, 1], y[..., :1], y[:, 1, 0]):
+        drawn = dots(plots.trajectories(mean, variance=mean**2, index=1, observed=data))
+        np.testing.assert_array_equal(drawn, y[:, 1, :drawn.shape[1]])
+    level = plots.trajectories(mean[..., 0], index=2, observed=y[..., 0])
+    np.testing.assert_array_equal(dots(level), y[:, 2, :1])
+    rooms = np.moveaxis(np.stack([y, y + 9]), 0, 1)                   # (5, 2, 3, 2): two plates
+    drawn = dots(plots.trajectories(rooms, index=(1, 2), observed=rooms))
+    np.testing.assert_array_equal(drawn, y[:, 2] + 9)
+    for data, index in ((y, None), (y[:, :, None], 1), (np.zeros((5, 7)), 1)):
+        with pytest.raises(jp.ShapeError):
+            plots.trajectories(mean if index else mean[:, 0], index=index, observed=data)
+
+
 def test_second_order_states_start_two_steps_earlier():
     case = cases(8)["second order"]
     q = jp.VMP(case.model, tol=1e-3).run(*case.args, **case.kwargs)

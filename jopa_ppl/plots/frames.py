@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jopa_ppl.errors import ShapeError
-from jopa_ppl.plots.style import RED, axes_of, series_of
+from jopa_ppl.plots.style import RED, axes_of, picked, series_of
 from jopa_ppl.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def film_strip(source: Mapping[str, ArrayLike] | Posterior, *,
             whose mean states are decoded into the strip "belief", under the `observed` frames.
         decode: states (T, d) -> frames (T, H, W[, channels]); for a posterior.
         site, index: the states, as in `trajectories`; for a posterior.
-        observed: frames of the first strip, NaN where missing; for a posterior.
+        observed: frames of the first strip, NaN where missing; for a posterior. With channels and
+            plates, (T, N, H, W, channels), `index` picks one element of them too.
         steps: which frames; default: at most 12, evenly spread.
         seen: number of frames observed: a line marks where prediction begins. Default: to the last
             observed frame.
@@ -49,7 +50,7 @@ def film_strip(source: Mapping[str, ArrayLike] | Posterior, *,
     if isinstance(source, Posterior):
         source = _strips(source, decode, site, observed, index)
         if seen is None and observed is not None:
-            gone = np.isnan(np.asarray(observed)).reshape(len(np.asarray(observed)), -1).all(1)
+            gone = np.isnan(source["observed"]).reshape(len(source["observed"]), -1).all(1)
             seen = int(np.flatnonzero(~gone).max(initial=-1)) + 1
     strips = {name: _frames(name, x) for name, x in source.items()}
     sizes = {x.shape[1:] for x in strips.values()}
@@ -95,11 +96,11 @@ def _strips(posterior: Posterior, decode: Callable | None, site: str, observed: 
         raise ShapeError("no decoder", site=site, found="decode=None",
                          expected="a function from states (T, d) to frames",
                          fix="pass decode=vae.decode, or pass the frames themselves")
-    steps, mean, _ = series_of(posterior, site, None, index)
+    steps, mean, _, plates = series_of(posterior, site, None, index)
     mean = mean[steps >= 0]
     if observed is None:
         return {"belief": np.asarray(decode(mean))}
-    observed = np.asarray(observed)
+    observed = picked(observed, index, plates, event=3)
     return {"observed": observed, "belief": np.asarray(decode(mean[:len(observed)]))}
 
 

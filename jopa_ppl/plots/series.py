@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jax.typing import ArrayLike
 
-from jopa_ppl.plots.style import BLUE, COLOURS, RED, axes_of, half_width, series_of, tidy
+from jopa_ppl.errors import ShapeError
+from jopa_ppl.plots.style import (
+    BLUE,
+    COLOURS,
+    RED,
+    axes_of,
+    half_width,
+    picked,
+    series_of,
+    tidy,
+)
 from jopa_ppl.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -28,8 +38,8 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
             t was observed: a site "x" of T steps is drawn at 0, .., T.
         index: which element of plates, e.g. the trajectory.
         labels: names of the d elements.
-        observed: data (T, d) or (T, d') about the first d' elements, drawn as dots; NaN where
-            missing.
+        observed: data (T, d) or (T, d') about the first d' elements, drawn as dots, NaN where
+            missing; of all elements of plates, (T, N, d'), where `index` picks one of them.
         seen: number of steps observed; what follows is marked as predicted. Default: to the last
             row of `observed` that is not missing.
         dt: seconds a step; time is then in s.
@@ -37,9 +47,11 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
         level: probability within the band.
 
     Raises:
-        ShapeError: the site is no series of vectors; JopaError: `level` is no probability.
+        ShapeError: the site is no series of vectors, or `observed` not about its elements;
+        JopaError: `level` is no probability.
     """
-    steps, mean, sd = series_of(source, site, variance, index)
+    steps, mean, sd, plates = series_of(source, site, variance, index)
+    dots = None if observed is None else _dots(observed, index, plates, mean.shape[1])
     ax, scale = axes_of(ax), dt or 1
     names = labels or ([site] if mean.shape[1] == 1 else
                        [f"{site}[{i}]" for i in range(mean.shape[1])])
@@ -50,9 +62,7 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
             ax.fill_between(scale * steps, mean[:, i] - half, mean[:, i] + half, color=colour,
                             alpha=0.22, lw=0)
         ax.plot(scale * steps, mean[:, i], color=colour, lw=1.4, label=name)
-    if observed is not None:
-        dots = np.asarray(observed)
-        dots = dots[:, None] if dots.ndim == 1 else dots
+    if dots is not None:
         size = 4 if np.isfinite(dots[:, 0]).sum() < 100 else 2.5
         for i in range(dots.shape[1]):
             ax.plot(scale * np.arange(len(dots)), dots[:, i], "o", ms=size, mew=size / 8,
@@ -88,7 +98,7 @@ def plan(source: Posterior | ArrayLike, site: str = "u", *, variance: ArrayLike 
     Raises:
         ShapeError: the site is no series of vectors; JopaError: `level` is no probability.
     """
-    steps, mean, sd = series_of(source, site, variance, index)
+    steps, mean, sd, _ = series_of(source, site, variance, index)
     ax, scale = axes_of(ax), dt or 1
     edges = scale * np.append(steps, steps[-1] + 1)
     drawn = len([a for a in ax.lines if a.get_gid() == "plan"])
@@ -149,6 +159,21 @@ def free_energy(source: Posterior | ArrayLike | Mapping[str, Posterior | ArrayLi
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=8, frameon=False)
     return tidy(ax)
+
+
+def _dots(observed: ArrayLike, index: int | tuple | None, plates: tuple[int, ...], d: int
+          ) -> np.ndarray:
+    """Data (T, d'), d' <= d, of the element that was picked."""
+    data = np.asarray(observed)
+    # (T, N) is one number for each of N trajectories where it cannot be about the d elements.
+    scalar = data.ndim == 2 and data.shape[1] > d
+    data = picked(data, index, plates, event=0 if scalar else 1)
+    data = data[:, None] if data.ndim == 1 else data
+    if data.ndim != 2 or data.shape[1] > d:
+        raise ShapeError("the observed data are not about its elements", found=np.shape(observed),
+                         expected=f"(T,) or (T, d'), with d' at most {d}",
+                         fix="pick the data that index= picks, or those of the elements drawn")
+    return data
 
 
 def _time_axis(ax: Axes, dt: float | None) -> None:

@@ -20,11 +20,13 @@ BLUE, RED, GREEN, PURPLE, ORANGE, SKY, YELLOW = COLOURS
 
 
 class Series(NamedTuple):
-    """A belief over time: steps (T,), mean (T, d), sd (T, d) or None."""
+    """A belief over time: steps (T,), mean (T, d), sd (T, d) or None; sizes of the plates of which
+    `index` picked an element."""
 
     steps: np.ndarray
     mean: np.ndarray
     sd: np.ndarray | None
+    plates: tuple[int, ...] = ()
 
 
 def axes_of(ax: Axes | None, size: tuple[float, float] = (6.4, 3.2)) -> Axes:
@@ -75,13 +77,25 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
         first = int(roles(source).get(site) == "state") - len(heads)
     else:
         moments = [np.asarray(source)] + ([] if variance is None else [np.asarray(variance)])
-    if index is not None:
-        place = index if isinstance(index, tuple) else (index,)
-        moments = [m[(slice(None), *place)] for m in moments]
+    plates = moments[0].shape[1:1 + len(_place(index))]
+    moments = [m[(slice(None), *_place(index))] for m in moments]
     moments = [m[:, None] if m.ndim == 1 else m for m in moments]
     if moments[0].ndim != 2 or moments[0].shape != moments[-1].shape:
         raise ShapeError("no series of vectors", site=site, found=[m.shape for m in moments],
                          expected="(T,) or (T, d), and a variance of the same shape",
                          fix="pick one trajectory with index=")
     steps = first + np.arange(len(moments[0]))
-    return Series(steps, moments[0], np.sqrt(moments[1]) if len(moments) > 1 else None)
+    sd = np.sqrt(moments[1]) if len(moments) > 1 else None
+    return Series(steps, moments[0], sd, plates)
+
+
+def _place(index: int | tuple | None) -> tuple:
+    return () if index is None else index if isinstance(index, tuple) else (index,)
+
+
+def picked(data: Any, index: int | tuple | None, plates: tuple[int, ...], event: int) -> np.ndarray:
+    """Data (T, *plates, ..) of the element `index`; (T, ..) with at most `event` axes as they are.
+    """
+    data = np.asarray(data)
+    whole = data.ndim > 1 + event and data.shape[1:1 + len(plates)] == plates
+    return data[(slice(None), *_place(index))] if whole else data
