@@ -1,6 +1,7 @@
-"""Gymnasium's Pendulum-v1 as small greyscale frames and torques; the state is never handed on.
+"""Gymnasium's Pendulum-v1 with torques up to 10 N m, as small greyscale frames and torques.
 
-Angles are in radians, 0 upright; one step is 0.05 s; torques are clipped to `max_torque`.
+The state is never handed on. Angles are in radians, 0 upright; one step is 0.05 s; torques are
+clipped to `max_torque`: Pendulum-v1 ships with 2 N m, and gravity takes up to 5.
 """
 
 from __future__ import annotations

@@ -136,15 +136,18 @@ def draw(found: dict, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> dict:
     """Run the study, print coverages, write the picture and summary.json."""
-    parser = argparse.ArgumentParser(description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m examples.calibration", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", type=int, default=300, help="data sets drawn from the prior")
-    parser.add_argument("--draws", type=int, default=1000, help="posterior draws a data set")
+    parser.add_argument("--datasets", type=int, default=300,
+                        help="data sets drawn from the prior (300)")
+    parser.add_argument("--draws", type=int, default=1000, help="posterior draws a data set (1000)")
     parser.add_argument("--temper", type=float, default=0.4,
-                        help="power of q that parameters are proposed from (1: q itself)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fast", action="store_true", help="40 data sets of 200 draws")
-    parser.add_argument("--out", type=Path, default=Path("outputs/calibration"))
+                        help="power of q that parameters are proposed from, 1: q itself (0.4)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (0)")
+    parser.add_argument("--fast", action="store_true",
+                        help="a smoke test: 40 data sets of 200 draws")
+    parser.add_argument("--out", type=Path, default=Path("outputs/calibration"), metavar="DIR",
+                        help="where ranks.png and summary.json go (%(default)s)")
     args = parser.parse_args(argv)
     count, draws = (40, 200) if args.fast else (args.datasets, args.draws)
     begun = time.perf_counter()

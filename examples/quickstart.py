@@ -43,9 +43,9 @@ def simulate(actions: np.ndarray, rng: np.random.Generator | None = None, x: flo
 
 def main(argv: list[str] | None = None) -> float:
     """Learn, plan, act on the true system; returns the distance to the goal."""
-    parser = argparse.ArgumentParser(description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m examples.quickstart", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the simulated data")
+    parser.add_argument("--seed", type=int, default=0, help="of the simulated data (0)")
     rng = np.random.default_rng(parser.parse_args(argv).seed)
 
     T = 200

@@ -37,11 +37,12 @@ def activity(vae: DigitVAE, frames: Array) -> tuple[int, Array]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a line a seed."""
-    parser = argparse.ArgumentParser(description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.collapse",
+                                     description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=1000, help="of training the VAE")
-    parser.add_argument("--exemplar", type=int, default=0, help="unseen 8 that EM learns")
+    parser.add_argument("--seeds", type=int, default=10, help="how many (10)")
+    parser.add_argument("--steps", type=int, default=1000, help="of training the VAE (1000)")
+    parser.add_argument("--exemplar", type=int, default=0, help="unseen 8 that EM learns (0)")
     options = parser.parse_args(argv)
     em, frames = learner(10, 1e-3, 1e-5), training_set()
     print("seed  active  shares of posterior variance   scale on one digit: before -> after EM"

@@ -1,4 +1,4 @@
-"""The encoder's message against the decoder's own, on frames of the pendulum.
+"""The encoder's message against the decoder's own, on frames of the pendulum of 10 N m.
 
     python -m tests.benchmarks.messages
 
@@ -52,11 +52,12 @@ def _features(pose: np.ndarray) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> dict[str, tuple[float, ...]]:
     """Print one line a message; returns {message: (error in rad, nats a frame, ms, sweeps)}."""
-    parser = argparse.ArgumentParser(description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.messages",
+                                     description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of data and training")
-    parser.add_argument("--steps", type=int, default=500, help="training steps of the VAE")
-    parser.add_argument("--window", type=int, default=10, help="frames a window")
+    parser.add_argument("--seed", type=int, default=0, help="of data and training (0)")
+    parser.add_argument("--steps", type=int, default=500, help="training steps of the VAE (500)")
+    parser.add_argument("--window", type=int, default=10, help="frames a window (10)")
     args = parser.parse_args(argv)
     pendulum = Pendulum(24)
     frames, torques, angles = episodes(pendulum, 20, 60, args.seed)

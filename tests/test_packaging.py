@@ -1,0 +1,87 @@
+"""What the project is beside its code: names of modules, extras, help texts, the README shown."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import jopa_ppl as jp
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = [f"examples.{p.stem}" for p in sorted((ROOT / "examples").glob("[!_]*.py"))
+            if p.stem != "notebook"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_functions_that_hide_a_module_carry_its_names():
+    """`import jopa_ppl.compare as m` and `jopa_ppl.compare(..)` both work; nothing else hides."""
+    hidden = []
+    for found in pkgutil.walk_packages(jp.__path__, "jopa_ppl."):
+        if found.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(found.name)
+        package, _, name = found.name.rpartition(".")
+        if not isinstance(getattr(sys.modules[package], name), ModuleType):
+            hidden.append(module)
+    assert [m.__name__ for m in hidden] == ["jopa_ppl.compare"]
+    import jopa_ppl.compare as m
+    assert m is jp.compare is m.compare and m.Comparison is jp.Comparison and m.Gap._fields
+    from jopa_ppl.compare import Comparison, compare
+    assert compare is jp.compare and Comparison is jp.Comparison
+
+
+def test_types_and_docstrings_are_announced():
+    assert (Path(jp.__file__).parent / "py.typed").exists() and jp.__docformat__ == "google"
+
+
+def test_the_renderer_comes_with_an_extra():
+    project = PROJECT["project"]
+    assert not any("[" in need for need in project["dependencies"])
+    assert any(need.startswith("gymnasium>") for need in project["dependencies"])
+    extras = project["optional-dependencies"]
+    assert "classic-control" in extras["control"][0]
+    assert any("control" in need for need in extras["dev"])        # what the README installs
+    assert re.search(r'pip install -e "\.\[dev\]" && \S+ -m examples.pendulum',
+                     (ROOT / "README.md").read_text())
+
+
+def test_a_package_index_shows_no_link_into_the_repository():
+    pytest.importorskip("hatchling")
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["Readme"](str(ROOT), {})
+    metadata: dict = {}
+    hook.update(metadata)
+    assert "readme" in PROJECT["project"]["dynamic"]
+    text = metadata["readme"]["text"]
+    assert "tutorial (`examples/guide/tutorial.md`)" in text and "import jopa_ppl as jp" in text
+    assert not [at for at in re.findall(r"\]\(([^)]+)\)", text) if not at.startswith("https://")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n.endswith("pendulum") else
+                                               pytest.mark.slow) for n in EXAMPLES])
+def test_examples_tell_how_they_are_run(name):
+    done = subprocess.run([sys.executable, "-m", name, "--help"], capture_output=True, text=True,
+                          check=True, cwd=ROOT)
+    assert done.stdout.startswith(f"usage: python -m {name} [-h]")
+    options = done.stdout.partition("options:")[2]
+    for option in re.findall(r"^  (--[a-z-]+)[^\n]*?(?:\n|  )", options, re.M):
+        told = re.search(rf"^  {option}\b[^\n]*?(  +|\n {{10,}})(\S[^\n]*)", options, re.M)
+        assert told and told[2].strip(), f"{option} has no help"
+
+
+def test_the_torque_is_named_where_the_job_is():
+    """Pendulum-v1 ships with 2 N m: who says its name says what is other here."""
+    for page in (ROOT / "README.md", *(ROOT / "examples").rglob("*.py"),
+                 *(ROOT / "examples").rglob("*.md")):
+        text = page.read_text()
+        if "Pendulum-v1" in text:
+            assert "10 N m" in text, page
+    assert "10 N m" in (ROOT / "README.md").read_text().partition("```")[0]
