@@ -22,7 +22,7 @@ from jopa_ppl.inference.unseen import complete
 from jopa_ppl.keys import as_key
 
 if TYPE_CHECKING:
-    from jopa_ppl.graph.factor_graph import Block
+    from jopa_ppl.graph.factor_graph import Block, Graph
     from jopa_ppl.inference.engine import Bound, State
     from jopa_ppl.inference.signature import Call
     from jopa_ppl.inference.vmp import Compiled
@@ -71,7 +71,7 @@ class Posterior:
         """Latent sites outside scans and plates, first states excluded."""
         graph = self.compiled.graph
         return tuple(n for n in self.sites if graph.block_of(n).kind != "chain"
-                     and not graph.block_of(n).plates)
+                     and not (graph.block_of(n).plates or graph.variables[n].plates))
 
     @cached_property
     def _parts(self) -> tuple[dict, dict]:
@@ -233,6 +233,13 @@ class Posterior:
                         mean[..., index], cov[..., index[:, None], index[None, :]])))
                     shapes += [(n, (graph.variables[n].site.shape,
                                     len(graph.variables[n].local))) for n in members]
+            elif len(members := _outside_plates(graph, block, chosen)) > 1 and name in members:
+                if name == members[0]:
+                    belief = self.compiled.engine.beliefs[block.name]
+                    with jax.enable_x64(True):
+                        mean, cov = belief.joint(self._completed(block), members)
+                    joint[",".join(members)] = JointBelief(mean, cov)
+                    shapes += [(n, (graph.variables[n].site.shape, 0)) for n in members]
             else:
                 with jax.enable_x64(True):
                     single[name] = self[name]
@@ -247,7 +254,9 @@ class Posterior:
     def _completed(self, block: Block) -> Any:
         """Moments of a block, what is not inferred in its place: data, or predicted."""
         clamps = getattr(self.bound, "clamps", None)        # a file's moments are complete
-        if clamps is None or (np.asarray(clamps[block.name].free) > 0).all():
+        own = clamps[block.name] if clamps is not None else ()
+        parts = own.values() if isinstance(own, dict) else (own,) if own else ()
+        if all((np.asarray(part.free) > 0).all() for part in parts):
             return self.state.moments[block.name]
         with jax.enable_x64(True):
             return complete(self.compiled.engine, self.state.moments, self.bound,
@@ -296,6 +305,12 @@ class Posterior:
         """
         from jopa_ppl.checkpoints import save_checkpoint
         save_checkpoint(path, self, weights)
+
+
+def _outside_plates(graph: Graph, block: Block, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """The chosen members of an elimination block that are in no plate."""
+    return tuple(n for n in block.members if block.kind == "elimination" and n in chosen
+                 and not graph.variables[n].plates)
 
 
 def _span(piece: tuple[int, int]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from fitting import fit, one_block, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from oracles import dense_gaussian
 
 import jopa_ppl as jp
 
@@ -147,6 +148,35 @@ def test_more_data_later_equals_all_data_at_once():
     tau = -dist.Gamma(2.0, 1.0).log_prob(9.0)
     together = first.free_energy[-1] + second.free_energy[-1] - tau
     assert_allclose(together, both.free_energy[-1], rtol=1e-10)
+
+
+@pytest.mark.parametrize("stored", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_globals_of_a_tree_are_given_jointly(stored, tmp_path):
+    """Data tell of a + b alone, so that the beliefs about a and b lean on each other."""
+    def tree(y):
+        a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+        b = numpyro.sample("b", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        with numpyro.plate("n", y.shape[-1]):
+            z = numpyro.sample("z", dist.Normal(a + b[0], 1.0))
+            numpyro.sample("y", dist.Normal(z + 0.1 * b[1], 0.5), obs=y[0])
+            if len(y) > 1:
+                later = numpyro.sample("later", dist.Normal(a + b[0], 1.0))
+                numpyro.sample("y later", dist.Normal(later + 0.1 * b[1], 0.5), obs=y[1])
+
+    y = rng.normal(1.0, 1.0, size=(2, 4))
+    exact = dense_gaussian(tree, (y,), {}, {"a": (), "b": (2,), "z": (4,), "later": (4,)})
+    first = run(tree, y[:1])
+    assert first.compiled.graph.block_of("a").kind == "elimination"
+    belief = first
+    if stored:
+        first.save(tmp_path / "first.safetensors")
+        belief = jp.load_posterior(tmp_path / "first.safetensors")
+    second = run(jp.given(tree, belief, update=True), y[1:])
+    for site in ("a", "b"):
+        assert_allclose(second.mean(site), exact.mean[site], rtol=1e-8)
+        assert_allclose(second.variance(site), exact.var[site], rtol=1e-8)
+    together = first.free_energy[-1] + second.free_energy[-1]
+    assert_allclose(together, -exact.evidence, rtol=1e-9)
 
 
 def test_missing_rows_are_as_rows_left_out():

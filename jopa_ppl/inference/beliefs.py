@@ -7,15 +7,17 @@ gradient of the energy), `entropy`, and `moved` (how far an update went).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
 from jopa_ppl.graph.unroll import base_name, lag
+from jopa_ppl.inference.compilation import once
 from jopa_ppl.inference.layout import align, take
 from jopa_ppl.messages import elimination
 from jopa_ppl.messages.factors import Moments
@@ -168,6 +170,7 @@ class EliminationBelief:
                           for n in block.members}
         self.factors = {f.name: f for f in graph.factors if slot_of(block, f)}
         self.sizes = dict(graph.sizes)
+        self._joints: dict[tuple[str, ...], Callable] = {}
 
     def _shape(self, name: str) -> tuple[int, ...]:
         v = self.variables[name]
@@ -259,6 +262,30 @@ class EliminationBelief:
                 have = [p.name for p in factor.plates]
                 return moments.mean[name], align(cov, 0, have, self.variables[name].plates, 2)
         raise KeyError(name)
+
+    def joint(self, moments: Eliminated, names: tuple[str, ...]) -> tuple[Array, Array]:
+        """Mean (n,) and covariance (n, n) of members outside plates, jointly.
+
+        The covariance is the slope of their means in a potential <h, z> on them.
+        """
+        if names not in self._joints:
+            cuts = np.cumsum([self.variables[n].dim for n in names])
+
+            def slopes(precision: dict[str, Array], free: dict[str, Array]) -> Array:
+                _, terms = self.terms(precision, free)
+
+                def mean(h: Array) -> Array:
+                    vectors = {n: jnp.zeros_like(f) for n, f in free.items()}
+                    vectors |= dict(zip(names, jnp.split(h, cuts[:-1])))
+                    found = elimination.marginals(self.variables, self.sizes, terms, vectors)
+                    return jnp.concatenate([found.mean[n] for n in names])
+
+                own = jnp.concatenate([free[n] for n in names])
+                return only(jax.vmap(mean)(jnp.eye(cuts[-1], dtype=own.dtype)), own)
+
+            self._joints[names] = jax.jit(slopes, compiler_options=once())
+        return (jnp.concatenate([moments.mean[n] for n in names]),
+                self._joints[names](moments.precision, moments.free))
 
 
 def slot_of(block: Block, factor: Factor) -> list[str]:
