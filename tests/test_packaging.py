@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -55,12 +54,9 @@ def test_the_renderer_comes_with_an_extra():
 
 
 def test_a_package_index_shows_no_link_into_the_repository():
-    pytest.importorskip("hatchling")
-    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["Readme"](str(ROOT), {})
-    metadata: dict = {}
-    hook.update(metadata)
-    assert "readme" in PROJECT["project"]["dynamic"]
-    text = metadata["readme"]["text"]
+    metadata = pytest.importorskip("hatchling.metadata.core")
+    manager = pytest.importorskip("hatchling.plugin.manager").PluginManager()
+    text = metadata.ProjectMetadata(str(ROOT), manager).core.readme
     assert "tutorial (`examples/guide/tutorial.md`)" in text and "import jopa_ppl as jp" in text
     assert not [at for at in re.findall(r"\]\(([^)]+)\)", text) if not at.startswith("https://")]
 
