@@ -16,6 +16,7 @@ from numpyro.infer.util import compute_log_probs
 
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor_graph import Block
+from jopa_ppl.graph.precision import in_double
 from jopa_ppl.inference.beliefs import Clamp
 from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Bound, Engine
@@ -36,6 +37,7 @@ def program(model: Callable, args: tuple, kwargs: dict, values: dict[str, Array]
 
     {site: (*batch)}, time in front inside a scan; sites without a value are drawn.
     """
+    model, args, kwargs = in_double((model, args, kwargs))
     seeded = numpyro.handlers.seed(model, rng_seed=0)
     return compute_log_probs(seeded, args, kwargs, values, sum_log_prob=False)[0]
 

@@ -85,8 +85,11 @@ class _Replace(Messenger):
             name = msg["name"].removesuffix(WEIGHTS)
             self.seen.add(name)
             if name in self.weights:
-                self._check(name, msg["args"][0])
-                msg["value"] = self.weights[name]
+                own = msg["args"][0]
+                self._check(name, own)
+                # In the dtype of the network: as data of a run they are in double.
+                msg["value"] = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype),
+                                            self.weights[name], own)
 
     def _check(self, name: str, own: Any) -> None:
         """Refuse weights that are not the network's."""

@@ -229,8 +229,9 @@ class Posterior:
                 if name == members[0]:
                     index = np.concatenate([np.arange(*_span(belief.pieces[n])) for n in members])
                     mean, cov = jax.device_get((m.mean, m.cov))     # NumPy: nothing to compile
-                    joint[",".join(members)] = JointBelief(*map(jnp.asarray, (
-                        mean[..., index], cov[..., index[:, None], index[None, :]])))
+                    with jax.enable_x64(True):          # a covariance needs all of its digits
+                        joint[",".join(members)] = JointBelief(*map(jnp.asarray, (
+                            mean[..., index], cov[..., index[:, None], index[None, :]])))
                     shapes += [(n, (graph.variables[n].site.shape,
                                     len(graph.variables[n].local))) for n in members]
             elif len(members := _outside_plates(graph, block, chosen)) > 1 and name in members:

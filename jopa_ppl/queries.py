@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax import Array
@@ -153,5 +152,6 @@ def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
                                     fix="replace them by NaN")
                 if np.isnan(array).any():
                     partial.add(name)
-        values[name] = jnp.asarray(value)
+        # NumPy's float64 stays what it is, whatever the caller's default.
+        values[name] = value if isinstance(value, jax.Array) else np.asarray(value)
     return Condition(model, values, frozenset(partial))

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import ShapeError
+from jopa_ppl.graph.precision import as_network_takes
 from jopa_ppl.primitives import Amortized, mask_missing
 
 GAUSSIAN = ("normal", "mvn")
@@ -81,6 +82,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         fn, value = mask_missing(fn, value)
     base, mask = _unwrap(fn, shape)
     amortized = isinstance(base, Amortized)
+    if amortized and value is not None:
+        value = as_network_takes(base.message, value)
     likelihood = None if value is None else _likelihood(base, value)
     if amortized:
         base, given = _message(name, base, value, params)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +35,18 @@ def source_of(eqn: Any) -> str | None:
     except (ImportError, AttributeError, TypeError):
         pass
     return None
+
+
+@contextmanager
+def as_made_by(eqn: Any) -> Iterator[None]:
+    """Equations that are traced inside are said to come from where `eqn` came from."""
+    try:
+        from jax._src.source_info_util import user_context
+        context = user_context(eqn.source_info.traceback)
+    except (ImportError, AttributeError, TypeError):
+        context = nullcontext()
+    with context:
+        yield
 
 
 def raised_at(trace: TracebackType | None) -> str:

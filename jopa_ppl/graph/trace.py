@@ -16,7 +16,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from jax.extend.core import ClosedJaxpr
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
@@ -24,6 +23,7 @@ from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.graph.distributions import GAUSSIAN, Likelihood, describe
 from jopa_ppl.graph.faults import named_faults
 from jopa_ppl.graph.outside import inline
+from jopa_ppl.graph.precision import constants_in_double, in_double
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.lengths import check_lengths
 from jopa_ppl.primitives import WEIGHTS
@@ -110,6 +110,7 @@ class _Tracer(Messenger):
         self.networks = False
 
     def placeholder(self, key: str, like: Array) -> Array:
+        like = in_double(like)
         self.shapes[key] = jax.ShapeDtypeStruct(jnp.shape(like), jnp.result_type(like))
         return like if self.inputs is None else self.inputs[key]
 
@@ -227,7 +228,7 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
         SiteError, ShapeError, StructureError: the program cannot be read (see the message).
     """
     def run(tracer: _Tracer, leaves: list[Array]) -> None:
-        program, a, k = rebuild(leaves)
+        program, a, k = in_double(rebuild(leaves))
         # The seed only serves draws that no handler answers; every site has a placeholder.
         # NumPyro's checks of arguments would run op by op here; the engine checks them in its run.
         with (tracer, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False),
@@ -256,12 +257,15 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
         outputs: list[Array] = []
 
         def put(array: Array) -> int:
-            outputs.append(jnp.asarray(array))
+            return keep(in_double(jnp.asarray(array)))
+
+        def keep(array: Array) -> int:
+            outputs.append(array)
             return len(outputs) - 1
 
         slots["sites"] = {
             name: replace(site, outputs={k: put(v) for k, v in params.items()},
-                          likelihood=_put_likelihood(site.likelihood, put))
+                          likelihood=_put_likelihood(site.likelihood, keep))
             for name, (site, params) in tracer.sites.items()}
         slots["scans"] = tuple(
             replace(scan, init=tuple(map(put, parts["init"])),
@@ -270,9 +274,9 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
             for scan, parts in tracer.scans)
         return outputs
 
-    jaxpr = jax.make_jaxpr(collect)(*shapes.values())
+    jaxpr = constants_in_double(jax.make_jaxpr(collect)(*shapes.values()))
     return inline(Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
-                   slots["scans"], ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts), keys,
+                   slots["scans"], jaxpr, keys,
                    {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks))
 
 

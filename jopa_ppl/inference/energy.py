@@ -25,7 +25,14 @@ from jopa_ppl.messages.factors import (
     expected_log_density,
     expected_square,
 )
-from jopa_ppl.messages.families import gamma_log_density, wishart_log_density
+from jopa_ppl.messages.families import (
+    Gamma,
+    Wishart,
+    gamma_divergence,
+    gamma_log_density,
+    wishart_divergence,
+    wishart_log_density,
+)
 from jopa_ppl.messages.nonconjugate import Score, expected_score
 
 
@@ -168,16 +175,40 @@ class Energy:
         base, slope = jax.jvp(log_at, (zero,), (logs,))
         return at(means)[0], base + slope
 
-    def _gamma(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
+    @staticmethod
+    def is_noise_prior(factor: Factor) -> bool:
+        """Whether it is the prior of a precision."""
+        return factor.family in ("gamma", "wishart") and not factor.site.observed
+
+    def divergence(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                   belief: Gamma | Wishart) -> Array:
+        """-E_q[log f] - entropy of a precision's belief: KL(q || f) where f has weight one."""
+        if factor.family == "gamma":
+            prior, site = self._gamma_prior(factor, arrays, stats), factor.site
+            belief = Gamma(*(split(x, site, factor.plates) for x in belief))
+            found, weight = gamma_divergence(belief, *prior), arrays.weight
+            density = gamma_log_density(*prior, belief.mean, belief.log)
+        else:
+            prior = arrays.K, self.wishart_rate(factor, arrays)
+            weight = self._each(factor, arrays)
+            found = wishart_divergence(belief, *prior)
+            density = wishart_log_density(*prior, belief.mean, belief.log)
+        return jnp.sum(found + (1 - weight) * density)
+
+    def _gamma_prior(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
+                     ) -> tuple[Array, Array, Array]:
+        """Shape, E[rate] and E[log rate], split by plates."""
         site = factor.site
         shape = split(arrays.K, site, factor.plates)
         if factor.noise:
-            rate, log_rate = self._monomial(factor, arrays, stats, "rate")
-        else:
-            (rate,) = evaluate_in(self.graph.reader, factor, arrays.env, [site.outputs["rate"]],
-                                  {}, 0)
-            rate = split(rate, site, factor.plates)
-            log_rate = jnp.log(rate)
+            return shape, *self._monomial(factor, arrays, stats, "rate")
+        (rate,) = evaluate_in(self.graph.reader, factor, arrays.env, [site.outputs["rate"]], {}, 0)
+        rate = split(rate, site, factor.plates)
+        return shape, rate, jnp.log(rate)
+
+    def _gamma(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
+        site = factor.site
+        shape, rate, log_rate = self._gamma_prior(factor, arrays, stats)
         if site.observed:
             mean, log = arrays.offset, jnp.log(arrays.offset)
             if in_bulk(factor):
@@ -189,18 +220,23 @@ class Energy:
         return jnp.sum(arrays.weight * gamma_log_density(shape, rate, log_rate, mean, log))
 
     def _wishart(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
-        site, axes, lead = factor.site, [p.axis for p in factor.plates], int(in_bulk(factor))
+        site = factor.site
         if site.observed:
-            mean = join(arrays.offset, site, factor.plates, lead)
+            mean = join(arrays.offset, site, factor.plates, int(in_bulk(factor)))
             log = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(mean), axis1=-2, axis2=-1)).sum(-1)
         else:
             mean, log = stats[site.name]
         rate = self.wishart_rate(factor, arrays)
-        # The weight of every matrix, where the site has its batch axes.
+        return jnp.sum(self._each(factor, arrays)
+                       * wishart_log_density(arrays.K, rate, mean, log))
+
+    @staticmethod
+    def _each(factor: Factor, arrays: FactorArrays) -> Array:
+        """The weight of every matrix of a Wishart site, where the site has its batch axes."""
+        site, axes, lead = factor.site, [p.axis for p in factor.plates], int(in_bulk(factor))
         weight = arrays.weight[..., 0]
         weight = weight.reshape((*weight.shape, *(1,) * (len(site.shape) - 2 - len(axes))))
-        weight = jnp.moveaxis(weight, range(lead, lead + len(axes)), [lead + a for a in axes])
-        return jnp.sum(weight * wishart_log_density(arrays.K, rate, mean, log))
+        return jnp.moveaxis(weight, range(lead, lead + len(axes)), [lead + a for a in axes])
 
     def wishart_rate(self, factor: Factor, arrays: FactorArrays) -> Array:
         """The rate matrix of a Wishart site, whichever way it was given."""

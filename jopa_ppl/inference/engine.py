@@ -33,6 +33,7 @@ from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
 from jopa_ppl.inference.rounding import POLISHED, Digits, digits
 from jopa_ppl.inference.schedule import Schedule
+from jopa_ppl.inference.unseen import GAUSSIAN_KINDS
 
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
@@ -214,12 +215,17 @@ class Engine:
         <dU/dC, C> = -1/2 <J, C> is then -n/2: no product of large precisions and small
         covariances is formed.
         """
-        stats = self.stats(moments, bound.clamps)
-        entropy = sum(b.entropy(moments[n], bound.clamps[n]) for n, b in self.beliefs.items())
+        stats, energy = self.stats(moments, bound.clamps), self.energy
+        noise = [f for f in self.graph.factors if energy.is_noise_prior(f)]
+        rest = [f for f in self.graph.factors if f not in noise]
+        gaussian = [n for n, b in self.beliefs.items() if b.block.kind in GAUSSIAN_KINDS]
+        entropy = sum(self.beliefs[n].entropy(moments[n], bound.clamps[n]) for n in gaussian)
         if solved is not None:
             stats = {**stats, solved: at_mean(stats[solved])}
             entropy -= 0.5 * free_dims(bound.clamps[solved])
-        return -self.energy(list(self.graph.factors), bound.arrays, stats) - entropy
+        return -energy(rest, bound.arrays, stats) - entropy + sum(
+            energy.divergence(f, bound.arrays[f.name], stats, moments[f.site.name])
+            for f in noise)
 
     def sweep(self, moments: dict[str, Any], bound: Bound, damping: float | None = None
               ) -> tuple[dict[str, Any], Array, Digits]:

@@ -11,10 +11,8 @@ from jopa_ppl.messages.families import (
     Gamma,
     Wishart,
     gamma,
-    gamma_entropy,
     symmetric,
     wishart,
-    wishart_entropy,
     wishart_variance,
 )
 
@@ -35,9 +33,6 @@ class GammaBelief:
 
     def update(self, moments: Gamma, gradient: tuple[Array, Array], clamp: None) -> Gamma:
         return gamma(1 + gradient[1], -gradient[0])
-
-    def entropy(self, moments: Gamma, clamp: None) -> Array:
-        return jnp.sum(gamma_entropy(moments))
 
     def moved(self, old: Gamma, new: Gamma) -> Array:
         return in_spreads(new.mean - old.mean, new.a / new.b**2)
@@ -61,9 +56,6 @@ class WishartBelief:
     def update(self, moments: Wishart, gradient: tuple[Array, Array], clamp: None) -> Wishart:
         n = self.shape[-1]
         return wishart(n + 1 + 2 * gradient[1], -2 * symmetric(gradient[0]))
-
-    def entropy(self, moments: Wishart, clamp: None) -> Array:
-        return jnp.sum(wishart_entropy(moments))
 
     def moved(self, old: Wishart, new: Wishart) -> Array:
         return in_spreads(new.mean - old.mean, wishart_variance(new))

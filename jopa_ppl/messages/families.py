@@ -1,4 +1,4 @@
-"""Exponential families: natural parameters to expected statistics, and entropies.
+"""Exponential families: natural parameters to expected statistics, entropies and divergences.
 
 A belief is updated by its message, the gradient of the energy U in its expected statistics:
     Gaussian  J = -2 dU/dS,  m <- m + J^-1 dU/dm          (a Newton step: exact, U is quadratic)
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import digamma, gammaln, multigammaln
 
 
@@ -71,9 +71,26 @@ def gamma(a: Array, b: Array) -> Gamma:
     return Gamma(a / b, digamma(a) - jnp.log(b), a, b)
 
 
-def gamma_entropy(q: Gamma) -> Array:
-    """a - log b + log Gamma(a) + (1 - a) psi(a)."""
-    return q.a - jnp.log(q.b) + gammaln(q.a) + (1 - q.a) * digamma(q.a)
+def log_gamma_divergence(x: Array, y: Array) -> Array:
+    """log Gamma(x) - log Gamma(y) - (x - y) psi(y), by Stirling's series where both are large."""
+    e = (x - y) / y
+    log = jnp.log1p(e)
+    rest = lambda z: 1 / (12 * z) - 1 / (360 * z**3)
+    slope = -1 / (12 * y**2) + 1 / (120 * y**4)
+    series = (y * ((1 + e) * log - e) - 0.5 * (log - e) + rest(x) - rest(y) - (x - y) * slope)
+    direct = gammaln(x) - gammaln(y) - (x - y) * digamma(y)
+    return jnp.where(jnp.minimum(x, y) > 1e3, series, direct)
+
+
+def gamma_divergence(q: Gamma, shape: Array, rate: Array, log_rate: Array) -> Array:
+    """KL(q || Gamma(shape, rate)), with E[rate] and E[log rate] of a rate that is latent.
+
+    The divergence itself: of two terms of the size of `shape` its digits would not be left.
+    """
+    gap = (q.b - rate) / q.b
+    log = jnp.where(gap < 0.5, -jnp.log1p(-jnp.minimum(gap, 0.5)), jnp.log(q.b) - jnp.log(rate))
+    return (log_gamma_divergence(shape, q.a) + shape * (jnp.log(rate) - log_rate + log)
+            - q.a * gap)
 
 
 def gamma_log_density(shape: Array, rate: Array, log_rate: Array, mean: Array, log: Array) -> Array:
@@ -105,6 +122,17 @@ def wishart_log_density(dof: Array, rate: Array, mean: Array, log: Array) -> Arr
     return normaliser + 0.5 * (dof - n - 1) * log - 0.5 * (rate * mean).sum((-1, -2))
 
 
-def wishart_entropy(q: Wishart) -> Array:
-    """-E_q[log q]."""
-    return -wishart_log_density(q.dof, symmetric(q.rate), q.mean, q.log)
+def wishart_divergence(q: Wishart, dof: Array, rate: Array) -> Array:
+    """KL(q || W(dof, rate^-1)), as that of Gammas."""
+    n = rate.shape[-1]
+    root = jnp.linalg.cholesky(symmetric(q.rate))
+    logdets = [2 * jnp.log(jnp.diagonal(c, axis1=-2, axis2=-1)).sum(-1)
+               for c in (root, jnp.linalg.cholesky(rate))]
+    half = solve_triangular(root, q.rate - rate, lower=True)
+    white = solve_triangular(root, jnp.swapaxes(half, -1, -2), lower=True)
+    gaps = jnp.linalg.eigvalsh(symmetric(white))
+    log = jnp.where(gaps.max(-1) < 0.5, -jnp.log1p(-jnp.minimum(gaps, 0.5)).sum(-1),
+                    logdets[0] - logdets[1])
+    steps = jnp.arange(n)
+    gammas = log_gamma_divergence((dof[..., None] - steps) / 2, (q.dof[..., None] - steps) / 2)
+    return gammas.sum(-1) + 0.5 * dof * log - 0.5 * q.dof * gaps.sum(-1)
