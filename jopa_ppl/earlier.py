@@ -99,8 +99,7 @@ class _Beliefs(Messenger):
             given, known = msg["value"], _default_float(known)
             msg["value"] = known if given is None else filled(given, known)
             msg["is_observed"], infer["jopa_partial"] = True, True
-        if self.query.held:
-            infer["jopa_held"] = True
+        infer["jopa_held"] = self.query.held
         msg["infer"] = infer
 
     def postprocess_message(self, msg: dict) -> None:
@@ -156,7 +155,9 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
         posterior: a `Posterior` (its global sites, jointly), or distributions by site name.
         sites: which sites; default: all global ones.
         update: False: the beliefs are used in full, mean and uncertainty, but not moved; True:
-            they are the prior for new data (streaming). SVI and NUTS always treat them as priors.
+            they are the prior for new data (streaming: a window begins at the last state seen,
+            examples/guide/streaming.md), and a run of which no observation reaches one of them
+            warns (DataWarning). SVI and NUTS always treat them as priors.
             What was data in a part of a site (jp.condition with NaN) stays data.
 
     Raises:

@@ -84,7 +84,7 @@ class NumericalWarning(UserWarning):
 
 
 class DataWarning(UserWarning):
-    """Some of the data have been left out."""
+    """Some of the data have been left out, or say nothing of what they were to update."""
 
 
 def names(found: object, most: int = 12) -> str:

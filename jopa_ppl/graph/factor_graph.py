@@ -152,7 +152,9 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
     if not seen:
         raise SiteError("nothing is observed", found="a program without observed sites",
                         expected="at least one observed site",
-                        fix="pass data to the model, or condition it: jp.condition(model, {...})")
+                        fix="pass data to the model, or condition it: jp.condition(model, {...}). "
+                            "Data that are all NaN carry the prior forward; draws of the prior are "
+                            "those of numpyro.infer.Predictive(model, num_samples=100)")
     alive = set(seen)
     while True:
         more = {n for n, c in children.items() if n not in alive and c & alive}

@@ -35,6 +35,7 @@ class Site:
     outputs: dict[str, int]
     partial: bool = False      # conditioned, but only where its data are not NaN
     held: bool = False         # its belief is used but not moved (given(..., update=False))
+    updated: bool = False      # its belief is the prior of new data (given(..., update=True))
     amortized: bool = False
     role: str = "latent"
     described: str = ""        # the name of its distribution

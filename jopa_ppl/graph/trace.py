@@ -165,9 +165,10 @@ class _Tracer(Messenger):
             (Plate(f.name, f.dim + len(batch), f.size) for f in msg["cond_indep_stack"]),
             key=lambda p: p.axis))
         site = Site(name, described.family, observed, scan, batch, described.event_shape, plates,
-                    {}, partial=partial, held=bool(infer.get("jopa_held")),
-                    amortized=described.amortized, role="observed" if observed else "latent",
-                    described=described.kind, likelihood=described.likelihood)
+                    {}, partial=partial, held=infer.get("jopa_held") is True,
+                    updated=infer.get("jopa_held") is False, amortized=described.amortized,
+                    role="observed" if observed else "latent", described=described.kind,
+                    likelihood=described.likelihood)
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"

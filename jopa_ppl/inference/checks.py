@@ -96,8 +96,9 @@ def partly_missing(graph: Graph, values: Mapping[str, Array]) -> dict[str, Array
     return found
 
 
-def raise_if_missing(graph: Graph, checks: Mapping[str, Any]) -> None:
-    """Refuse data in which nothing is observed; tell of those that are left out.
+def raise_if_missing(graph: Graph, checks: Mapping[str, Any], needed: bool = False) -> None:
+    """Refuse data that are all left out, or all missing where they are `needed`; tell of those that
+    are left out. A run of which nothing is seen else carries the prior forward.
 
     Raises:
         DataError: every value that says something about a latent is NaN, or shares its event with
@@ -106,7 +107,8 @@ def raise_if_missing(graph: Graph, checks: Mapping[str, Any]) -> None:
     partly = {name: int(n) for name, n in checks["partly"].items() if n}
     way_out = ("leave obs= out and pass the data with jp.condition(model, {{'{}': y}}), which uses "
                "every entry")
-    if not checks["seen"] and not any(v.site.partial for v in graph.variables.values()):
+    unseen = not checks["seen"] and not any(v.site.partial for v in graph.variables.values())
+    if unseen and (partly or needed):
         telling = telling_factors(graph)
         observed = dict.fromkeys(f.site.name for f in telling)
         encoded = any(f.site.amortized for f in telling)      # whole: one NaN hides a frame
@@ -115,11 +117,24 @@ def raise_if_missing(graph: Graph, checks: Mapping[str, Any]) -> None:
                         found=f"NaN in every {what} of {names(observed)}",
                         expected=f"at least one {what}" + " without NaN" * (what != "value"),
                         fix=way_out.format(next(iter(partly))) if partly else "check how the "
-                        "arrays were built; to predict a site pass None for it")
+                        "arrays were built; to carry a prior forward run jp.VMP")
     for name, count in partly.items():
         warnings.warn(f"site '{name}': {count} rows are left out, for a NaN in a part of them: a "
                       "multivariate Normal's row is seen as a whole or not at all; "
-                      + way_out.format(name), DataWarning, stacklevel=3)
+                      + way_out.format(name), DataWarning, stacklevel=4)
+
+
+def warn_if_untold(checks: Mapping[str, Any]) -> None:
+    """Tell of beliefs that new data were to update, and of which the data of this run say nothing:
+    a state is seen, and what moves it is not, as no later state is."""
+    untold = [name for name, lost in checks["untold"].items() if lost]
+    if checks["seen"] and untold:
+        warnings.warn(
+            f"given(update=True): no observation of this run reaches {names(untold)}, which stay"
+            f"{'s' * (len(untold) == 1)} as given. What moves a state is learnt from the next one "
+            "that is seen: start a window at the last state seen, {'x0': last.at('x', -2)}, with "
+            "NaN for its frame (it is counted already) and the new frames after it",
+            DataWarning, stacklevel=4)
 
 
 def raise_if_aimless(decide: tuple[str, ...], goal: bool) -> None:

@@ -115,6 +115,8 @@ class Engine:
         weights = activity.weights()
         arrays = {k: a._replace(weight=weights[k]) for k, a in arrays.items()}
         arrays |= {f.name: without_gaps(arrays[f.name]) for f in graph.factors if f.reads}
+        checks["untold"] = {n: ~told for n, told in activity.told.items()
+                            if graph.program.sites[n].updated}
         bound = Bound(arrays, {}, activity.alive, series, values, present, checks)
         return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
 
@@ -155,9 +157,8 @@ class Engine:
         telling = telling_factors(self.graph)
         for f in self.graph.factors:
             a = arrays[f.name]
-            if f in telling:
-                counts = not f.site.partial and "weight" in f.site.outputs
-                seen.append((a.weight > 0).any() if counts else jnp.ones((), bool))
+            if f in telling and not f.site.partial:
+                seen.append((a.weight > 0).any())
             if "weight" in f.site.outputs:
                 negative.append(bad_weight(a).any())
             if f.family in ("gamma", "wishart"):

@@ -44,6 +44,7 @@ class Activity:
         self.present = present                  # partial sites: where they are data
         self.active: dict[str, Array] = {}      # by factor: (*batch) without elements
         self.alive: dict[str, Array] = {}       # by variable: (T,) * local plates
+        self.told: dict[str, Array] = {}        # by variable outside scans: is it seen at all
         for scan in graph.program.scans:
             self._scan(scan)
         for site in reversed(list(graph.program.sites.values())):
@@ -117,9 +118,11 @@ class Activity:
             want = _local(graph, site.name)
             # Planning keeps all beliefs outside scans: they are used, whatever the evidence.
             kept = self.keep_outer or stands_alone(graph, site.name)
-            alive = jnp.full(_shape(graph, site.name), kept) | self._seeds(site.name)
+            seeds = self._seeds(site.name)
+            alive, told = jnp.full(_shape(graph, site.name), kept) | seeds, seeds.any()
             if site.name in self.present:
-                alive = alive | self._given(site.name, want, 0)
+                given = self._given(site.name, want, 0)
+                alive, told = alive | given, told | given.any()
             for f in graph.factors:
                 touches = site.name in f.latents or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:
@@ -128,7 +131,8 @@ class Activity:
                 if f.context.scan is not None and f.context.at is None:
                     act = act.any(0)
                 alive = alive | _reduce(act, [p.name for p in f.plates], want)
-            self.alive[site.name] = alive
+                told = told | self.told.get(f.site.name, act.any())
+            self.alive[site.name], self.told[site.name] = alive, told
         for f in self._factors(site.name):
             if site.name in graph.variables and graph.variables[site.name].family == "gaussian":
                 want = [p.name for p in f.plates]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jopa_ppl.errors import ConvergenceWarning, NumericalError
-from jopa_ppl.inference.checks import raise_if_aimless, raise_if_missing
+from jopa_ppl.inference.checks import raise_if_aimless, raise_if_missing, warn_if_untold
 from jopa_ppl.inference.rounding import raise_for_rounding, raise_or_warn
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def before(compiled: Compiled, call: Call, checks: dict[str, Any]) -> None:
     raise_if_missing(compiled.graph, checks)
     if compiled.decide:
         raise_if_aimless(compiled.decide, bool(checks["goal"]))
+    else:
+        warn_if_untold(checks)
     if checks["negative"] or checks["shape"]:
         compiled.raise_for_data(call.dynamic)
 

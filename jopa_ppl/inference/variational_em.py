@@ -211,7 +211,7 @@ class VariationalEM:
         sweeps = self.e_sweeps if now.step else max(self.e_sweeps, WARM_UP)
         bound, moments, value, noise = learner.e_step(leaves, now.moments, key, sweeps)
         if now.step == 0:
-            raise_if_missing(learner.full.graph, bound.checks)
+            raise_if_missing(learner.full.graph, bound.checks, needed=True)
         if not np.isfinite(value):
             if now.step == 0:
                 learner.full.raise_for_data(leaves)
