@@ -88,7 +88,7 @@ class _Replace(Messenger):
                 own = msg["args"][0]
                 self._check(name, own)
                 # In the dtype of the network: as data of a run they are in double.
-                msg["value"] = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype),
+                msg["value"] = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)),
                                             self.weights[name], own)
 
     def _check(self, name: str, own: Any) -> None:
