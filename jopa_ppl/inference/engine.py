@@ -33,7 +33,6 @@ from jopa_ppl.inference.masks import Activity, partial_values
 from jopa_ppl.inference.noise_beliefs import GammaBelief, WishartBelief
 from jopa_ppl.inference.rounding import POLISHED, Digits, digits
 from jopa_ppl.inference.schedule import Schedule
-from jopa_ppl.inference.unseen import GAUSSIAN_KINDS
 
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
@@ -219,7 +218,7 @@ class Engine:
         stats, energy = self.stats(moments, bound.clamps), self.energy
         noise = [f for f in self.graph.factors if energy.is_noise_prior(f)]
         rest = [f for f in self.graph.factors if f not in noise]
-        gaussian = [n for n, b in self.beliefs.items() if b.block.kind in GAUSSIAN_KINDS]
+        gaussian = [n for n, b in self.beliefs.items() if b.block.kind not in ("gamma", "wishart")]
         entropy = sum(self.beliefs[n].entropy(moments[n], bound.clamps[n]) for n in gaussian)
         if solved is not None:
             stats = {**stats, solved: at_mean(stats[solved])}
