@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 
@@ -34,9 +34,10 @@ class Count:
                 jax.clear_caches()
         return self.verdicts[seed]
 
-    def judge_all(self, seeds: Iterable[int]) -> None:
+    def judge_all(self, seeds: Iterable[int], deep: Callable[[int], bool] = lambda seed: False
+                  ) -> None:
         for seed in seeds:
-            self.judge(seed)
+            self.judge(seed, deep(seed))
 
     @property
     def kinds(self) -> Counter[str]:

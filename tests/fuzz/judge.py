@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 import jopa_ppl as jp
-from jopa_ppl.inference import compilation, vmp
 from tests.fuzz.further import further
 from tests.fuzz.grammar import Program
 from tests.fuzz.truth import (
@@ -20,8 +19,6 @@ from tests.fuzz.truth import (
     mean_field,
     quadratic,
 )
-
-vmp.often = compilation.once        # a program runs once here: half of the time to compile
 
 
 class Verdict(NamedTuple):

@@ -1,0 +1,16 @@
+"""A random program runs once: it is compiled as what runs once is, in half of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from jopa_ppl.inference import compilation, vmp
+
+
+@pytest.fixture(autouse=True, scope="module")
+def lightly_compiled() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vmp, "often", compilation.once)
+        yield
