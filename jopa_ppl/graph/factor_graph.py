@@ -184,14 +184,14 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                              expected="a jp.Amortized likelihood",
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if wanted in RULES and site.amortized:
-        return _likelihood_factor(reader, site, context, alive, wanted, "")
+        return _likelihood_factor(reader, site, context, alive, lost, wanted, "")
     try:
         factor = _conjugate_factor(reader, site, context, alive, lost)
     except StructureError as error:
         if not likely:
             raise
         try:
-            other = _likelihood_factor(reader, site, context, alive, wanted or RULES[0],
+            other = _likelihood_factor(reader, site, context, alive, lost, wanted or RULES[0],
                                        str(error.found))
         except StructureError as worse:
             raise (worse if wanted else error) from None
@@ -203,8 +203,8 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
     return replace(factor, message="amortised") if site.amortized else factor
 
 
-def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[str], rule: str,
-                       reason: str) -> Factor:
+def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                       lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
     """A factor whose message is that of its likelihood at the present belief."""
     program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
     latents = sorted({n for d in found for n in d.names
@@ -216,7 +216,11 @@ def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[
                 site=site.name, found=program.sites[base_name(name)].family,
                 expected="Gaussian latents in a likelihood that is not conjugate",
                 fix="fix it, or learn it as a weight of a network (jp.module)")
-    mixed = sorted({(base_name(n), p) for d in found for n, p in d.lost if n in latents})
+    own = {p.name for p in site.plates}
+    lost |= {(base_name(n), p.name) for n in latents for p in program.sites[base_name(n)].axes
+             if p.name not in own}
+    mixed = sorted({(base_name(n), p) for d in found for n, p in d.lost if n in latents and p in own
+                    })
     if mixed:
         name, plate = mixed[0]
         raise StructureError(
