@@ -24,8 +24,8 @@ KINDS = {"chain": "chain (block-tridiagonal Gaussian)", "dense": "joint Gaussian
          "elimination": "joint Gaussian (Funsor)", "gamma": "Gamma", "wishart": "Wishart"}
 
 MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
-            "linearise": "linearised at the mean (Gauss-Newton)",
-            "cubature": "cubature (sigma points, Gauss-Newton)"}
+            "linearise": "linearised at the mean (slope and curvature of log p)",
+            "cubature": "cubature (expected slope and curvature of log p)"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,7 +33,7 @@ from jopa_ppl.messages.families import (
     wishart_divergence,
     wishart_log_density,
 )
-from jopa_ppl.messages.nonconjugate import Score, expected_score
+from jopa_ppl.messages.nonconjugate import Score, curvature, expected_score, remainder
 
 
 def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | None, list[str]]]:
@@ -73,21 +73,40 @@ class Energy:
         return blocks + [self.graph.block_of(n) for n in names]
 
     def __call__(self, factors: list[Factor], arrays: dict[str, FactorArrays],
-                 stats: dict[str, Any]) -> Array:
-        """sum of E_q[log factor] over the given factors."""
-        return sum((self.factor(f, arrays[f.name], stats) for f in factors), jnp.zeros(()))
+                 stats: dict[str, Any], remainders: dict[str, Array] | None = None) -> Array:
+        """sum of E_q[log factor] over the given factors; with the `remainders` of the messages that
+        approximate, the function whose gradient they are."""
+        held = remainders or {}
+        return sum((self.factor(f, arrays[f.name], stats, held.get(f.name)) for f in factors),
+                   jnp.zeros(()))
 
-    def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
-        """E_q[log f] of one factor, all normalisers included."""
+    def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
+                   stats: dict[str, Any]) -> dict[str, Array]:
+        """By factor whose message approximates, `remainder` at the present beliefs."""
+        return {f.name: remainder(*self._message(f, arrays[f.name], stats), f.message)
+                for f in factors if f.family == "likelihood"}
+
+    def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
+               held: Array | None = None) -> Array:
+        """E_q[log f] of one factor, all normalisers included (and less <`held`, S> / 2)."""
         if factor.family == "gamma":
             return self._gamma(factor, arrays, stats)
         if factor.family == "wishart":
             return self._wishart(factor, arrays, stats)
         if factor.family == "likelihood":
-            return expected_score(self.score(factor, arrays), self.view(factor, arrays, stats),
-                                  factor.message)
+            score, view = self._message(factor, arrays, stats)
+            if held is None and factor.message == "linearise":
+                held = curvature(score, view, factor.message)   # the mean alone sees no spread
+            value = expected_score(score, view, factor.message)
+            return value if held is None else value - 0.5 * jnp.sum(held * view.cov)
         square, count, precision, logdet = self.parts(factor, arrays, stats)
         return expected_log_density(square, count, precision, logdet, factor.family == "normal")
+
+    def _message(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
+                 ) -> tuple[Score, Moments]:
+        """What a message that approximates is made of; networks learn nothing from it."""
+        score = self.score(factor, jax.lax.stop_gradient(arrays))
+        return score, self.view(factor, arrays, stats)
 
     def view(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Moments:
         """The moments of the latents that a likelihood depends on."""

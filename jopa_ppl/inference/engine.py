@@ -6,6 +6,7 @@ Everything here is a pure function of arrays; `vmp.py` jits it once per program 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ class Bound(NamedTuple):
     values: dict[str, Array]        # of sites conditioned in part, and where they are `present`
     present: dict[str, Array]
     checks: dict[str, Any]          # faults of the data, see `checks.py`
+    priors: dict[str, FactorArrays]     # of latents, where they weigh nothing: to start from
 
 
 class State(NamedTuple):
@@ -111,12 +113,14 @@ class Engine:
         if weigh is not None:
             arrays = weigh(arrays, present)
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
-        weights = activity.weights()
-        arrays = {k: a._replace(weight=weights[k]) for k, a in arrays.items()}
+        arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
+                  for f in graph.factors}
         arrays |= {f.name: without_gaps(arrays[f.name]) for f in graph.factors if f.reads}
         checks["untold"] = {n: ~told for n, told in activity.told.items()
                             if graph.program.sites[n].updated}
-        bound = Bound(arrays, {}, activity.alive, series, values, present, checks)
+        priors = {f.name: arrays[f.name]._replace(weight=activity.weight(f, unmasked=True))
+                  for f in graph.factors if "weight" in f.site.outputs and not f.site.observed}
+        bound = Bound(arrays, {}, activity.alive, series, values, present, checks, priors)
         return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
 
     def clamp(self, block: Block, bound: Bound) -> Any:
@@ -180,32 +184,100 @@ class Engine:
                         bound: Bound) -> tuple[dict[str, Any], Digits]:
         """`update`, and what rounding works on in the new belief."""
         belief, clamp = self.beliefs[block.name], bound.clamps[block.name]
-        stats = self.stats(moments, bound.clamps)
-
-        def energy(mine: Any) -> Array:
-            return self.energy(factors, bound.arrays, {**stats, block.name: mine})
-
-        gradient = jax.grad(energy)(stats[block.name])
+        energy, stats = self._energy_of(block, factors, moments, bound)
+        gradient = jax.grad(energy)(stats)
         new = belief.update(moments[block.name], gradient, clamp)
         measured = digits(*belief.diagonals(new, gradient, clamp)) if clamp is not None else NONE
         return {**moments, block.name: new}, measured
 
+    def _energy_of(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+                   bound: Bound) -> tuple[Callable[[Any], Array], Any]:
+        """The energy as a function of what it is differentiated in of a block, and that now."""
+        stats = self.stats(moments, bound.clamps)
+        held = self.energy.remainders(factors, bound.arrays, stats)
+        return lambda mine: self.energy(factors, bound.arrays, {**stats, block.name: mine}, held
+                                        ), stats[block.name]
+
+    def step(self, block: Block, factors: list[Factor], moments: dict[str, Any], bound: Bound,
+             size: float = 1.0) -> tuple[dict[str, Any], Digits, Array]:
+        """As `update`, for messages that approximate: the largest of the steps `size`, size / 2, ..
+        that does not raise F. Returns what rounding works on, and that size, as well.
+
+        Natural parameters go from old to new. Where all messages are linearised, whose curvature
+        sees the mean alone, only the mean has a way to go: Newton's, damped (next to nothing of the
+        old precision stays, for where a flat prior meets no curvature).
+        """
+        belief, clamp, old = self.beliefs[block.name], bound.clamps[block.name], moments[block.name]
+        energy, stats = self._energy_of(block, factors, moments, bound)
+        here, there = belief.gradient(old, clamp), jax.grad(energy)(stats)
+        spread = any(f.message == "cubature" for f in factors)
+
+        def mixed(size: Array | float) -> Any:
+            return jax.tree.map(lambda a, b: (1 - size) * a + size * b, here, there)
+
+        def way(size: Array | float) -> Any:
+            return (mixed(size)[0], *mixed(size if spread else 1 - 1e-6)[1:])
+
+        def new(size: Array | float) -> Any:
+            return belief.update(old, way(size), clamp)
+
+        def free_energy(mine: Any) -> Array:
+            return -energy(belief.stats(mine, clamp)) - belief.entropy(mine, clamp)
+
+        before = free_energy(new(0.0))
+        most = before + 1e-7 * jnp.maximum(1.0, jnp.abs(before))  # what float32 networks resolve
+        size = halved(size, lambda size: free_energy(new(size)) <= most)
+        mine = new(size)
+        measured = digits(*belief.diagonals(mine, way(size), clamp))
+        return {**moments, block.name: mine}, measured, size
+
     def start(self, key: Array | None, bound: Bound) -> State:
-        """Beliefs before the first sweep: the priors; with a key, globals are nudged off them."""
+        """Beliefs before the first sweep: the priors; with a key, globals are nudged off them.
+
+        Messages that approximate start from there too: chains from their roll-out, and sums over
+        points, which may not be finite for a wide prior, after a step from the mean alone.
+        """
+        prior = bound._replace(arrays={**bound.arrays, **bound.priors})
         moments = {n: b.zero() for n, b in self.beliefs.items()}
         order = list(self.graph.program.sites)
-        blocks = sorted(self.graph.blocks, key=lambda b: min(order.index(m) for m in b.members))
+        blocks = sorted(self.graph.blocks, key=lambda b: (
+            b.kind == "chain", min(order.index(m) for m in b.members)))
         for i, block in enumerate(blocks):
-            own = [f for f in self.energy.touching(block) if f.site.name in block.members]
-            if block.kind == "chain":
+            touching = self.energy.touching(block)
+            own = [f for f in touching if f.site.name in block.members]
+            bent = [replace(f, message="linearise") for f in touching if f.family == "likelihood"]
+            if block.kind == "chain" and not bent:
                 continue
-            moments = self.update(block, own, moments, bound)
+            moments = self.update(block, own, moments, prior)
             if key is not None and not block.held and block.kind in ("dense", "elimination"):
-                moments[block.name] = nudge(moments[block.name], random.fold_in(key, i))
+                moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
+        for update in self.schedule.updates:
+            if any(f.message == "cubature" for f in update.factors):
+                factors = [replace(f, message="linearise") if f.family == "likelihood" else f
+                           for f in update.factors]
+                new, *_ = self.step(update.block, factors, moments, bound)
+                fine = finite(new[update.block.name])
+                moments = jax.tree.map(lambda a, b, ok=fine: jnp.where(ok, a, b), new, moments)
         zero = jnp.zeros(())
         none = Digits(*jnp.zeros((3, len(self.schedule.updates))))
         return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
                      none, zero)
+
+    def _nudged(self, block: Block, bent: list[Factor], moments: dict[str, Any], bound: Bound,
+                key: Array) -> dict[str, Any]:
+        """A block moved off its prior, by no more than what costs log p of the factors `bent` a
+        nat: a tenth of a wide prior is far away."""
+        def score(moments: dict[str, Any]) -> Array:
+            return self.energy(bent, bound.arrays, self.stats(moments, bound.clamps),
+                               {f.name: jnp.zeros(()) for f in bent})
+
+        def moved(size: Array | float) -> dict[str, Any]:
+            return {**moments, block.name: nudge(moments[block.name], key, size)}
+
+        if not bent:
+            return moved(0.1)
+        least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
+        return moved(halved(0.1, lambda size: score(moved(size)) >= least))
 
     def free_energy(self, moments: dict[str, Any], bound: Bound, solved: str | None = None
                     ) -> Array:
@@ -228,31 +300,35 @@ class Engine:
             for f in noise)
 
     def sweep(self, moments: dict[str, Any], bound: Bound, damping: float | None = None
-              ) -> tuple[dict[str, Any], Array, Digits]:
-        """One pass over the schedule: beliefs, the position of a bad update (or -1), and what
-        rounding works on in every update."""
-        bad, measured = jnp.full((), -1), []
+              ) -> tuple[dict[str, Any], Array, Digits, Array]:
+        """One pass over the schedule: beliefs, the position of a bad update (or -1), what rounding
+        works on in every update, and the smallest step that was taken."""
+        bad, measured, least = jnp.full((), -1), [], jnp.ones(())
         for i, step in enumerate(self.schedule.updates):
-            old = moments
-            moments, found = self.measured_update(step.block, list(step.factors), moments, bound)
+            old, factors = moments, list(step.factors)
+            if any(f.family == "likelihood" for f in factors):
+                moments, found, size = self.step(step.block, factors, old, bound,
+                                                 1 - (damping or 0.0))
+                least = jnp.minimum(least, size)
+            else:
+                moments, found = self.measured_update(step.block, factors, old, bound)
+                if damping:
+                    fresh = jax.tree.map(lambda a, b: (1 - damping) * a + damping * b,
+                                         moments[step.block.name], old[step.block.name])
+                    moments = {**moments, step.block.name: fresh}
             measured.append(found)
-            fresh = moments[step.block.name]
-            if damping:
-                fresh = jax.tree.map(lambda a, b: (1 - damping) * a + damping * b, fresh,
-                                     old[step.block.name])
-                moments = {**moments, step.block.name: fresh}
-            finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(fresh)]).all()
-            bad = jnp.where((bad < 0) & ~finite, i, bad)
+            bad = jnp.where((bad < 0) & ~finite(moments[step.block.name]), i, bad)
         return moments, bad, Digits(*(jnp.stack(x) if measured else jnp.zeros((0,))
-                                      for x in zip(*measured or [NONE])))
+                                      for x in zip(*measured or [NONE]))), least
 
-    def settled(self, old: State, moments: dict[str, Any], f: Array, tol: float) -> Array:
+    def settled(self, old: State, moments: dict[str, Any], f: Array, tol: float, size: Array
+                ) -> Array:
         """Whether a sweep changed F by less than `tol` and every block's means by less than
-        sqrt(tol) of their spread: F sees an error of the beliefs squared, and less and less of it
-        the more data there are."""
+        sqrt(tol) of their spread (were its steps, of `size`, whole): F sees an error of the beliefs
+        squared, and less and less of it the more data there are."""
         close = max(tol, 1e-12)              # a sum of many terms has no more digits than that
         still = jnp.abs(old.free_energy - f) <= close * jnp.maximum(1.0, jnp.abs(f))
-        return still & (self.moved(old.moments, moments) <= tol**0.5)
+        return still & (self.moved(old.moments, moments) <= tol**0.5 * size)
 
     def moved(self, old: dict[str, Any], new: dict[str, Any]) -> Array:
         """How far a sweep moved the means of the block that it moved most, in spreads."""
@@ -270,14 +346,14 @@ class Engine:
 
         def body(carry: tuple[State, Array]) -> tuple[State, Array]:
             s, past = carry
-            moments, bad, measured = self.sweep(s.moments, bound, damping)
+            moments, bad, measured, size = self.sweep(s.moments, bound, damping)
             f = self.free_energy(moments, bound, solved)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
             ok = bad < 0
             kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
             moved = s.moved
             if not exact:
-                settled = (s.sweep > 0) & self.settled(s, moments, f, tol)
+                settled = (s.sweep > 0) & self.settled(s, moments, f, tol, size)
             else:       # another pass only polishes rounding, where there is any to speak of
                 polish = self.moved(s.moments, moments) * measured.left
                 moved = jnp.where(s.sweep > 0, polish, measured.first_pass)
@@ -292,8 +368,18 @@ class Engine:
         return jax.lax.while_loop(running, body, (state, history))
 
 
-def nudge(moments: Any, key: Array, size: float = 0.1, shrink: float = 0.01) -> Any:
-    """Move means off the prior by a tenth of its spread, and start narrow.
+def finite(moments: Any) -> Array:
+    """Whether a belief has no NaN or infinity."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(moments)]).all()
+
+
+def halved(size: float, fits: Callable[[Array], Array]) -> Array:
+    """The first of size, size / 2, .. that fits (or next to nothing, where none does)."""
+    return jax.lax.while_loop(lambda s: ~fits(s) & (s > 1e-18), lambda s: s / 2, jnp.asarray(size))
+
+
+def nudge(moments: Any, key: Array, size: Array | float, shrink: float = 0.01) -> Any:
+    """Move means off the prior by `size` of its spread, and start narrow.
 
     At the prior mean a product of two zero-mean latents has zero gradient: inference would stay.
     """

@@ -19,6 +19,8 @@ from jopa_ppl.messages.nonconjugate import Score
 def score_of(graph: Graph, factor: Factor, names: Sequence[str], arrays: FactorArrays) -> Score:
     """log p(value | x) with x the instances `names` side by side, for all steps and plates at once.
 
+    An element that weighs nothing is no function of x, whatever the program does there.
+
     Args:
         arrays: of the factor; its weights temper the density and leave out what is missing.
     """
@@ -71,4 +73,11 @@ def score_of(graph: Graph, factor: Factor, names: Sequence[str], arrays: FactorA
         flat = moved.reshape((*moved.shape[:lead + len(plates)], -1))
         return jnp.sum(arrays.weight * flat, -1)
 
-    return Score(lambda x: each(moving, x), log_prob)
+    def score(x: Array) -> Array:
+        seen = (arrays.weight > 0).any(-1)
+        shared = tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)
+        used = seen.any(shared, keepdims=True)[..., None]
+        x = jnp.where(used, x, jax.lax.stop_gradient(x))      # no 0 * NaN in its derivatives
+        return jnp.where(seen, log_prob(each(moving, x)), 0.0)
+
+    return score

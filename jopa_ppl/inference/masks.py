@@ -158,14 +158,11 @@ class Activity:
                         alive = alive | _reduce(act, [p.name for p in f.plates], want)
         return alive
 
-    def weights(self) -> dict[str, Array]:
-        """The factors' weights with what is barren at zero."""
-        found = {}
-        for f in self.graph.factors:
-            weight = self.arrays[f.name].weight
-            active = self.active[f.name]
-            found[f.name] = jnp.where(active[..., None], weight, 0.0)
-        return found
+    def weight(self, factor: Factor, unmasked: bool = False) -> Array:
+        """A factor's weight with what is barren at zero; `unmasked`: one where it is masked."""
+        weight = self.arrays[factor.name].weight
+        weight = jnp.where(weight == 0, 1.0, weight) if unmasked else weight
+        return jnp.where(self.active[factor.name][..., None], weight, 0.0)
 
 
 def partial_values(graph: Graph, series: list[Windows], outer: Mapping[str, Array],

@@ -109,8 +109,11 @@ class VMP:
             in the beliefs' errors. 0 stops only where nothing changes any more.
         damping: weight of the old belief after each update, in [0, 1); None for none.
         messages: {observed site: "linearise", "cubature" or "amortised"}: the message of a site
-            that is not conjugate. Default: its encoder's where it has one (jp.Amortized),
-            "linearise" in programs that declare a network (jp.module), else an error.
+            that is not conjugate: slope and curvature of log p at the belief's mean ("linearise": F
+            is then Laplace's approximation, no bound), or expected over the belief ("cubature": by
+            Gauss-Hermite points up to three latents, by 2 n points above). A step that would raise
+            F is halved. Default: its encoder's where it has one (jp.Amortized), "linearise" in
+            programs that declare a network (jp.module), else an error.
         progress: show a bar when a run takes long.
 
     Raises (in `run`):
