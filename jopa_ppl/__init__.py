@@ -18,6 +18,7 @@ from jopa_ppl.errors import (
     PriorError,
     ShapeError,
     SiteError,
+    StaleError,
     StructureError,
 )
 from jopa_ppl.importance import correct
@@ -50,6 +51,7 @@ __all__ = [
     "PriorError",
     "ShapeError",
     "SiteError",
+    "StaleError",
     "StructureError",
     "VariationalEM",
     "compare",

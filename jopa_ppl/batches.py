@@ -18,9 +18,11 @@ from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.inference.compilation import often, once
 from jopa_ppl.inference.marginals import parts
 from jopa_ppl.inference.outcome import after, before
+from jopa_ppl.inference.signature import own
 from jopa_ppl.inference.vmp import CHUNK, VMP
 from jopa_ppl.posterior import Posterior, outward
 from jopa_ppl.queries import unwrapped
+from jopa_ppl.settings import ours
 
 
 class PosteriorBatch:
@@ -78,14 +80,14 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
     one = tree.unflatten([x[0] if a == 0 else x for x, a in zip(leaves, axes)])
     compiled, call = vmp._compiled(one[1], one[2], one[0])
     arrays = [_is_array(x) for x in leaves]
-    dynamic = [x for x, a in zip(leaves, arrays) if a]
+    dynamic = [own(x) for x, a in zip(leaves, arrays) if a]
     axes = tuple(x for x, a in zip(axes, arrays) if a)
     first, more, shape = _stages(compiled, axes)
 
     def call_of(i: int) -> Any:
         return call._replace(dynamic=[x[i] if a == 0 else x for x, a in zip(dynamic, axes)])
 
-    with jax.enable_x64(True):
+    with ours():
         until = min(compiled.max_iters, CHUNK)
         bound, state, history, plan, sites, told = first(dynamic, key, until)
         rows = [compiled.told.unpack(row) for row in np.asarray(told)]
@@ -100,20 +102,20 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
     def make(i: int) -> Posterior:
         own_state, own_bound, own_plan, own_sites = jax.tree.map(
             lambda x: x[i], (state, bound, plan, sites))
-        own = jax.tree.map(lambda x: x[i], told)._replace(moments=own_state.moments)
-        return Posterior(compiled, call_of(i), own, own_bound, past[i], own_plan,
+        mine = jax.tree.map(lambda x: x[i], told)._replace(moments=own_state.moments)
+        return Posterior(compiled, call_of(i), mine, own_bound, past[i], own_plan,
                          sites=own_sites)
 
     def shaped() -> dict[str, tuple]:
         if sites is not None:
             return sites[1]
-        with jax.enable_x64(True):
+        with ours():
             return shape(state.moments, bound, plan)[1]
 
     for i in range(size):
-        own = jax.tree.map(lambda x, i=i: x[i], told)
-        _in_run(i, lambda i=i, own=own: after(compiled, call_of(i), own, past[i],
-                                              partial(make, i)))
+        mine = jax.tree.map(lambda x, i=i: x[i], told)
+        _in_run(i, lambda i=i, mine=mine: after(compiled, call_of(i), mine, past[i],
+                                                partial(make, i)))
     return PosteriorBatch(make, shaped, told)
 
 

@@ -28,6 +28,7 @@ from jopa_ppl.files import StoredPosterior, describe, restore
 from jopa_ppl.keys import as_key, is_key, key_data
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
+from jopa_ppl.settings import ours
 
 _PATHS = {...: [str | int]}
 _FORM = {"model": str, "checkpoint": {"step": int, "posterior": bool, "weights": _PATHS,
@@ -106,7 +107,7 @@ def load_checkpoint(path: str | os.PathLike, model: Callable | None = None, *,
     """
     header, tensors = storage.read(path)
     own = header.pop("checkpoint", {"step": 0, "posterior": True, "weights": {}, "extra": {}})
-    with storage.damaged(storage.HEADER, path), jax.enable_x64(True):    # dtypes stay as saved
+    with storage.damaged(storage.HEADER, path), ours():    # dtypes stay as saved
         storage.expect({"model": "", **header, "checkpoint": {"rng_key": None, **own}}, _FORM)
         stored, wanted = header.get("model", "no program"), model and program_of(model)
         if wanted and _function(wanted) != _function(stored):

@@ -17,10 +17,12 @@ from numpyro.infer.util import compute_log_probs
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor_graph import Block
 from jopa_ppl.graph.precision import in_double
+from jopa_ppl.graph.tracing import tracing
 from jopa_ppl.inference.beliefs import Clamp
 from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Bound, Engine
 from jopa_ppl.inference.layout import join, split
+from jopa_ppl.settings import is_traced
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -113,10 +115,15 @@ def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[
         model, args, kwargs = call.rebuild(dynamic)
         return found + barren(compiled.engine, bound, program(model, args, kwargs, values))
 
-    if not hasattr(compiled, "density"):
-        compiled.density = {}
-    if everywhere not in compiled.density:
-        compiled.density[everywhere] = jax.jit(
-            lambda d, *rest: in_batches(lambda v: one(v, *rest), d, 64),
-            compiler_options=often())
-    return compiled.density[everywhere](draws, moments, bound, call.dynamic if call else [])
+    if not everywhere:
+        call.program()
+    with tracing():
+        if not hasattr(compiled, "density"):
+            compiled.density = {}
+        if everywhere not in compiled.density:
+            compiled.density[everywhere] = jax.jit(
+                lambda d, *rest: in_batches(lambda v: one(v, *rest), d, 64),
+                compiler_options=often())
+        score = compiled.density[everywhere]
+        score = score.__wrapped__ if is_traced(draws) else score       # in a jit of the caller's
+        return score(draws, moments, bound, call.dynamic if call else [])

@@ -19,6 +19,7 @@ from jopa_ppl.inference.unseen import complete
 from jopa_ppl.messages import chain, elimination
 from jopa_ppl.messages.factors import augment
 from jopa_ppl.messages.families import Gamma, Gaussian, Wishart
+from jopa_ppl.settings import is_traced
 
 
 def sample(compiled: Any, state: State, bound: Bound, plan: Any, key: Array, count: int
@@ -28,7 +29,8 @@ def sample(compiled: Any, state: State, bound: Bound, plan: Any, key: Array, cou
         def draw(keys: Array, moments: dict, bound: Bound, plan: Any) -> dict[str, Array]:
             return in_batches(lambda k: one(compiled.engine, moments, bound, plan, k), keys, 64)
         compiled.draw = jax.jit(draw, compiler_options=often())
-    return compiled.draw(random.split(key, count), state.moments, bound, plan)
+    draw = compiled.draw.__wrapped__ if is_traced(key) else compiled.draw
+    return draw(random.split(key, count), state.moments, bound, plan)
 
 
 def point(engine: Engine, moments: dict, key: Array, bound: Bound | None = None

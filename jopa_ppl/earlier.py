@@ -18,6 +18,7 @@ from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import JopaError, ShapeError, SiteError
 from jopa_ppl.graph.trace import filled
 from jopa_ppl.queries import _Query, check_known
+from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
@@ -146,6 +147,7 @@ def _default_float(x: Any) -> Any:
     return jnp.asarray(x, jnp.result_type(float)) if floating else x
 
 
+@ours(double=False)
 def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution],
           sites: Sequence[str] | None = None, update: bool = False) -> Given:
     """Put earlier beliefs in place of priors.

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from jopa_ppl import density
 from jopa_ppl.errors import JopaError
+from jopa_ppl.graph.tracing import tracing
 from jopa_ppl.guides import AutoGaussMarkov
 from jopa_ppl.inference.compilation import in_batches
 from jopa_ppl.inference.vmp import VMP
@@ -261,7 +262,8 @@ def log_joint(program: Program, draws: dict[str, Array]) -> Array:
     """log p of joint draws and the data, by NumPyro: {site: (draws, ..)} -> (draws,)."""
     def one(values: dict[str, Array]) -> Array:
         return sum(x.sum() for x in density.program(*program, values).values())
-    return in_batches(one, draws, 16)
+    with tracing():
+        return in_batches(one, draws, 16)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:

@@ -62,6 +62,10 @@ class PriorError(JopaError):
     """A prior is not a proper distribution (not positive definite, too few degrees of freedom)."""
 
 
+class StaleError(JopaError):
+    """What a posterior needs its program for, after the program has changed since the run."""
+
+
 class NumericalError(JopaError):
     """The free energy stopped being finite, or rounding has eaten the result; `posterior` holds
     the last finite state."""
@@ -95,6 +99,20 @@ def names(found: object, most: int = 12) -> str:
     if len(items) > most:
         return ", ".join(items[:most]) + f" and {len(items) - most} more"
     return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]
+
+
+def within(see: str, low: float, high: float, **options: object) -> None:
+    """Refuse options that are not real numbers, low <= option < high.
+
+    Raises:
+        JopaError: one is not.
+    """
+    for name, value in options.items():
+        real = isinstance(value, int | float | np.integer | np.floating)
+        if not real or isinstance(value, bool) or not low <= value < high:
+            raise JopaError("an option is out of range", found=f"{name}={value!r}",
+                            expected=f"a number, {low} <= {name} < {high}",
+                            fix=f"see help({see})")
 
 
 def whole(see: str, least: int = 1, **options: object) -> None:

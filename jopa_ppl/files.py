@@ -34,6 +34,7 @@ from jopa_ppl.inference.unseen import complete
 from jopa_ppl.messages import chain
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import program_of
+from jopa_ppl.settings import ours
 from jopa_ppl.storage import check, expect, flat
 
 _SITE = ("name", "family", "observed", "scan", "batch_shape", "event_shape", "plates", "partial",
@@ -137,7 +138,7 @@ def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
     kept = posterior.bound if stored else _kept(posterior)
     moments = posterior.state.moments
     if not stored:
-        with jax.enable_x64(True):
+        with ours():
             moments, _ = complete(posterior.compiled.engine, moments, posterior.bound)
     return dict(header), flat({"blocks": moments, **kept._asdict()})
 
@@ -175,7 +176,7 @@ def _plate_record(plate: Plate) -> list:
 def _kept(posterior: Posterior) -> Kept:
     compiled, bound, plan = posterior.compiled, posterior.bound, posterior.plan
     sites, _ = posterior._parts
-    with jax.enable_x64(True):
+    with ours():
         smoothed = {}
         for block in compiled.graph.blocks:
             if block.kind != "chain":
@@ -197,7 +198,7 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
     Raises:
         FileError: the tensors are not those of its program; or whatever a damaged header breaks.
     """
-    with jax.enable_x64(True):
+    with ours():
         expect({"free_energy_noise": [], **header}, _FORM)
         graph = _graph(header)
         engine = Engine(graph)

@@ -11,9 +11,11 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.errors import DataError, SiteError, names
+from jopa_ppl.graph.tracing import tracing
 from jopa_ppl.inference.compilation import in_batches, often, once
-from jopa_ppl.inference.signature import Cache, Call, split_call
+from jopa_ppl.inference.signature import Cache, Call, split_call, traced
 from jopa_ppl.predictive import replay
+from jopa_ppl.settings import ours
 
 _COMPILED = Cache(32)
 _BATCH = 16       # draws that are run side by side: what memory has to hold
@@ -31,7 +33,7 @@ class Hindcast:
         self.engine, self.model = engine, model
         self.count, self.keys = num_samples, random.split(rng_key)
         self.call = split_call(model, args, kwargs)
-        self._run = _COMPILED.get((self.call.key, site),
+        self._run = _COMPILED.get((traced(self.call).key, site),
                                   lambda: _Run(self.call._replace(dynamic=[]), site))
         self.where = self._find(site)
         values = np.asarray(self.call.dynamic[self.where[0]])
@@ -39,7 +41,8 @@ class Hindcast:
 
     def _find(self, site: str) -> tuple[int, ...]:
         """Which arrays among the arguments are the series."""
-        found = self._run.data(self.call.dynamic)
+        with tracing(), ours(double=False):
+            found = self._run.data(self.call.dynamic)
         if site not in found:
             raise SiteError("unknown site in jp.validate", site=site, found=f"'{site}'",
                             expected=f"one of {names(found)}", fix="pass site=")
@@ -63,7 +66,8 @@ class Hindcast:
         model, args, kwargs = self.call.rebuild(dynamic)
         draws = self.engine(model).run(*args, **kwargs).sample(self.keys[0], (self.count,))
         keys = random.split(self.keys[1], self.count)
-        return np.asarray(self._run.predict(dynamic, draws, keys, start, length, mean))
+        with tracing(), ours(double=False):
+            return np.asarray(self._run.predict(dynamic, draws, keys, start, length, mean))
 
 
 class _Run:

@@ -16,7 +16,8 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl import density, draws
-from jopa_ppl.errors import StructureError, names
+from jopa_ppl.errors import JopaError, StructureError, names, whole, within
+from jopa_ppl.graph.tracing import tracing
 from jopa_ppl.inference.beliefs import Clamp
 from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.signature import split_call
@@ -25,6 +26,7 @@ from jopa_ppl.keys import as_key
 from jopa_ppl.messages.families import Gaussian, gamma, wishart
 from jopa_ppl.posterior import Posterior, outward
 from jopa_ppl.queries import condition
+from jopa_ppl.settings import ours
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
 
     Source: Chopin, Jacob & Papaspiliopoulos 2013 (weights with states integrated out).
     """
+    whole("jp.correct", num_samples=num_samples)
+    within("jp.correct", 0, np.inf, temper=temper)
+    if not 0 < temper <= 1:
+        raise JopaError("an option is out of range", found=f"temper={temper}",
+                        expected="0 < temper <= 1", fix="leave it at 0.5")
     graph = posterior.compiled.graph
     chains = [b for b in graph.blocks if b.kind in ("chain", "elimination")]
     inner = chains[0] if len(chains) == 1 else None
@@ -98,25 +105,27 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
             + names(b.name for b in graph.blocks), expected="one chain, exact messages, no plan",
             fix="weigh joint draws by posterior.log_prob and numpyro's log_density")
     key = as_key(rng_key)
-    with jax.enable_x64(True):
+    with ours():
         call, engine = posterior.call, posterior.compiled.engine
         outer = [b for b in graph.blocks if b is not inner]
         bound = posterior.bound
         wide = {b.name: _temper(posterior.state.moments[b.name], temper, bound.clamps[b.name])
                 for b in outer}
         moments = {**posterior.state.moments, **wide}
-        model, args, kwargs = call.rebuild(call.dynamic)
+        model, args, kwargs = call.program()
         one = draws.point(engine, moments, key, bound)[1]
         theta = [n for b in outer for n in b.members]
         exact = VMP(condition(model, {n: one[n] for n in theta})).compile(*args, **kwargs)
         if len(exact.graph.blocks) != 1:
             raise StructureError("more than one block is left given the parameters",
                                  found=names(b.name for b in exact.graph.blocks), expected="one")
-        if not hasattr(exact, "weigh"):
-            exact.weigh = jax.jit(_weigher(posterior.compiled, exact, call.rebuild, theta, outer),
-                                  compiler_options=often())
-        found, log_weights = exact.weigh(moments, bound, call.dynamic,
-                                         random.split(key, num_samples))
+        with tracing():
+            if not hasattr(exact, "weigh"):
+                exact.weigh = jax.jit(
+                    _weigher(posterior.compiled, exact, call.rebuild, theta, outer),
+                    compiler_options=often())
+            found, log_weights = exact.weigh(moments, bound, call.dynamic,
+                                             random.split(key, num_samples))
     log_weights = np.asarray(log_weights)
     weights, k = psis(log_weights)
     peak = float(np.max(log_weights))

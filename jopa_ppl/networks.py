@@ -16,9 +16,11 @@ from numpyro.primitives import Messenger
 
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.faults import named_faults
+from jopa_ppl.graph.tracing import tracing
 from jopa_ppl.inference.compilation import once
 from jopa_ppl.primitives import WEIGHTS
 from jopa_ppl.queries import _Query
+from jopa_ppl.settings import is_traced, ours
 
 Weights = dict[str, Any]
 
@@ -67,9 +69,10 @@ def weights_of(model: Callable, args: tuple, kwargs: dict) -> Weights:
         found.update(collect.weights)
         return collect.weights
 
-    jax.eval_shape(run)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found)):
-        found = jax.jit(run, compiler_options=once())()       # networks that the program builds
+    with tracing(), ours(double=False):
+        jax.eval_shape(run)
+        if is_traced(found):
+            found = jax.jit(run, compiler_options=once())()       # networks that the program builds
     # With a dtype of their own: a weak type would be lost in training, and compile everything anew.
     strong = lambda a: jnp.array(a, jnp.result_type(a)) if getattr(a, "weak_type", True) else a
     return {n: jax.tree.map(strong, w) for n, w in found.items()}

@@ -16,10 +16,11 @@ from jax import Array, random
 from jopa_ppl import density, draws, predictive
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.earlier import JointBelief
-from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
+from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
 from jopa_ppl.inference.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.inference.unseen import complete
 from jopa_ppl.keys import as_key
+from jopa_ppl.settings import is_traced, ours
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor_graph import Block, Graph
@@ -33,14 +34,17 @@ def outward(x: Any) -> Any:
     floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
     if not floating or x.dtype == (wanted := jnp.result_type(float)):
         return x
-    return jnp.asarray(x, wanted)
+    with ours(x, double=False):
+        return jnp.asarray(x, wanted)
 
 
 class Posterior:
     """Beliefs about the latents of a program. Immutable.
 
     `posterior["A"]` is a NumPyro distribution; sites of a scan carry time in front, (T, ...).
-    Latents that no observation reaches are predicted from the beliefs about the others.
+    Latents that no observation reaches are predicted from the beliefs about the others; so are
+    sites that nothing observed depends on, by `mean`, `variance` and `[name]` (see
+    `jopa_ppl.prediction`).
 
     Attributes:
         free_energy: (sweeps,) in nats, = -ELBO with every normaliser in it.
@@ -48,6 +52,7 @@ class Posterior:
         converged: whether it settled within `tol`; num_iters: sweeps done (steps of EM).
     """
 
+    @ours(double=False)
     def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,
                  plan: Any = None, noise: Array | None = None,
                  sites: tuple[dict, dict] | None = None) -> None:
@@ -56,6 +61,7 @@ class Posterior:
         self.num_iters = int(state.sweep)
         self.converged = bool(state.converged)
         self.free_energy = np.asarray(history)[:self.num_iters]
+        self._predictions: dict[str, Marginal] = {}
         self.free_energy_noise = (np.zeros(self.num_iters) if noise is None
                                   else np.asarray(noise))
 
@@ -78,7 +84,7 @@ class Posterior:
         """Arrays of every site's marginal, as `marginals.parts` tells them."""
         if self._sites is not None:
             return self._sites
-        with jax.enable_x64(True):
+        with ours():
             return compiled_parts(self.compiled, self.state, self.bound, self.plan)
 
     @cached_property
@@ -88,12 +94,18 @@ class Posterior:
     def _marginal(self, name: str) -> Marginal:
         if name not in self._marginals:
             graph = self.compiled.graph
-            if name in graph.program.sites:
-                raise SiteError("the site has no belief", site=name,
-                                found="data" if graph.program.sites[name].observed
-                                else "a site that is only predicted",
+            if name in self._predictions:
+                return self._predictions[name]
+            site = graph.program.sites.get(name)
+            if name in graph.predicted and not site.observed and self.call is not None:
+                from jopa_ppl.prediction import predicted
+                self._predictions[name] = predicted(self, name)
+                return self._predictions[name]
+            if site is not None:
+                found = "data" if site.observed else "a site that is only predicted, and no program"
+                raise SiteError("the site has no belief", site=name, found=found,
                                 expected=f"one of {names(self.sites)}",
-                                fix="draw it with posterior.predict(rng_key)")
+                                fix="draw it with posterior.predict(rng_key=0)")
             raise SiteError("unknown site", site=name, found=f"'{name}'",
                             expected=f"one of {names(self.sites)}", fix="check the spelling")
         return self._marginals[name]
@@ -119,8 +131,12 @@ class Posterior:
                              fix="check the horizon")
         return self._distribution(name, (step,))
 
+    @ours(double=False)
     def _distribution(self, name: str, at: tuple[int, ...]) -> dist.Distribution:
         m = self._marginal(name)
+        if not m.parts:
+            from jopa_ppl.prediction import distribution
+            return distribution(m, name, outward(m.mean[at]))
         parts = {k: outward(v[at]) for k, v in m.parts.items()}
         if m.family == "gamma":
             return dist.Gamma(parts["a"], parts["b"])
@@ -154,11 +170,16 @@ class Posterior:
         reaches follow the program, each draw with parameters of its own.
         """
         key = as_key(rng_key)
-        sample_shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
-        with jax.enable_x64(True):
+        _refuse_single(key)
+        single = not isinstance(sample_shape, tuple | list)
+        sample_shape = (sample_shape,) if single else tuple(sample_shape)
+        for size in sample_shape:
+            whole("jp.Posterior.sample", 0, sample_shape=size)
+        with ours(key):
             count = int(np.prod(sample_shape, dtype=int))
             found = draws.sample(self.compiled, self.state, self.bound, self.plan, key, count)
-        return {n: outward(x.reshape((*sample_shape, *x.shape[1:]))) for n, x in found.items()}
+            found = {n: x.reshape((*sample_shape, *x.shape[1:])) for n, x in found.items()}
+        return {n: outward(x) for n, x in found.items()}
 
     def log_prob(self, values: Mapping[str, Array]) -> Array:
         """log q of joint draws, in nats: {site: (*sample_shape, *site shape)} -> (*sample_shape,).
@@ -177,14 +198,16 @@ class Posterior:
         if lost:
             raise SiteError("a latent site has no value", site=lost[0], found=names(values),
                             expected=names(self.sites), fix="pass what `sample` returned")
+        _refuse_single(dict(values))
         first = self.sites[0]
         shape = np.shape(values[first])
         lead = shape[:len(shape) - self._marginal(first).mean.ndim]
-        with jax.enable_x64(True):
+        with ours(values):
             flat = {n: jnp.asarray(values[n], float).reshape(
                 (-1, *np.shape(values[n])[len(lead):])) for n in self.sites}
             found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call, flat)
-        return outward(found.reshape(lead))
+            found = found.reshape(lead)
+        return outward(found)
 
     def predict(self, *args: Any, rng_key: Array | int | None = None, num_samples: int = 100,
                 **kwargs: Any) -> dict[str, Array]:
@@ -198,9 +221,11 @@ class Posterior:
             {name: (num_samples, *site shape)}; time in front of the site shape inside a scan.
         """
         key = as_key(rng_key)
-        draw_key, run_key = random.split(key)
+        whole("jp.Posterior.predict", num_samples=num_samples)
+        with ours(key, double=False):
+            draw_key, run_key = random.split(key)
         found = self.sample(draw_key, (num_samples,))
-        model, own_args, own_kwargs = self.call.rebuild(self.call.dynamic)
+        model, own_args, own_kwargs = self.call.program()
         if args or kwargs:
             found = {n: found[n] for n in self.global_sites}
             own_args, own_kwargs = args, kwargs
@@ -237,15 +262,16 @@ class Posterior:
             elif len(members := _outside_plates(graph, block, chosen)) > 1 and name in members:
                 if name == members[0]:
                     belief = self.compiled.engine.beliefs[block.name]
-                    with jax.enable_x64(True):
+                    with ours():
                         mean, cov = belief.joint(self._completed(block), members)
                     joint[",".join(members)] = JointBelief(mean, cov)
                     shapes += [(n, (graph.variables[n].site.shape, 0)) for n in members]
             else:
-                with jax.enable_x64(True):
+                with ours():
                     single[name] = self[name]
         return joint, single, tuple(shapes)
 
+    @ours(double=False)
     def known(self, name: str) -> Array | None:
         """The values of a site that was conditioned in part, NaN where it is latent; else None."""
         if not self.compiled.graph.program.sites[name].partial:
@@ -259,7 +285,7 @@ class Posterior:
         parts = own.values() if isinstance(own, dict) else (own,) if own else ()
         if all((np.asarray(part.free) > 0).all() for part in parts):
             return self.state.moments[block.name]
-        with jax.enable_x64(True):
+        with ours():
             return complete(self.compiled.engine, self.state.moments, self.bound,
                             (block,))[0][block.name]
 
@@ -288,6 +314,18 @@ class Posterior:
         return (f"Posterior(sites={list(self.sites)}, num_iters={self.num_iters}, "
                 f"converged={self.converged})")
 
+    def __copy__(self) -> Posterior:
+        return self          # it never changes
+
+    def __deepcopy__(self, memo: dict) -> Posterior:
+        return self
+
+    def __reduce__(self) -> tuple:
+        """Pickled as `save` writes it: what comes back is what `jp.load_posterior` returns."""
+        from jopa_ppl.files import describe, restore
+        header, tensors = describe(self)
+        return restore, (header, {n: np.asarray(x) for n, x in tensors.items()})
+
     def to_arviz(self, num_samples: int = 500, rng_key: Array | int | None = None,
                  dims: Mapping[str, Sequence[str]] | None = None,
                  groups: Sequence[str] | None = None) -> Any:
@@ -312,6 +350,15 @@ def _outside_plates(graph: Graph, block: Block, chosen: tuple[str, ...]) -> tupl
     """The chosen members of an elimination block that are in no plate."""
     return tuple(n for n in block.members if block.kind == "elimination" and n in chosen
                  and not graph.variables[n].plates)
+
+
+def _refuse_single(values: Any) -> None:
+    """Refuse what is traced in single precision: no part of a trace can be in float64."""
+    if is_traced(values) and not jax.config.jax_enable_x64:
+        raise JopaError("it computes in float64, inside a trace in float32",
+                        found="a key or values traced by JAX", expected="arrays of numbers",
+                        fix="call it outside of jit, vmap and grad (sample_shape= makes many "
+                        "draws), or after jax.config.update('jax_enable_x64', True)")
 
 
 def _span(piece: tuple[int, int]) -> tuple[int, int]:

@@ -15,17 +15,20 @@ from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
 from jopa_ppl.graph.trace import filled
+from jopa_ppl.graph.tracing import tracing
+from jopa_ppl.settings import ours
 
 
 class _Replay(Messenger):
     """Sets latents to their draws, draws the rest, and runs scans step by step."""
 
     def __init__(self, values: dict[str, Array], key: Array, keep_data: bool,
-                 draw_gaps: bool, window: tuple[Array, Array] | None) -> None:
+                 draw_gaps: bool, window: tuple[Array, Array] | None, moments: bool) -> None:
         super().__init__(None)
+        self.moments = moments
         self.values, self.key, self.window = values, key, window
         self.keep_data, self.draw_gaps = keep_data, draw_gaps
-        self.found: dict[str, Array] = {}
+        self.found: dict[str, Any] = {}
         self.scores: dict[str, Array] = {}
         self.count = 0
 
@@ -41,7 +44,7 @@ class _Replay(Messenger):
                 msg["value"] = filled(jnp.asarray(data), msg["fn"].sample(key))
 
     def _note(self, msg: dict, found: dict[str, Array], scores: dict[str, Array]) -> None:
-        found[msg["name"]] = msg["value"]
+        found[msg["name"]] = _moments(msg) if self.moments else msg["value"]
         if msg["is_observed"] and self.keep_data:
             scores[msg["name"]] = msg["fn"].log_prob(msg["value"])
 
@@ -117,6 +120,16 @@ class _Replay(Messenger):
         msg["value"] = ((length, None, carry), (PytreeTrace({}), ys))
 
 
+def _moments(msg: dict) -> tuple[Array, Array]:
+    """Mean and variance of a site given what it depends on; its draw where it has none."""
+    try:
+        mean, variance = msg["fn"].mean, msg["fn"].variance
+        shape = jnp.shape(msg["value"])
+        return jnp.broadcast_to(mean, shape), jnp.broadcast_to(variance, shape)
+    except (NotImplementedError, AttributeError, ValueError):
+        return msg["value"], jnp.zeros_like(msg["value"])
+
+
 def _may_miss(data: ArrayLike) -> bool:
     if isinstance(data, jax.core.Tracer):
         return bool(jnp.issubdtype(data.dtype, jnp.floating))
@@ -125,20 +138,23 @@ def _may_miss(data: ArrayLike) -> bool:
 
 def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], key: Array,
            num_samples: int, keep_data: bool = False, score: bool = False,
-           window: tuple[Array, Array] | None = None, draw_gaps: bool = False) -> dict[str, Array]:
+           window: tuple[Array, Array] | None = None, draw_gaps: bool = False,
+           moments: bool = False) -> dict[str, Any]:
     """Run the program once per draw: {site: (num_samples, *site shape)}.
 
     `keep_data`: whether observed values stay as they are (a program run on new data) or are
     replicated (posterior predictive).
     `window`: (first, stop), the only steps of scans whose sites are wanted; others are zeros.
     `draw_gaps`: whether what is missing in the data that are kept is drawn from the site.
+    `moments`: mean and variance of every site given the draws it depends on, in place of its own.
     `score`: log p(data | draw) of the sites that keep their data, (num_samples, *batch shape).
     """
-    def run(values: dict[str, Array], key: Array) -> dict[str, Array]:
-        replayed = _Replay(values, key, keep_data, draw_gaps, window)
+    def run(values: dict[str, Array], key: Array) -> dict[str, Any]:
+        replayed = _Replay(values, key, keep_data, draw_gaps, window, moments)
         # NumPyro's checks of arguments would run op by op here.
         with (replayed, numpyro.handlers.seed(rng_seed=0), numpyro.validation_enabled(False)):
             model(*args, **kwargs)
         return replayed.scores if score else replayed.found
 
-    return jax.jit(jax.vmap(run))(draws, random.split(key, num_samples))
+    with tracing(), ours(draws, key, args, kwargs, model, double=False):
+        return jax.jit(jax.vmap(run))(draws, random.split(key, num_samples))

@@ -19,8 +19,10 @@ from jax.typing import ArrayLike
 from numpyro.contrib.control_flow import scan as numpyro_scan
 from numpyro.distributions import constraints
 
+from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError, StructureError
 from jopa_ppl.lengths import check_lengths
+from jopa_ppl.settings import ours
 
 plate = numpyro.plate
 WEIGHTS = "$params"     # NumPyro's suffix for the parameters of a network
@@ -46,6 +48,7 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     """
     if obs is None:
         return numpyro.sample(name, fn)
+    obs = native(obs)
     check_event(name, fn, obs)
     if np.shape(obs) != tuple(fn.shape()):
         obs = _subsampled(name, fn, obs)
@@ -163,7 +166,8 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
             out = out.at[index].set(value)
         else:
             out[index] = value
-    return jnp.asarray(out)
+    with ours(out, double=False):
+        return jnp.asarray(native(out))
 
 
 def module(name: str, network: nnx.Module) -> nnx.Module:

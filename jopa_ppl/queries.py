@@ -13,6 +13,7 @@ import numpyro
 from jax import Array
 from jax.typing import ArrayLike
 
+from jopa_ppl.arrays import native
 from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
 from jopa_ppl.graph.trace import Series, filled
 
@@ -152,6 +153,6 @@ def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
                                     fix="replace them by NaN")
                 if np.isnan(array).any():
                     partial.add(name)
-        # NumPy's float64 stays what it is, whatever the caller's default.
-        values[name] = value if isinstance(value, jax.Array) else np.asarray(value)
+        # NumPy's float64 stays what it is, whatever the caller's default; a copy, as it may change.
+        values[name] = value if isinstance(value, jax.Array) else np.array(native(value))
     return Condition(model, values, frozenset(partial))

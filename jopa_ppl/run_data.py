@@ -11,10 +11,12 @@ from jax import Array, random
 
 from jopa_ppl import predictive
 from jopa_ppl.graph.program import Program, Site
+from jopa_ppl.graph.tracing import tracing
 from jopa_ppl.inference.bind import each_step, read_series
 from jopa_ppl.inference.compilation import once
 from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import unwrapped
+from jopa_ppl.settings import ours
 
 
 def observed(posterior: Posterior) -> dict[str, np.ndarray]:
@@ -43,7 +45,7 @@ def observed(posterior: Posterior) -> dict[str, np.ndarray]:
                            for found in (values, weights))
         return {s.name: values[s.name] for s in sites if not s.amortized}, weights
 
-    with jax.enable_x64(True):
+    with ours():
         values, weights = jax.jit(read, compiler_options=once())(compiled._data(call.dynamic))
     if any(s.amortized for s in sites):
         # VMP sees their encoder's message: the data themselves are what the program scores. Only
@@ -53,7 +55,9 @@ def observed(posterior: Posterior) -> dict[str, np.ndarray]:
             ran = predictive.replay(model, args, kwargs, {}, random.key(0), 1, keep_data=True)
             return {s.name: ran[s.name][0] for s in sites if s.amortized}
 
-        values |= jax.jit(scored, compiler_options=once())(call.dynamic)
+        call.program()
+        with tracing(), ours(double=False):
+            values |= jax.jit(scored, compiler_options=once())(call.dynamic)
     return {s.name: _with_gaps(program, s, values[s.name], weights.get(s.name)) for s in sites}
 
 
@@ -105,7 +109,7 @@ def replicates(posterior: Posterior, draws: dict[str, Array], data: dict[str, np
     the last one that has data, and sites without any; `log_likelihood`: log p(data | draw), NaN
     where the datum is missing.
     """
-    model, args, kwargs = posterior.call.rebuild(posterior.call.dynamic)
+    model, args, kwargs = posterior.call.program()
     program, count = posterior.compiled.graph.program, len(next(iter(draws.values())))
     seen = scored_sites(posterior)
     ran = predictive.replay(model, args, kwargs, draws, key, count)

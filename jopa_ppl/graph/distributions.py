@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 
+from jopa_ppl.arrays import native
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.graph.precision import as_network_takes
@@ -64,7 +65,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
     params: dict[str, Array] = {}
     if value is not None:
-        value = jnp.asarray(value)
+        value = jnp.asarray(native(value))
         own = shape[len(shape) - rank:]
         if value.shape != own:
             many = value.ndim > rank and value.shape[value.ndim - rank:] == own

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import prove
 from jopa_ppl.graph.factor_graph import Factor, Graph
 from jopa_ppl.graph.program import Site
-from jopa_ppl.graph.trace import trace_program
 from jopa_ppl.graph.unroll import base_name, lag
 
 if TYPE_CHECKING:
@@ -115,12 +112,10 @@ def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
 
 def _faulty_table(vmp: Any, args: tuple, kwargs: dict, error: JopaError) -> str:
     """What is known of a program that ended in `error`: its sites where it can be traced."""
-    from jopa_ppl.inference.signature import split_call
+    from jopa_ppl.inference.signature import split_call, traced
     head = f"{getattr(vmp.model, '__name__', 'the model')} does not compile:"
     try:
-        call = split_call(vmp.model, args, kwargs)
-        with jax.enable_x64(True):
-            program = trace_program(vmp.model, args, kwargs, call.dynamic, call.rebuild)
+        program = traced(split_call(vmp.model, args, kwargs)).program
         proof = prove(program, dict(vmp.options[-1]))
     except JopaError:
         return f"{head}\n{error}"

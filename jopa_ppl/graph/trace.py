@@ -16,9 +16,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
+from jax.extend.core import ClosedJaxpr
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
+from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.graph.distributions import GAUSSIAN, Likelihood, describe
 from jopa_ppl.graph.faults import named_faults
@@ -172,7 +174,7 @@ class _Tracer(Messenger):
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"
-            like = jnp.asarray(msg["value"])
+            like = jnp.asarray(native(msg["value"]))
         else:
             kind, like = "latent", jnp.zeros(fn.shape(), int if fn.is_discrete else float)
         if not observed or jnp.issubdtype(like.dtype, jnp.floating):
@@ -277,8 +279,22 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
 
     jaxpr = constants_in_double(jax.make_jaxpr(collect)(*shapes.values()))
     return inline(Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
-                   slots["scans"], jaxpr, keys,
+                   slots["scans"], _kept(jaxpr), keys,
                    {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks))
+
+
+def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """A jaxpr with its constants copied: NumPy's arrays can be changed in place afterwards."""
+    def own(x: Any) -> Any:
+        if isinstance(x, ClosedJaxpr):
+            return _kept(x)
+        return tuple(map(own, x)) if type(x) is tuple else x
+
+    consts = [x if isinstance(x, jax.Array) else jnp.array(x, x.dtype) for x in closed.consts]
+    eqns = [e.replace(params={k: own(v) for k, v in e.params.items()})
+            if any(type(v) is tuple or isinstance(v, ClosedJaxpr) for v in e.params.values()) else e
+            for e in closed.jaxpr.eqns]
+    return ClosedJaxpr(closed.jaxpr.replace(eqns=eqns), consts)
 
 
 def _put_likelihood(likelihood: Likelihood | None, put: Callable) -> Likelihood | None:

@@ -74,7 +74,8 @@ class Learner:
         self.optim = optax.with_extra_args_support(em.optim)
         vmp = partial(VMP, damping=em.damping, messages=em.messages, blocks=em.blocks,
                       progress=False)
-        self.full = vmp(WithWeights(em.model, weights)).compile(*args, **kwargs)
+        self.full, call = vmp(WithWeights(em.model, weights))._compiled(args, kwargs)
+        self.traced = call.traced
         self.factors = scored(self.full.engine)
         self.local = self._blocks(self.full.engine)
         self.small = self.full

@@ -25,6 +25,7 @@ from jax import Array
 
 from jopa_ppl.errors import NumericalError, NumericalWarning, names
 from jopa_ppl.graph.factor_graph import Block
+from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
     from jopa_ppl.inference.engine import Bound, Engine, State
@@ -142,7 +143,7 @@ def _error(compiled: Compiled, posterior: Posterior, block: Block, end: str, far
 
 def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool = False) -> Tie:
     """Compiled only where something is wrong."""
-    with jax.enable_x64(True):
+    with ours():
         found = jax.device_get(jax.jit(partial(_ties, compiled.engine, block))(
             posterior.state.moments, posterior.bound))
     size = lambda t: t[0] * (t[2]**2 if far else max(t[1], 0.0) or 1.0)

@@ -29,10 +29,11 @@ from jopa_ppl.inference.checks import raise_if_missing
 from jopa_ppl.inference.compilation import once
 from jopa_ppl.inference.em_steps import Data, Learner
 from jopa_ppl.inference.engine import Bound, State
-from jopa_ppl.inference.signature import split_call
+from jopa_ppl.inference.signature import split_call, traced
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.keys import as_key, key_data
 from jopa_ppl.networks import Weights, WithWeights, weights_of
+from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
@@ -126,7 +127,7 @@ class VariationalEM:
                                  + " with parameters" * bool(weights),
                                  expected="at least one network",
                                  fix="declare it inside the program: net = jp.module('net', net)")
-        with jax.enable_x64(True):
+        with ours():
             learner, same = self._learner(weights, args, kwargs, rng_key)
             data, mark, bound = learner.data(weights, args, kwargs), same[1], None
             now = (self._interrupted.get(same)
@@ -157,15 +158,16 @@ class VariationalEM:
     def _learner(self, weights: Weights, args: tuple, kwargs: dict, rng_key: Array
                  ) -> tuple[Learner, tuple[Any, bytes]]:
         """The compiled model, and what tells this run from others: its values."""
-        call = split_call(self.model, args, kwargs)
-        if call.key not in self._learners:
-            self._learners[call.key] = Learner(self, weights, args, kwargs)
+        call = split_call(WithWeights(self.model, weights), args, kwargs)
+        key = traced(call).key
+        if key not in self._learners:
+            self._learners[key] = Learner(self, weights, args, kwargs)
         digest = hashlib.blake2b(digest_size=32)
-        plain = [x for x in call.keep if isinstance(x, bool | int | float | str)]
+        plain = [x for x in call.static if isinstance(x, bool | int | float | str)]
         digest.update(repr((plain, sorted((self.messages or {}).items()), self.blocks)).encode())
-        for leaf in (*call.dynamic, rng_key):
+        for leaf in (*split_call(self.model, args, kwargs).dynamic, rng_key):
             digest.update(_bytes(leaf))
-        return self._learners[call.key], (call.key, digest.digest())
+        return self._learners[key], (key, digest.digest())
 
     def _start(self, learner: Learner, weights: Weights, data: Data, rng_key: Array, mark: bytes
                ) -> Progress:
@@ -238,6 +240,7 @@ class VariationalEM:
             bound = learner.e_step(leaves, now.moments, rng_key, 0)[0]
         _, args, kwargs = data.whole.rebuild(data.whole.dynamic)
         call = split_call(WithWeights(self.model, now.weights), args, kwargs)
+        call = call._replace(traced=learner.traced)
         state = State(now.moments, now.free_energy[-1], np.asarray(len(now.free_energy)), -1,
                       _settled(now))
         posterior = Posterior(learner.full, call, state, bound, now.free_energy, noise=now.noise)

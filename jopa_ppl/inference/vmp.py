@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
-from jopa_ppl.errors import JopaError
+from jopa_ppl.errors import JopaError, whole, within
 from jopa_ppl.graph.build import build_graph
 from jopa_ppl.graph.factor_graph import RULES, Block, Graph
-from jopa_ppl.graph.trace import trace_program
+from jopa_ppl.graph.program import Program
 from jopa_ppl.graph.unroll import with_free_heads
 from jopa_ppl.inference.checks import diagnose, raise_for_data
 from jopa_ppl.inference.compilation import Packed, often, once
@@ -22,8 +23,9 @@ from jopa_ppl.inference.decide import Decision
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.marginals import parts
 from jopa_ppl.inference.outcome import after, before
-from jopa_ppl.inference.signature import Cache, Call, split_call
+from jopa_ppl.inference.signature import Cache, Call, split_call, traced
 from jopa_ppl.keys import as_key
+from jopa_ppl.settings import is_traced, ours
 
 if TYPE_CHECKING:
     from jopa_ppl.batches import PosteriorBatch
@@ -37,11 +39,9 @@ METHODS = ("auto", "sequential", "parallel", "funsor")
 class Compiled:
     """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
 
-    def __init__(self, model: Callable, call: Call, args: tuple, kwargs: dict, options: tuple
-                 ) -> None:
+    def __init__(self, program: Program, options: tuple) -> None:
         self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
-        self.keep, self.traces = call.keep, 0
-        program = trace_program(model, args, kwargs, call.dynamic, call.rebuild)
+        self.options, self.traces = options, 0
         program = with_free_heads(program) if self.decide else program
         self.graph: Graph = build_graph(program, blocks, dict(messages))
         self.engine = Engine(self.graph, method)
@@ -84,7 +84,7 @@ class Compiled:
 
     def raise_for_data(self, dynamic: list[Array]) -> None:
         """Find out which site's data or prior are at fault, if any are, and say so."""
-        with jax.enable_x64(True):
+        with ours():
             raise_for_data(self.graph, self.diagnose(dynamic))
 
     def _more(self, state: State, bound: Bound, history: Array, until: Array
@@ -133,10 +133,13 @@ class VMP:
         if chain not in METHODS:
             raise JopaError("unknown chain method", found=repr(chain), expected=METHODS,
                             fix="leave it at 'auto'")
-        if max_iters < 1 or tol < 0 or (damping is not None and not 0 <= damping < 1):
-            raise JopaError("an option is out of range",
-                            found=f"max_iters={max_iters}, tol={tol}, damping={damping}",
-                            expected="max_iters >= 1, tol >= 0, 0 <= damping < 1",
+        whole("jp.VMP", max_iters=max_iters)
+        within("jp.VMP", 0, float("inf"), tol=tol)
+        within("jp.VMP", 0, 1, damping=damping or 0)
+        if not isinstance(progress, bool | np.bool_) or not isinstance(messages or {}, Mapping):
+            raise JopaError("an option has the wrong type",
+                            found=f"progress={progress!r}, messages={messages!r}",
+                            expected="True or False, and a dict {site: message} or None",
                             fix="see help(jp.VMP)")
         self.model, self.progress = model, progress
         decide = _sites((decide,) if isinstance(decide, str) else decide, "decide", "'u' or ('u',)")
@@ -160,15 +163,14 @@ class VMP:
                   ) -> tuple[Compiled, Call]:
         model = self.model if model is None else model
         call = split_call(model, args, kwargs)
-        if any(isinstance(x, jax.core.Tracer) for x in call.dynamic):
-            raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
-                            expected="arrays of numbers",
-                            fix="call it outside of jit and vmap; many runs at once are run_batch")
-        key = (call.key, self.options)
-        with jax.enable_x64(True):
-            compiled = _COMPILED.get(
-                key, lambda: Compiled(model, call, args, kwargs, self.options))
-        return compiled, call
+        _refuse_traced(call.dynamic)
+        now = traced(call)
+        compiled = _COMPILED.get((now.key, self.options), lambda: self._compile(now.program))
+        return compiled, call._replace(traced=now)
+
+    def _compile(self, program: Program) -> Compiled:
+        with ours():
+            return Compiled(program, self.options)
 
     def run(self, *args: Any, rng_key: Array | int | None = None, **kwargs: Any) -> Posterior:
         """Run the model's program on data; arguments are those of the model.
@@ -178,10 +180,11 @@ class VMP:
         from jopa_ppl.posterior import Posterior
 
         key = as_key(rng_key)
+        _refuse_traced(key)
         compiled, call = self._compiled(args, kwargs)
         # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
         # is small. Networks stay in the dtype of their weights.
-        with jax.enable_x64(True):
+        with ours():
             until = min(compiled.max_iters, CHUNK)
             bound, state, history, plan, sites, told = compiled.first(call.dynamic, key, until)
             told, past, checks = compiled.told.unpack(told)
@@ -231,6 +234,13 @@ class VMP:
         if bar is not None:
             bar.close()
         return state, history
+
+
+def _refuse_traced(values: Any) -> None:
+    if is_traced(values):
+        raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
+                        expected="arrays of numbers",
+                        fix="call it outside of jit and vmap; many runs at once are run_batch")
 
 
 def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:

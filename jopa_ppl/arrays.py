@@ -1,0 +1,15 @@
+"""NumPy's arrays as JAX can take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def native(x: Any) -> Any:
+    """An array in this machine's byte order; long doubles as float64."""
+    if not isinstance(x, np.ndarray | np.generic) or x.dtype.kind not in "fiu":
+        return x
+    dtype = np.float64 if x.dtype.char == "g" else x.dtype.newbyteorder("=")
+    return x if x.dtype == dtype and x.dtype.isnative else x.astype(dtype)

@@ -1,0 +1,230 @@
+"""The caller's JAX settings, and JAX's transformations around a run."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+from flax import nnx
+
+import jopa_ppl as jp
+
+Y = np.array([0.5, np.nan, 1.5], np.float32)
+NET = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+
+
+def walk(y=None, u=None):
+    def step(x, y):
+        jp.observe("y", dist.Normal(x, 0.5), y)
+        u = jp.latent("u", dist.Normal(0.0, 1.0))
+        x = jp.latent("x", dist.Normal(0.9 * x + u, 0.3))
+        return x, None
+
+    jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), y, length=3)
+
+
+def noisy(y):
+    m = jp.latent("m", dist.Normal(0.0, 2.0))
+    t = jp.latent("t", dist.Gamma(2.0, 1.0))
+    with jp.plate("n", 3):
+        jp.observe("y", dist.Normal(m, 1 / jnp.sqrt(t)), y)
+
+
+def decoded(y):
+    net = jp.module("net", NET)
+    with jp.plate("n", 3):
+        x = jp.latent("x", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(net(x[:, None])[:, 0], 1.0), y)
+
+
+def everything():
+    """What a user does, from data to a plan, in numbers."""
+    posterior = jp.VMP(noisy, progress=False).run(Y, rng_key=1)
+    draw = posterior.sample(2, (2,))
+    found = [posterior.mean("m"), posterior.variance("t"), posterior["m"].loc,
+             posterior.log_prob(draw), posterior.free_energy, draw["m"],
+             posterior.predict(Y, num_samples=2)["y"]]
+    given = jp.VMP(jp.given(noisy, posterior, update=True), progress=False).run(Y)
+    known = jp.VMP(jp.condition(walk, {"u": np.array([0.1, np.nan, 0.2], np.float32)}),
+                   progress=False).run(Y)
+    goal = jp.sparse(3, {0: 0.0, -1: 1.0})
+    plan = jp.VMP(walk, decide="u", progress=False).run(goal)
+    found += [given.mean("m"), known.mean("x"), plan.mean("u"), plan.sample(0)["x"],
+              known.at("x", -1).loc]
+    return [np.asarray(x) for x in found]
+
+
+def learned():
+    em = jp.VariationalEM(decoded, optax.sgd(0.01), m_steps=1, progress=False)
+    posterior, weights = em.run(0, 1, np.nan_to_num(Y))
+    return [np.asarray(posterior.mean("x")), np.asarray(weights["net"]["kernel"])]
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    return everything(), learned()
+
+
+SETTINGS = {"jax_debug_nans": True, "jax_debug_infs": True, "jax_check_tracer_leaks": True,
+            "jax_transfer_guard": "disallow", "jax_numpy_dtype_promotion": "strict",
+            "jax_numpy_rank_promotion": "raise", "jax_debug_key_reuse": True,
+            "jax_disable_jit": True, "jax_enable_x64": True,
+            "jax_default_matmul_precision": "highest"}
+ANEW = ("jax_default_matmul_precision",)        # compiles everything anew
+
+
+@pytest.mark.parametrize("setting", [pytest.param(s, marks=pytest.mark.slow if s in ANEW else ())
+                                     for s in SETTINGS])
+def test_every_answer_is_the_same_under_a_setting(setting, wanted):
+    """Float64 inside, whatever is set: the numbers are those without the setting."""
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, SETTINGS[setting])
+    try:
+        found = everything(), learned()
+        assert getattr(jax.config, setting) == SETTINGS[setting]
+    finally:
+        jax.config.update(setting, before)
+    double = setting == "jax_enable_x64"
+    for a, b in zip([*found[0], *found[1]], [*wanted[0], *wanted[1]]):
+        if double and a.dtype == np.float64 and b.dtype == np.float32 and a.shape:
+            continue              # draws in float64 are other draws
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def run_apart(script: str, **env: str) -> str:
+    """A script in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          timeout=300, env={**os.environ, **env})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_another_default_device():
+    script = """
+import jax, numpy as np, tests.test_settings as t
+jax.config.update("jax_default_device", jax.devices()[1])
+found = t.everything()
+assert t.jp.VMP(t.noisy, progress=False).run(t.Y).mean("m").devices() == {jax.devices()[1]}
+"""
+    run_apart(script, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+
+
+# -- transformations around a run ----------------------------------------------------------------
+
+
+def one(y):
+    m = jp.latent("m", dist.Normal(0.0, 2.0))
+    jp.observe("y", dist.Normal(m, 1.0), y)
+
+
+def test_a_run_on_values_that_a_transformation_closes_over_is_done_at_once():
+    """E[m | y = 1] = 4 / 5."""
+    y = jnp.asarray(1.0)
+
+    def use(x):
+        posterior = jp.VMP(one, progress=False).run(y)
+        drawn = posterior.sample(0)["m"] * 0
+        return x * posterior.mean("m") + drawn
+
+    assert jax.jit(use)(2.0) == pytest.approx(1.6)
+    assert jax.grad(use)(2.0) == pytest.approx(0.8)
+    np.testing.assert_allclose(jax.vmap(use)(jnp.arange(3.0)), [0.0, 0.8, 1.6], rtol=1e-6)
+    assert use(2.0) == pytest.approx(1.6)          # nothing traced was kept
+
+
+def test_draws_can_be_jitted_and_their_density_differentiated_in_float64():
+    posterior = jp.VMP(one, progress=False).run(1.0)
+    key, traced = jax.random.key(3), jax.jit(lambda k: posterior.sample(k, (4,))["m"])
+    slope = jax.grad(lambda m: posterior.log_prob({"m": m}).sum())
+    with jax.enable_x64(True):
+        draws = posterior.sample(key, (4,))["m"]
+        np.testing.assert_allclose(traced(key), draws, rtol=1e-12)
+        np.testing.assert_allclose(slope(draws), -(draws - 0.8) / 0.8, rtol=1e-10)
+    for call in (lambda: traced(key), lambda: slope(jnp.ones(4))):
+        with pytest.raises(jp.JopaError, match=r"float64(.|\n)*sample_shape"):
+            call()
+
+
+def test_what_is_traced_outside_is_refused():
+    def scaled(s):
+        def program():
+            m = jp.latent("m", dist.Normal(0.0, s))
+            jp.observe("y", dist.Normal(m, 1.0), 1.0)
+        return jp.VMP(program, progress=False).run().mean("m")
+
+    keyed = lambda key: jp.VMP(one, progress=False).run(1.0, rng_key=key).mean("m")
+    for call in (lambda: jax.grad(scaled)(1.0), lambda: jax.jit(scaled)(1.0),
+                 lambda: jax.vmap(scaled)(jnp.ones(2)), lambda: jax.jit(keyed)(jax.random.key(0)),
+                 lambda: jax.jit(lambda y: jp.VMP(one).run(y).mean("m"))(1.0)):
+        with pytest.raises(jp.JopaError, match="trace"):
+            call()
+    assert float(scaled(2.0)) == pytest.approx(0.8)
+
+
+# -- copies ----------------------------------------------------------------------------------------
+
+
+def test_copies_of_a_posterior_and_of_a_vmp():
+    vmp = jp.VMP(noisy, progress=False)
+    posterior = vmp.run(Y)
+    assert copy.copy(posterior) is copy.deepcopy(posterior) is posterior
+    for other in (copy.copy(vmp), copy.deepcopy(vmp), pickle.loads(pickle.dumps(vmp))):
+        assert other.run(Y).compiled is posterior.compiled
+    held = copy.deepcopy(jp.given(noisy, posterior, update=True))
+    assert jp.VMP(held, progress=False).run(Y).converged
+
+
+def test_a_pickled_posterior_is_what_a_file_holds():
+    for posterior in (jp.VMP(noisy, progress=False).run(Y), jp.VMP(walk, progress=False).run(Y)):
+        other = pickle.loads(pickle.dumps(posterior))
+        for name in posterior.sites:
+            np.testing.assert_allclose(other.mean(name), posterior.mean(name), rtol=1e-6)
+            np.testing.assert_allclose(other.variance(name), posterior.variance(name), rtol=1e-6)
+        np.testing.assert_array_equal(other.free_energy, posterior.free_energy)
+        again = pickle.loads(pickle.dumps(other))
+        np.testing.assert_array_equal(again.mean(name), other.mean(name))
+        with pytest.raises(jp.JopaError, match="cannot predict by itself"):
+            other.predict()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_that_was_forked_after_jax_is_told_so():
+    script = """
+import os, warnings, numpy as np, jopa_ppl as jp, tests.test_settings as t
+warnings.simplefilter("ignore")
+posterior = jp.VMP(t.one, progress=False).run(1.0)
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+else:
+    for call in (lambda: jp.VMP(t.one).run(1.0), lambda: posterior.mean("m"),
+                 lambda: posterior.sample(0), posterior.predict):
+        try:
+            call()
+        except jp.JopaError as error:
+            assert "forked" in str(error) and "spawn" in str(error)
+        else:
+            os._exit(1)
+    os._exit(7)
+"""
+    run_apart(script)
+    early = """
+import os, sys, jopa_ppl as jp
+import numpyro.distributions as dist
+def one(y):
+    m = jp.latent("m", dist.Normal(0.0, 2.0))
+    jp.observe("y", dist.Normal(m, 1.0), y)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0 if abs(float(jp.VMP(one, progress=False).run(1.0).mean("m")) - 0.8) < 1e-6 else 1)
+"""
+    run_apart(early)
