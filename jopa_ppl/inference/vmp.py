@@ -150,8 +150,8 @@ class VMP:
         kinds = (*RULES, "amortised")
         for name, kind in (messages or {}).items():
             if kind not in kinds:
-                raise JopaError("unknown message", site=name, found=repr(kind), expected=kinds,
-                                fix="choose one of them")
+                raise JopaError("unknown message in messages=", site=name, found=repr(kind),
+                                expected=kinds, fix="choose one of them")
         self.options = (decide, blocks, chain, int(max_iters), float(tol), damping,
                         tuple(sorted((messages or {}).items())))
 
