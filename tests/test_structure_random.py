@@ -48,6 +48,11 @@ UNARY = {
     "vmap": lambda z: jax.vmap(lambda v: DATA @ v)(z),
     "pick": lambda z: jax.vmap(lambda v, i: v[i] * DATA[0])(z, PERM),
     "solve": lambda z: jnp.linalg.solve(DATA + 3 * np.eye(N), z),
+    "times at": lambda z: z.at[1].multiply(DATA[1]),
+    "map": lambda z: lax.map(lambda v: v * DATA[0], z),
+    "loop": lambda z: lax.fori_loop(0, 3, lambda i, v: v @ DATA, z),
+    "long loop": lambda z: lax.fori_loop(0, 12, lambda i, v: 0.1 * v @ DATA + z, z),
+    "rows": lambda z: lax.scan(lambda s, v: (s + v, s * DATA[0]), jnp.zeros(N), z)[1],
     "sin": jnp.sin,
     "abs": jnp.abs,
     "sqrt": jnp.sqrt,
@@ -69,6 +74,9 @@ BINARY = {
     "outer": lambda y, z: jnp.outer(y[:, 0], z[0]),
     "where": lambda y, z: jnp.where(DATA > 1, y, z),
     "cat": lambda y, z: jnp.concatenate([y[:, :1], z[:, 1:]], axis=1),
+    "times at": lambda y, z: y.at[0].multiply(z[0]),
+    "map": lambda y, z: lax.map(lambda v: v[0] * v[1], (y, z)),
+    "loop": lambda y, z: lax.fori_loop(0, 2, lambda i, v: v * z, y),
     "update": lambda y, z: lax.dynamic_update_slice(y, z[:2], (1, 0)),
 }
 

@@ -138,7 +138,8 @@ def gather(op: Op, dep: Dependence, index: Dependence) -> Dependence:
 
 
 def scatter(op: Op, dep: Dependence, index: Dependence, update: Dependence) -> Dependence:
-    """The target's axes, united with the update's where these cover them whole; hit ones mix."""
+    """The target's axes, united with the update's where these cover them whole; hit ones mix.
+    An update that multiplies inputs is a coefficient: data, or else nonlinear in its own."""
     dims, size, new = op.params["dimension_numbers"], op.ins[0].shape, op.ins[2].shape
     dropped = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     window = [d for d in range(len(size)) if d not in dropped]
@@ -149,8 +150,12 @@ def scatter(op: Op, dep: Dependence, index: Dependence, update: Dependence) -> D
     for d, i in zip(dims.operand_batching_dims, dims.scatter_indices_batching_dims):
         axes[d] = update.axes[batch[i]]
     rank = len(size)
+    alone = op.params["unique_indices"] or prod(new[u] for u in batch) == 1
+    times = op.name in ("scatter-mul", "scatter_mul")
+    if times and not (alone and dep.is_constant):
+        update = selector(op, update)
     deps = [dep, selector(op, index), update]
-    adds = op.name != "scatter" and not (op.params["unique_indices"] and not dep.monomials)
+    adds = not times and op.name != "scatter" and not (alone and not dep.monomials)
     return union(op, deps, [dep.axes, [BLANK] * rank, place(rank, axes)], summed=adds)
 
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 
-from jopa_ppl.graph import axis_rules
+from jopa_ppl.graph import axis_rules, loop_rules
 from jopa_ppl.graph.axis_rules import place
 from jopa_ppl.graph.structure import (
     BLANK,
@@ -222,8 +222,9 @@ _RULES: dict[str, Rule] = {
         "reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split(),
         _reduce,
     ),
-    **dict.fromkeys("scatter scatter-add scatter_add scatter-sub scatter_sub".split(),
-                    axis_rules.scatter),
+    **dict.fromkeys(
+        "scatter scatter-add scatter_add scatter-sub scatter_sub scatter-mul scatter_mul".split(),
+        axis_rules.scatter),
     **dict.fromkeys(
         """jit pjit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr
         checkpoint remat remat2""".split(),
@@ -262,6 +263,8 @@ _RULES: dict[str, Rule] = {
     "triangular_solve": _triangular_solve,
     "iota": _iota,
     "cond": _cond,
+    "scan": loop_rules.scan,
+    "while": loop_rules.while_loop,
     "custom_linear_solve": _linear_solve,
 }
 
