@@ -9,7 +9,7 @@ import pytest
 from faults import refused
 from fitting import run
 from numpy.testing import assert_allclose
-from scipy.special import multigammaln
+from scipy.special import gammaln, multigammaln
 
 import jopa_ppl as jp
 from jopa_ppl.errors import StructureError
@@ -78,3 +78,41 @@ def test_parts_and_masks_of_a_wishart_are_refused(f, n):
 def test_rows_scaled_by_gammas_are_refused():
     refused(StructureError, gammas, Y, lambda t: ROOT / jnp.sqrt(t)[:, None], site="y",
             says=("'t'", "not linear"))
+
+
+def kernel(n, jitter=1e-6):
+    x = np.linspace(0.0, 1.0, n)[:, None]
+    return np.exp(-0.5 * (x - x.T)**2 / 0.3**2) + jitter * np.eye(n)
+
+
+@pytest.mark.parametrize("spelling", ["covariance", "times", "root", "traced"])
+@pytest.mark.parametrize("jitter", [1e-6, 1e-9])
+def test_the_scale_of_a_kernel_is_learned_exactly(spelling, jitter):
+    """y ~ N(0, K / k), k ~ Gamma(2, 3): log p(y) is a Student-t's. K barely can be inverted."""
+    K, n = kernel(20, jitter), 20
+    y = np.linalg.cholesky(K) @ np.random.default_rng(0).normal(size=n)
+
+    def program(y, x):
+        k = jp.latent("k", dist.Gamma(2.0, 3.0))
+        if spelling == "root":
+            fn = dist.MultivariateNormal(0.0, scale_tril=np.linalg.cholesky(K) / jnp.sqrt(k))
+        elif spelling == "traced":
+            made = jnp.exp(-0.5 * (x - x.T)**2 / 0.3**2) + jitter * jnp.eye(n)
+            fn = dist.MultivariateNormal(0.0, made / k)
+        else:
+            fn = dist.MultivariateNormal(0.0, K / k if spelling == "covariance" else K * (1 / k))
+        jp.observe("y", fn, y)
+
+    found = run(program, y, np.linspace(0.0, 1.0, n)[:, None])
+    white = np.linalg.solve(np.linalg.cholesky(K), y)
+    a, b = 2.0 + n / 2, 3.0 + 0.5 * white @ white
+    evidence = (2 * np.log(3.0) - a * np.log(b) + gammaln(a) - gammaln(2.0)
+                - 0.5 * n * np.log(2 * np.pi) - np.log(np.diag(np.linalg.cholesky(K))).sum())
+    assert_allclose(found.mean("k"), a / b, rtol=1e-15 / jitter)
+    assert_allclose(found.free_energy[-1], -evidence, rtol=1e-15 / jitter)
+
+
+def test_a_scaled_kernel_with_more_than_its_scale_is_refused():
+    """Its rows scaled by gammas of their own, however ill-conditioned."""
+    K = np.linalg.cholesky(kernel(2, 1e-9))
+    refused(StructureError, gammas, Y, lambda t: K / jnp.sqrt(t)[:, None], site="y", says=("'t'",))

@@ -4,6 +4,12 @@ E[P] is P at E[W] only where P is linear in W, and E[log|P|] follows from E[log|
 log|P(W)| is log|W| up to a factor and a constant. A part of W, a masked W or a scaling of its rows
 alone break one or the other, element by element, which exponents do not show. Both are polynomial
 identities, so that holding at random arguments (and data) proves them.
+
+No matrix is inverted, so that those which barely can be (a kernel and its jitter) are told as well:
+
+    P(a + b) = P(a) + P(b)    iff    C(a + b) = C(a) (C(a) + C(b))^-1 C(b),      C = P^-1,
+
+and Gamma arguments are powers of 4, by which (and whose roots) a matrix is scaled without rounding.
 """
 
 from __future__ import annotations
@@ -32,32 +38,44 @@ def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Progra
     avals = dict(zip(program.inputs, closed.in_avals))
     fixed = {k: _random(rng, avals[k]) for k in keys}
 
-    def precision(**values: np.ndarray) -> np.ndarray:
+    def matrix(**values: np.ndarray) -> np.ndarray:
         given = {**fixed, **{f"latent/{n}": v for n, v in values.items()}}
-        matrix = np.asarray(program.evaluate([output], given)[0], np.float64)
-        if key == "precision_matrix":
-            return matrix
-        return np.linalg.inv(matrix @ np.swapaxes(matrix, -1, -2) if key == "scale_tril"
-                             else matrix)
+        return np.asarray(program.evaluate([output], given)[0], np.float64)
 
-    def logdet(**values: np.ndarray) -> np.ndarray:
-        return np.linalg.slogdet(precision(**values))[1]
+    def linear(both: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:
+        if key == "precision_matrix":
+            return _close(both, one + other)
+        if key == "scale_tril":
+            both, one, other = (m @ np.swapaxes(m, -1, -2) for m in (both, one, other))
+        try:
+            return _close(both, one @ np.linalg.solve(one + other, other))
+        except np.linalg.LinAlgError:       # as with what is not finite, below
+            return True
+
+    def logdet(m: np.ndarray) -> np.ndarray:
+        """The logarithm of a determinant, not the precision's own, but proportional to it."""
+        size = np.sqrt(np.abs(np.diagonal(m, axis1=-2, axis2=-1)))
+        scaled = m / size[..., :, None] / size[..., None, :]
+        return np.linalg.slogdet(scaled)[1] + 2 * np.log(size).sum(-1)
 
     for name in latents:
-        a, b = (_random(rng, avals[f"latent/{name}"]) for _ in range(2))
-        linear = _close(precision(**{name: a + b}),
-                        precision(**{name: a}) + precision(**{name: b}))
-        if program.sites[name].family == "wishart":
-            follows = _close(logdet(**{name: a}) - logdet(**{name: b}),
-                             logdet(**{name: _alike(a)}) - logdet(**{name: _alike(b)}))
+        wishart = program.sites[name].family == "wishart"
+        aval = avals[f"latent/{name}"]
+        a, b = ((_random(rng, aval) if wishart else 4.0 ** rng.integers(low, low + 3, aval.shape))
+                for low in (-2, 1))
+        one, other = matrix(**{name: a}), matrix(**{name: b})
+        straight = linear(matrix(**{name: a + b}), one, other)
+        if wishart:
+            alike = [logdet(matrix(**{name: _alike(x)})) for x in (a, b)]
+            follows = _same(logdet(one) - logdet(other), alike[0] - alike[1])
         else:
-            follows = _close(2 * logdet(**{name: np.sqrt(a * b)}),
-                             logdet(**{name: a}) + logdet(**{name: b}))
-        if not (linear and follows):
+            middle = matrix(**{name: np.sqrt(a * b)})
+            follows = _same(2 * logdet(middle), logdet(one) + logdet(other))
+        if not (straight and follows):
             raise StructureError(
                 f"the precision is not proportional to '{name}'", site=site.name,
                 found=f"a precision of {names(latents)} that is "
-                + ("not linear in it" if not linear else "a part or a masked copy of it"),
+                + ("not linear in it" if not straight else "a part or a masked copy of it"),
                 expected="precision_matrix=W, or W with its rows and columns scaled alike by data; "
                 "Gamma latents that scale all of a matrix, or the columns of scale_tril",
                 fix="give each part a latent of its own, or run SVI or NUTS on the same program")
@@ -81,5 +99,11 @@ def _alike(matrix: np.ndarray) -> np.ndarray:
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal to rounding; what is not finite tells nothing and passes."""
+    """Equal matrices to rounding, by the scales of their rows and columns; what is not finite tells
+    nothing and passes."""
+    size = np.sqrt(np.abs(np.diagonal(b, axis1=-2, axis2=-1)))
+    return not (np.abs(a - b) > 1e-8 * size[..., :, None] * size[..., None, :]).any()
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return not (np.abs(a - b) > 1e-8 * np.maximum(1, np.abs(b))).any()
