@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array, random
 
@@ -13,6 +14,7 @@ from jopa_ppl.engines import Program, Run, UseNUTS, UseSVI, UseVMP
 from jopa_ppl.errors import JopaError, SiteError, names
 from jopa_ppl.graph.show import table
 from jopa_ppl.keys import as_key
+from jopa_ppl.missing import from_masked
 from jopa_ppl.plots.style import COLOURS, axes_of
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
                             fix="or pass UseVMP, UseSVI or UseNUTS of jopa_ppl.engines")
         chosen += ENGINES[engine] if isinstance(engine, str) else (engine,)
     key = as_key(rng_key)
-    program, runs = Program(model, args, kwargs), {}
+    program, runs = Program(model, *jax.tree.map(from_masked, (args, kwargs))), {}
     for i, engine in enumerate(chosen):
         limit = budget.get(engine.name, 30.0) if isinstance(budget, Mapping) else budget
         try:

@@ -16,7 +16,7 @@ from numpyro.primitives import Messenger
 
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import JopaError, ShapeError, SiteError
-from jopa_ppl.graph.trace import filled
+from jopa_ppl.missing import filled
 from jopa_ppl.queries import _Query, check_known
 from jopa_ppl.settings import ours
 

@@ -20,6 +20,7 @@ from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
 from jopa_ppl.inference.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.inference.unseen import complete
 from jopa_ppl.keys import as_key
+from jopa_ppl.missing import from_masked
 from jopa_ppl.settings import is_traced, ours
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class Posterior:
         model, own_args, own_kwargs = self.call.program()
         if args or kwargs:
             found = {n: found[n] for n in self.global_sites}
-            own_args, own_kwargs = args, kwargs
+            own_args, own_kwargs = jax.tree.map(from_masked, (args, kwargs))
         return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
                                  keep_data=bool(args or kwargs), draw_gaps=True)
 

@@ -14,8 +14,9 @@ from jax.typing import ArrayLike
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
-from jopa_ppl.graph.trace import filled
 from jopa_ppl.graph.tracing import tracing
+from jopa_ppl.missing import data_of, filled, without_gaps
+from jopa_ppl.series import Series
 from jopa_ppl.settings import ours
 
 
@@ -39,7 +40,7 @@ class _Replay(Messenger):
         elif msg["value"] is None or not (self.keep_data or conditioned):
             msg["value"] = msg["fn"].sample(key)
         elif self.draw_gaps or conditioned:
-            data = msg["value"] if conditioned else msg["infer"].get("jopa_given", msg["value"])
+            data = data_of(msg)
             if _may_miss(data):
                 msg["value"] = filled(jnp.asarray(data), msg["fn"].sample(key))
 
@@ -78,16 +79,18 @@ class _Replay(Messenger):
                     return
                 msg["_control_flow_done"] = msg["_in_scan"] = True
                 key = random.fold_in(self.key, len(self.found))
+                inner = None
                 for _, data in stack:          # from the innermost handler to the outermost
-                    series = None if callable(data) else data.get(msg["name"])
+                    ours = isinstance(data, Series)
+                    series = data.get(msg["name"]) if ours or not callable(data) else None
                     if series is not None:
+                        msg["fn"] = without_gaps(msg["fn"]) if ours else msg["fn"]
                         value = jnp.asarray(series, float)
                         steps = len(value)
                         value = value[jnp.minimum(self.t, steps - 1)]
                         value = jnp.where(self.t < steps, value, jnp.nan)
-                        inner = msg["value"]
-                        msg["value"] = value if inner is None else filled(value, inner)
-                        msg["_conditioned"] = True
+                        inner = value if inner is None else filled(value, inner)
+                        msg["value"], msg["is_observed"], msg["_conditioned"] = inner, True, True
                 outer._draw(msg, self.values.get(msg["name"]), key)
                 outer._note(msg, self.found, self.scores)
 

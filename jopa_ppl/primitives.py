@@ -22,6 +22,7 @@ from numpyro.distributions import constraints
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError, StructureError
 from jopa_ppl.lengths import check_lengths
+from jopa_ppl.missing import from_masked, mask_missing
 from jopa_ppl.settings import ours
 
 plate = numpyro.plate
@@ -37,24 +38,26 @@ def latent(name: str, fn: dist.Distribution) -> Array:
 
 
 def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> Array:
-    """A quantity seen through `fn`: `numpyro.sample(name, fn, obs=obs)` where NaN means missing.
+    """A quantity seen through `fn`: `numpyro.sample(name, fn, obs=obs)` where NaN means missing,
+    and so do the masked entries of a NumPy masked array.
 
     Missing entries send no message in VMP and are masked under SVI and NUTS; `obs=None` leaves the
-    site to be predicted. A row of a MultivariateNormal is one event: a NaN in it leaves out all of
-    it (VMP warns). `jp.condition(model, {name: y})` on a site without obs= uses every entry.
+    site to be predicted; data of `jp.condition` take the place of obs=. A row of a
+    MultivariateNormal is one event: a NaN in it leaves out all of it (VMP warns), but where the
+    data come from `jp.condition(model, {name: y})` every entry is used.
 
     Raises:
         ShapeError: the trailing axes of `obs` are not the event shape of `fn`.
     """
     if obs is None:
         return numpyro.sample(name, fn)
-    obs = native(obs)
+    obs = native(from_masked(obs))
     check_event(name, fn, obs)
     if np.shape(obs) != tuple(fn.shape()):
         obs = _subsampled(name, fn, obs)
     masked, clean = mask_missing(fn, obs)
     # What the mask hides from VMP: the axes of `fn` without it, and that gaps are no zeros.
-    infer = {"jopa_rank": len(fn.shape()), "jopa_given": obs}
+    infer = {"jopa_rank": len(fn.shape()), "jopa_given": (clean, obs)}
     return numpyro.sample(name, masked, obs=clean, infer=infer)
 
 
@@ -79,49 +82,20 @@ def check_event(name: str, fn: dist.Distribution, value: ArrayLike) -> None:
             fix="pass one value per event; use NaN for what is missing")
 
 
-def mask_missing(fn: dist.Distribution, obs: ArrayLike) -> tuple[dist.Distribution, Array]:
-    """Mask the NaNs of `obs` out of `fn`: elementwise where the elements are independent.
-
-    Returns the masked distribution and `obs` with its NaNs replaced by feasible values.
-    """
-    if not isinstance(obs, jax.core.Tracer):
-        array = np.asarray(obs)
-        if array.dtype.kind != "f" or not np.isnan(array).any():
-            return fn, jnp.asarray(obs)
-    obs = jnp.asarray(obs)
-    if not jnp.issubdtype(obs.dtype, jnp.floating):
-        return fn, obs
-    missing = jnp.isnan(obs)
-    clean = jnp.where(missing, 0.0 if _holds_zero(fn.support) else 1.0, obs).astype(obs.dtype)
-    return _mask(fn, ~missing), clean
-
-
-def _holds_zero(support: Any) -> bool:
-    base = getattr(support, "base_constraint", support)
-    return not (base is constraints.positive or base is constraints.positive_definite
-                or base is constraints.open_interval)
-
-
-def _mask(fn: dist.Distribution, present: Array) -> dist.Distribution:
-    if isinstance(fn, dist.Independent):
-        # Elements of a `to_event` distribution are independent, so each can be missing alone.
-        return dist.Independent(_mask(fn.base_dist, present), fn.reinterpreted_batch_ndims)
-    event = tuple(range(present.ndim - fn.event_dim, present.ndim))
-    return fn.mask(present.all(axis=event) if event else present)
-
-
 def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> tuple[Any, Any]:
     """NumPyro's control-flow `scan`: same arguments, same results.
 
     Raises:
         ShapeError: the series is empty, longer than `length`, or of unequal lengths.
     """
+    init, xs = jax.tree.map(from_masked, (init, xs))
     check_lengths(f, init, xs, length)
     return numpyro_scan(f, init, xs, length=length)
 
 
 def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
-    """An array of `length` steps that is NaN (missing) but at the given steps.
+    """An array of `length` steps that is NaN (missing) but at the given steps, and where NumPy's
+    masked arrays are masked.
 
     Args:
         length: number of steps T.
@@ -141,6 +115,7 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
         raise ShapeError("jp.sparse needs at least one step", found=f"length {length}",
                          expected="length >= 1", fix="check the horizon")
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(dict(values)))
+    values = {k: from_masked(v) for k, v in values.items()}
     arrays = {k: jnp.asarray(v) if traced else np.asarray(v) for k, v in values.items()}
     shapes = {a.shape for a in arrays.values()}
     if len(shapes) > 1:

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
-import numpyro
 from jax import Array
 from jax.typing import ArrayLike
+from numpyro.primitives import Messenger
 
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
-from jopa_ppl.graph.trace import Series, filled
+from jopa_ppl.missing import filled, from_masked, mask_missing, without_gaps
+from jopa_ppl.series import Series
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,39 +64,32 @@ def unwrapped(model: Callable) -> Callable:
     return model
 
 
-class _Used(Series):
-    """Conditioning data that notes which of its sites the program has."""
+class _Conditioner(Messenger):
+    def __init__(self, series: Series) -> None:
+        super().__init__(None)
+        self.series = series
 
-    def __init__(self, data: dict, partial: frozenset[str]) -> None:
-        super().__init__(data)
-        self.partial, self.used = partial, set()
-
-    def __contains__(self, name: object) -> bool:
-        self.used.add(name)
-        return super().__contains__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.used.add(name)
-        return super().get(name, default)
-
-
-class _Conditioner(numpyro.handlers.condition):
     def process_message(self, msg: dict) -> None:
-        data: _Used = self.data
-        name = msg.get("name")
-        if (msg["type"] == "sample" and not msg.get("_control_flow_done", False)
-                and dict.__contains__(data, name)):
-            shape = tuple(msg["fn"].shape())
-            if np.shape(data[name]) != shape:
-                raise ShapeError("the conditioning data have the wrong shape", site=name,
-                                 found=np.shape(data[name]), expected=shape,
-                                 fix="pass one value per element; NaN for what is missing")
-            infer = msg.get("infer") or {}
-            msg["infer"] = {**infer, "jopa_partial": name in data.partial}
-        before = msg.get("value")
-        super().process_message(msg)
-        if name in data.partial and before is not None and msg["value"] is not before:
-            msg["value"] = filled(msg["value"], before)
+        if msg["type"] == "control_flow":
+            msg["kwargs"]["substitute_stack"].append(("condition", self.series))
+        elif msg["type"] == "sample" and not msg.get("_control_flow_done", False):
+            value = self.series.get(msg["name"])
+            if value is not None:
+                self._condition(msg, value)
+
+    def _condition(self, msg: dict, value: Array) -> None:
+        name, fn = msg["name"], without_gaps(msg["fn"])
+        if np.shape(value) != tuple(fn.shape()):
+            raise ShapeError("the conditioning data have the wrong shape", site=name,
+                             found=np.shape(value), expected=tuple(fn.shape()),
+                             fix="pass one value per element; NaN for what is missing")
+        infer = dict(msg["infer"])
+        if name in self.series.partial:
+            if "jopa_partial" in infer:         # data of a query inside this one
+                value = filled(value, msg["value"])
+            fn, _ = mask_missing(fn, value)     # under SVI and NUTS, where NaN stay in the value
+        infer["jopa_partial"] = name in self.series.partial
+        msg.update(fn=fn, value=value, is_observed=True, infer=infer)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,8 +100,8 @@ class Condition(_Query, data=("values",)):
     partial: frozenset[str]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        data = _Used(self.values, self.partial)
-        with _Conditioner(data=data):
+        data = Series(self.values, self.partial)
+        with _Conditioner(data):
             out = self.fn(*args, **kwargs)
         check_known(set(self.values) - data.used, data.used, "jp.condition")
         return out
@@ -125,8 +119,11 @@ def check_known(unknown: set[str], seen: set, where: str) -> None:
 def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
     """Make sites data: the model with `data[name]` observed at every named site.
 
-    Inside a scan pass the whole series (T, ...); a shorter one, or NaN in it, leaves those values
-    latent. The result compiles once for all data of the same shapes.
+    Inside a scan pass the whole series (T, ...); a shorter one, or NaN in it (or an entry that a
+    NumPy masked array masks), leaves those values latent; a condition inside this one fills them.
+    What the site was given by obs= counts no more, as under NumPyro's own `condition`, not even
+    where the data are NaN. SVI and NUTS take NaN for missing where nothing else is made of the
+    site. The result compiles once for all data of the same shapes.
 
     Raises:
         DataError: a value holds infinities; SiteError (when run): a name is not in the program.
@@ -136,6 +133,7 @@ def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
                         expected="a dict {name: array}", fix="jp.condition(model, {'u': actions})")
     values, partial = {}, set()
     for name, value in data.items():
+        value = from_masked(value)
         if value is None:
             raise DataError("it is conditioned on None", site=name, found="None",
                             expected="an array", fix="leave the site out to infer it")

@@ -19,7 +19,8 @@ from jopa_ppl.arrays import native
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.graph.precision import as_network_takes
-from jopa_ppl.primitives import Amortized, mask_missing
+from jopa_ppl.missing import mask_missing
+from jopa_ppl.primitives import Amortized
 
 GAUSSIAN = ("normal", "mvn")
 MATRICES = ("precision_matrix", "covariance_matrix", "scale_tril")
@@ -55,7 +56,7 @@ class Described:
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
-             rank: int, partial: bool = False, given: ArrayLike | None = None) -> Described:
+             rank: int, partial: bool, given: ArrayLike | None) -> Described:
     """Family and parameters of the site `name`, whose distribution and plates have `rank` axes;
     `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing.
 
@@ -79,7 +80,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             raise ShapeError("the value has the wrong dtype", site=name, found=value.dtype,
                              expected="real numbers", fix="pass floats")
         present = ~jnp.isnan(value)
-        params["value"] = value if given is None else jnp.asarray(given)
+        params["value"] = jnp.asarray(given)
         fn, value = mask_missing(fn, value)
     base, mask = _unwrap(fn, shape)
     amortized = isinstance(base, Amortized)

@@ -28,18 +28,9 @@ from jopa_ppl.graph.outside import inline
 from jopa_ppl.graph.precision import constants_in_double, in_double
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.lengths import check_lengths
+from jopa_ppl.missing import data_of, filled, from_masked, without_gaps
 from jopa_ppl.primitives import WEIGHTS
-
-
-class Series(dict):
-    """Conditioning data by site name; `partial` names the sites whose arrays hold NaN."""
-
-    partial: frozenset[str] = frozenset()
-
-
-def filled(value: Array, other: Array) -> Array:
-    """`value`, and `other` where that is missing."""
-    return jnp.where(jnp.isnan(value), other, value)
+from jopa_ppl.series import Series, looked_up
 
 
 class _InBody(Messenger):
@@ -63,13 +54,16 @@ class _InBody(Messenger):
         msg["_control_flow_done"] = True       # numpyro.handlers.condition then leaves it to us
         msg["_scan"] = self.scan
         self.sites.append(msg["name"])
+        inner = None
         for _, data in self.stack:             # from the innermost handler to the outermost
-            value = data(msg) if callable(data) else data.get(msg["name"])
+            value = looked_up(data, msg)
             if value is not None:
-                self._condition(msg, jnp.asarray(value), data)
+                self._condition(msg, jnp.asarray(from_masked(value)), data, inner)
+                inner = msg["value"]
 
-    def _condition(self, msg: dict, series: Array, data: Any) -> None:
-        """Make the site data, as the handlers do outside of scans: the outer data win."""
+    def _condition(self, msg: dict, series: Array, data: Any, inner: Array | None) -> None:
+        """Make the site data, as the handlers do outside of scans: the outer data win, those of
+        handlers `inner` fill their gaps, and what the site was given by obs= is gone."""
         name, fn = msg["name"], msg["fn"]
         event = tuple(fn.event_shape)
         if series.ndim < 1 + len(event) or series.shape[series.ndim - len(event):] != event:
@@ -89,13 +83,15 @@ class _InBody(Messenger):
         if steps < self.length:
             pad = jnp.full((self.length - steps, *series.shape[1:]), jnp.nan)
             series = jnp.concatenate([series, pad])
-        partial = steps < self.length or name in getattr(data, "partial", ())
+        partial = steps < self.length
+        if isinstance(data, Series):
+            partial |= name in data.partial
+            msg["fn"] = without_gaps(fn)
         msg["infer"] = {**msg["infer"], "jopa_partial": partial}
         key = f"xs/{self.scan}/{name}"
         key += "'" * sum(k.rstrip("'") == key for k in self.xs)
         self.xs[key] = series
         value = self.tracer.placeholder(key, series[0])
-        inner = msg["value"]
         msg["value"] = value if inner is None or not partial else filled(value, inner)
         msg["is_observed"] = True
 
@@ -147,13 +143,13 @@ class _Tracer(Messenger):
             raise ShapeError("the site is empty", site=name, found=f"shape {tuple(fn.shape())}",
                              expected="at least one value", fix="leave out the arrays of no size")
         scan = msg.get("_scan")
+        msg["value"] = from_masked(msg["value"])
         observed = msg["value"] is not None
         infer = msg.get("infer") or {}
         plated = len(fn.event_shape) + max((-f.dim for f in msg["cond_indep_stack"]), default=0)
         rank = max(infer.get("jopa_rank", len(fn.shape())), plated)
         partial = bool(infer.get("jopa_partial"))
-        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial,
-                             infer.get("jopa_given"))
+        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial, data_of(msg))
         # A likelihood that is only seen through its message has no latent values: gaps are gaps.
         partial &= described.likelihood is None or (described.family != "unknown"
                                                     and not described.amortized)
@@ -182,7 +178,7 @@ class _Tracer(Messenger):
         msg["intermediates"] = []
 
     def _scan(self, msg: dict) -> None:
-        f, init, xs, length, reverse = msg["args"][:5]
+        f, init, xs, length, reverse = jax.tree.map(from_masked, msg["args"][:5])
         if reverse:
             raise StructureError("a reversed scan is not supported by VMP", found="reverse=True",
                                  expected="reverse=False", fix="flip the series in time")

@@ -18,6 +18,7 @@ from jopa_ppl.graph.trace import trace_program
 from jopa_ppl.graph.tracing import LOCK, tracing
 from jopa_ppl.graph.watch import Watch
 from jopa_ppl.keys import is_key
+from jopa_ppl.missing import from_masked
 from jopa_ppl.settings import is_traced, ours
 
 
@@ -74,14 +75,15 @@ class Call(NamedTuple):
 
 
 def split_call(model: Callable, args: tuple, kwargs: dict) -> Call:
-    """Arrays (numpy or JAX) are data; numbers, functions and other objects are static.
+    """Arrays (numpy or JAX) are data; numbers, functions and other objects are static. Masked
+    entries of NumPy's masked arrays become NaN.
 
     NumPy's arrays are copied: a buffer that is filled anew does not change a posterior.
 
     Raises:
         ShapeError: an array is not numeric, or is complex.
     """
-    leaves, tree = jax.tree.flatten((model, args, kwargs))
+    leaves, tree = jax.tree.flatten(jax.tree.map(from_masked, (model, args, kwargs)))
     dynamic, static, where = [], [], []
     for leaf in leaves:
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)

@@ -1,0 +1,83 @@
+"""What is missing in data: NaN, and the masked entries of NumPy's masked arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+
+
+class _Gaps(dist.MaskedDistribution):
+    """Masked where data are missing: a mask that goes when other data take their place."""
+
+
+def from_masked(x: Any) -> Any:
+    """NumPy's masked arrays with NaN where they are masked (whole numbers and booleans as floats
+    then); anything else as it is."""
+    if not isinstance(x, np.ma.MaskedArray):
+        return x
+    if not np.ma.getmaskarray(x).any():
+        return np.asarray(x.data)
+    return x.astype(np.result_type(x.dtype, np.float32)).filled(np.nan)
+
+
+def filled(value: Array, other: Array) -> Array:
+    """`value`, and `other` where that is missing."""
+    return jnp.where(jnp.isnan(value), other, value)
+
+
+def mask_missing(fn: dist.Distribution, obs: ArrayLike) -> tuple[dist.Distribution, Array]:
+    """Mask the NaNs of `obs` out of `fn`: elementwise where the elements are independent.
+
+    Returns the masked distribution and `obs` with its NaNs replaced by feasible values.
+    """
+    obs = from_masked(obs)
+    if not isinstance(obs, jax.core.Tracer):
+        array = np.asarray(obs)
+        if array.dtype.kind != "f" or not np.isnan(array).any():
+            return fn, jnp.asarray(obs)
+    obs = jnp.asarray(obs)
+    if not jnp.issubdtype(obs.dtype, jnp.floating):
+        return fn, obs
+    missing = jnp.isnan(obs)
+    clean = jnp.where(missing, 0.0 if _holds_zero(fn.support) else 1.0, obs).astype(obs.dtype)
+    return _mask(fn, ~missing), clean
+
+
+def _holds_zero(support: Any) -> bool:
+    base = getattr(support, "base_constraint", support)
+    return not (base is constraints.positive or base is constraints.positive_definite
+                or base is constraints.open_interval)
+
+
+def _mask(fn: dist.Distribution, present: Array) -> dist.Distribution:
+    if isinstance(fn, dist.Independent):
+        # Elements of a `to_event` distribution are independent, so each can be missing alone.
+        return dist.Independent(_mask(fn.base_dist, present), fn.reinterpreted_batch_ndims)
+    event = tuple(range(present.ndim - fn.event_dim, present.ndim))
+    return _Gaps(fn, present.all(axis=event) if event else present)
+
+
+def data_of(msg: dict) -> ArrayLike | None:
+    """The data of a site's message, NaN where missing: `observe` fills its own gaps."""
+    clean, given = msg["infer"].get("jopa_given", (None, None))
+    return given if clean is not None and msg["value"] is clean else msg["value"]
+
+
+def without_gaps(fn: dist.Distribution) -> dist.Distribution:
+    """`fn` without what `mask_missing` masked."""
+    if isinstance(fn, _Gaps):
+        return fn.base_dist
+    if isinstance(fn, dist.Independent):
+        return dist.Independent(without_gaps(fn.base_dist), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return without_gaps(fn.base_dist).mask(fn._mask)
+    if isinstance(fn, dist.ExpandedDistribution):
+        return without_gaps(fn.base_dist).expand(fn.batch_shape)
+    return fn
