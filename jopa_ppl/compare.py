@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 from jax import Array, random
 
@@ -192,7 +191,7 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
                             fix="or pass UseVMP, UseSVI or UseNUTS of jopa_ppl.engines")
         chosen += ENGINES[engine] if isinstance(engine, str) else (engine,)
     key = as_key(rng_key)
-    program, runs = Program(model, *jax.tree.map(from_masked, (args, kwargs))), {}
+    program, runs = Program(model, *from_masked((args, kwargs))), {}
     for i, engine in enumerate(chosen):
         limit = budget.get(engine.name, 30.0) if isinstance(budget, Mapping) else budget
         try:

@@ -17,9 +17,15 @@ class _Gaps(dist.MaskedDistribution):
     """Masked where data are missing: a mask that goes when other data take their place."""
 
 
-def from_masked(x: Any) -> Any:
-    """NumPy's masked arrays with NaN where they are masked (whole numbers and booleans as floats
-    then); anything else as it is."""
+def from_masked(tree: Any) -> Any:
+    """A pytree with NaN where its NumPy masked arrays are masked, whole numbers and booleans as
+    floats then; one without such arrays is returned as it is."""
+    if not any(isinstance(x, np.ma.MaskedArray) for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(_unmasked, tree)
+
+
+def _unmasked(x: Any) -> Any:
     if not isinstance(x, np.ma.MaskedArray):
         return x
     if not np.ma.getmaskarray(x).any():

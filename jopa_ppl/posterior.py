@@ -229,7 +229,7 @@ class Posterior:
         model, own_args, own_kwargs = self.call.program()
         if args or kwargs:
             found = {n: found[n] for n in self.global_sites}
-            own_args, own_kwargs = jax.tree.map(from_masked, (args, kwargs))
+            own_args, own_kwargs = from_masked((args, kwargs))
         return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
                                  keep_data=bool(args or kwargs), draw_gaps=True)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 from jax import Array, random
 from jax.typing import ArrayLike
+from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
@@ -50,7 +51,7 @@ class _Replay(Messenger):
             scores[msg["name"]] = msg["fn"].log_prob(msg["value"])
 
     def process_message(self, msg: dict) -> None:
-        if msg["type"] == "control_flow":
+        if msg["type"] == "control_flow" and msg["fn"] is not cond_wrapper:
             self._scan(msg)
         elif msg["type"] == "sample" and not msg.get("_in_scan"):
             self.count += 1

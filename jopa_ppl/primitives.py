@@ -88,7 +88,7 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> t
     Raises:
         ShapeError: the series is empty, longer than `length`, or of unequal lengths.
     """
-    init, xs = jax.tree.map(from_masked, (init, xs))
+    init, xs = from_masked((init, xs))
     check_lengths(f, init, xs, length)
     return numpyro_scan(f, init, xs, length=length)
 
@@ -115,7 +115,7 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
         raise ShapeError("jp.sparse needs at least one step", found=f"length {length}",
                          expected="length >= 1", fix="check the horizon")
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(dict(values)))
-    values = {k: from_masked(v) for k, v in values.items()}
+    values = from_masked(dict(values))
     arrays = {k: jnp.asarray(v) if traced else np.asarray(v) for k, v in values.items()}
     shapes = {a.shape for a in arrays.values()}
     if len(shapes) > 1:

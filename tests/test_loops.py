@@ -1,4 +1,4 @@
-"""Loops and scattered products in a mean: exact where they are affine, else refused."""
+"""Loops, scattered products and the like in a mean: exact where affine, else refused."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ AFFINE = {
     "in a vmap": lambda c: jax.vmap(lambda a: lax.scan(
         lambda s, x: (0.5 * s + x * a[0], s), 0.0, c)[0])(jnp.asarray(A)),
     "associative": lambda c: lax.associative_scan(jnp.add, c),
+    "fourier": lambda c: jnp.fft.irfft(jnp.fft.rfft(c) * jnp.array([1.0, 2.0j]), n=3),
+    "window": lambda c: lax.reduce_window(c, 0.0, lax.add, (2,), (1,), "SAME"),
     "no steps": lambda c: lax.fori_loop(0, 0, lambda i, v: jnp.sin(v), c),
 }
 CURVED = {

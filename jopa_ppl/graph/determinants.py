@@ -54,23 +54,26 @@ def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Progra
 
     def logdet(m: np.ndarray) -> np.ndarray:
         """The logarithm of a determinant, not the precision's own, but proportional to it."""
-        size = np.sqrt(np.abs(np.diagonal(m, axis1=-2, axis2=-1)))
+        size = np.diagonal(m, axis1=-2, axis2=-1)
+        if key == "scale_tril":
+            return np.log(np.abs(size)).sum(-1)
+        size = np.sqrt(np.abs(size))
         scaled = m / size[..., :, None] / size[..., None, :]
         return np.linalg.slogdet(scaled)[1] + 2 * np.log(size).sum(-1)
 
     for name in latents:
-        wishart = program.sites[name].family == "wishart"
-        aval = avals[f"latent/{name}"]
-        a, b = ((_random(rng, aval) if wishart else 4.0 ** rng.integers(low, low + 3, aval.shape))
-                for low in (-2, 1))
-        one, other = matrix(**{name: a}), matrix(**{name: b})
-        straight = linear(matrix(**{name: a + b}), one, other)
-        if wishart:
+        a, b = (_random(rng, avals[f"latent/{name}"]) for _ in range(2))
+        one, other, both = (matrix(**{name: x}) for x in (a, b, a + b))
+        straight = linear(both, one, other)
+        if program.sites[name].family == "wishart":
             alike = [logdet(matrix(**{name: _alike(x)})) for x in (a, b)]
             follows = _same(logdet(one) - logdet(other), alike[0] - alike[1])
         else:
-            middle = matrix(**{name: np.sqrt(a * b)})
-            follows = _same(2 * logdet(middle), logdet(one) + logdet(other))
+            # No element is scaled as another is: along one ray anything homogeneous would do.
+            a, ratio = rng.integers(-2, 3, a.shape), 1 + rng.permutation(a.size) % 20
+            a, b = 4.0**a, 4.0**(a + ratio.reshape(a.shape))
+            one, other, middle = (logdet(matrix(**{name: x})) for x in (a, b, np.sqrt(a * b)))
+            follows = _same(2 * middle, one + other)
         if not (straight and follows):
             raise StructureError(
                 f"the precision is not proportional to '{name}'", site=site.name,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
-from jopa_ppl.errors import SiteError, StructureError
+from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import conjugacy
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.program import Plate, Program, Site
@@ -174,6 +174,7 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
 def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
             lost: set[tuple[str, str]], wanted: str | None) -> Factor:
     """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
+    _check_value(reader, site, context)
     likely = site.likelihood is not None and not site.partial
     if wanted in RULES and not likely:
         raise StructureError("only observed sites send approximate messages", site=site.name,
@@ -201,6 +202,20 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                 f"jp.VMP(model, messages={{'{site.name}': 'linearise'}})") from None
         return other
     return replace(factor, message="amortised") if site.amortized else factor
+
+
+def _check_value(reader: Reader, site: Site, context: Context) -> None:
+    """Refuse an observed value that is made of latents."""
+    values = [site.outputs["value"]] if "value" in site.outputs else []
+    made = {base_name(n) for d in reader.dependence(values, context) for n in d.names
+            if _is_latent(reader.program, n)}
+    if made:
+        raise StructureError(
+            f"what it observes is made of {names(sorted(made))}", site=site.name,
+            found="obs= with a latent in it", expected="data, or values of observed sites",
+            fix=f"of a Gaussian, observe zeros with the difference as the mean: Normal(loc - "
+                f"{min(made)}, scale) at 0 is Normal(loc, scale) at {min(made)}; or make it data "
+                "with jp.condition")
 
 
 def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[str],

@@ -46,7 +46,7 @@ def inline(program: Program) -> Program:
     for name, home in homes.items():
         key = _value_key(program.sites[name])
         if not home.last and key in aval:
-            series[key] = f"ys/{home.scan}/{name}"
+            series[key] = f"ys/{home.scan}/:{name}"
             whole = aval[key]
             aval[series[key]] = whole
             aval[key] = jax.ShapeDtypeStruct(whole.shape[1:], whole.dtype)

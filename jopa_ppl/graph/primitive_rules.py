@@ -124,6 +124,22 @@ def _cumsum(op: Op, dep: Dependence) -> Dependence:
     return union(op, [dep], [row], summed=op.shape[along] > 1)
 
 
+def _window_sum(op: Op, dep: Dependence) -> Dependence:
+    alone = zip(op.params["window_dimensions"], op.params["padding"], op.ins[0].shape, op.shape)
+    row = [axis if (n, tuple(pads)) == (1, (0, 0)) and size == new else MIXED
+           for axis, (n, pads, size, new) in zip(dep.axes, alone)]
+    return union(op, [dep], [row], summed=True)
+
+
+def _fft(op: Op, dep: Dependence) -> Dependence:
+    kept = len(op.shape) - len(op.params["fft_lengths"])
+    return union(op, [dep], [[*dep.axes[:kept], *[MIXED] * (len(op.shape) - kept)]], summed=True)
+
+
+def _complex(op: Op, *deps: Dependence) -> Dependence:
+    return union(op, deps, _rows(op, deps))
+
+
 def _dot_general(op: Op, a: Dependence, b: Dependence) -> Dependence:
     (lc, rc), (lb, rb) = op.params["dimension_numbers"]
     left = [axis for i, axis in enumerate(a.axes) if i not in (*lc, *lb)]
@@ -203,8 +219,8 @@ def _unknown(op: Op, *deps: Dependence) -> list[Dependence]:
 
 
 _ELEMENTWISE = """
-abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp complex conj
-cos cosh digamma eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag is_finite
+abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+cos cosh digamma eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac is_finite
 le le_to lgamma log log1p logistic lt lt_to max min ne nextafter not or polygamma population_count
 regularized_incomplete_beta rem round shift_left shift_right_arithmetic shift_right_logical sign
 sin sinh tan tanh xor zeta
@@ -213,7 +229,7 @@ sin sinh tan tanh xor zeta
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
     **dict.fromkeys(
-        """copy copy_p device_put name optimization_barrier real reduce_precision
+        """conj copy copy_p device_put imag name optimization_barrier real reduce_precision
         stop_gradient""".split(),
         _identity,
     ),
@@ -257,6 +273,9 @@ _RULES: dict[str, Rule] = {
     "dynamic_update_slice": axis_rules.dynamic_update_slice,
     "reduce_sum": _reduce_sum,
     "cumsum": _cumsum,
+    "reduce_window_sum": _window_sum,
+    "fft": _fft,
+    "complex": _complex,
     "dot_general": _dot_general,
     "conv_general_dilated": _conv,
     "cholesky": _matrix,

@@ -17,6 +17,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from jax.extend.core import ClosedJaxpr
+from numpyro.contrib.control_flow.cond import cond_wrapper
 from numpyro.ops.pytree import PytreeTrace
 from numpyro.primitives import Messenger
 
@@ -24,9 +25,11 @@ from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.graph.distributions import GAUSSIAN, Likelihood, describe
 from jopa_ppl.graph.faults import named_faults
+from jopa_ppl.graph.naming import check_labels, check_name
 from jopa_ppl.graph.outside import inline
 from jopa_ppl.graph.precision import constants_in_double, in_double
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
+from jopa_ppl.graph.scan_inputs import check_inputs
 from jopa_ppl.lengths import check_lengths
 from jopa_ppl.missing import data_of, filled, from_masked, without_gaps
 from jopa_ppl.primitives import WEIGHTS
@@ -43,7 +46,7 @@ class _InBody(Messenger):
         self.sites: list[str] = []
 
     def process_message(self, msg: dict) -> None:
-        if msg["type"] == "control_flow":
+        if msg["type"] == "control_flow" and msg["fn"] is not cond_wrapper:
             raise StructureError("a scan inside a scan is not supported by VMP",
                                  found="scan within the body of a scan",
                                  expected="one level of scan",
@@ -88,8 +91,7 @@ class _InBody(Messenger):
             partial |= name in data.partial
             msg["fn"] = without_gaps(fn)
         msg["infer"] = {**msg["infer"], "jopa_partial": partial}
-        key = f"xs/{self.scan}/{name}"
-        key += "'" * sum(k.rstrip("'") == key for k in self.xs)
+        key = f"xs/{self.scan}/{len(self.xs)}:{name}"
         self.xs[key] = series
         value = self.tracer.placeholder(key, series[0])
         msg["value"] = value if inner is None or not partial else filled(value, inner)
@@ -114,7 +116,7 @@ class _Tracer(Messenger):
 
     def process_message(self, msg: dict) -> None:
         if msg["type"] == "control_flow":
-            self._scan(msg)
+            self._cond(msg) if msg["fn"] is cond_wrapper else self._scan(msg)
         elif msg["type"] == "sample":
             self._sample(msg)
         elif msg["type"] == "plate" and msg["value"] is None:
@@ -128,6 +130,7 @@ class _Tracer(Messenger):
 
     def _sample(self, msg: dict) -> None:
         name, fn = msg["name"], msg["fn"]
+        check_name(name)
         if name in self.sites:
             raise SiteError("the name is used twice", site=name, found="two sites of one name",
                             expected="distinct names", fix="rename one of them")
@@ -177,14 +180,29 @@ class _Tracer(Messenger):
             msg["value"] = self.placeholder(f"{kind}/{name}", like)
         msg["intermediates"] = []
 
+    def _cond(self, msg: dict) -> None:
+        """NumPyro's cond without sites is that of JAX; its sites would be those of one branch."""
+        _, *branches, operand = msg["args"]
+        for branch in branches:
+            with (numpyro.handlers.block(), numpyro.handlers.seed(rng_seed=0),
+                  numpyro.handlers.trace() as found):
+                branch(operand)
+            for name in (n for n, site in found.items() if site["type"] == "sample"):
+                raise StructureError(
+                    "a site in a branch of NumPyro's cond is not supported by VMP", site=name,
+                    found="numpyro.contrib.control_flow.cond with sites in its branches",
+                    expected="sites outside of it",
+                    fix=f"draw '{name}' once, with what the branches differ in as its parameters: "
+                        "dist.Normal(jnp.where(pred, a, b), scale), pred made of data")
+
     def _scan(self, msg: dict) -> None:
-        f, init, xs, length, reverse = jax.tree.map(from_masked, msg["args"][:5])
+        f, init, xs, length, reverse = msg["args"][:5]
+        init, xs = from_masked((init, xs))
         if reverse:
             raise StructureError("a reversed scan is not supported by VMP", found="reverse=True",
                                  expected="reverse=False", fix="flip the series in time")
         check_lengths(f, init, xs, length)
-        if length is None:
-            length = np.shape(jax.tree.leaves(xs)[0])[0]
+        length = int(np.shape(jax.tree.leaves(xs)[0])[0] if length is None else length)
         index = len(self.scans)
         leaves, tree = jax.tree.flatten(xs)
         series = {f"xs/{index}/{i}": jnp.asarray(leaf) for i, leaf in enumerate(leaves)}
@@ -274,9 +292,12 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
         return outputs
 
     jaxpr = constants_in_double(jax.make_jaxpr(collect)(*shapes.values()))
-    return inline(Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
-                   slots["scans"], _kept(jaxpr), keys,
-                   {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks))
+    program = Program(getattr(model, "__name__", type(model).__name__), slots["sites"],
+                      slots["scans"], _kept(jaxpr), keys,
+                      {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks)
+    check_labels(program.sites)
+    check_inputs(program)
+    return inline(program)
 
 
 def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -2,7 +2,7 @@
 
 Names are relative to a step: "x@0" is site x of this step, "x@-1" of the one before; sites outside
 a scan keep their own name; "~xs/0/1@-1" is data that differs from step to step, as it was one step
-before: a slice of an input, or a leaf of the carry that is data.
+before: a slice of an input, or a leaf of the carry that is data; "!.." is a placeholder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jopa_ppl.errors import StructureError
@@ -113,7 +114,7 @@ class Reader:
         while True:
             # A leaf is data if nothing latent ever flows into it (a counter, a schedule).
             states = {k: constant(self.program.shapes[k]) if i in data
-                      else variable(f"carry{i}", self.program.shapes[k], {})
+                      else variable(f"!carry{i}", self.program.shapes[k], {})
                       for i, k in enumerate(keys)}
             out = self._analyse(scan.carry, 0, states)
             kept = {i for i in data if not any(n[0] != "~" for n in out[i].names)}
@@ -122,17 +123,43 @@ class Reader:
             data = kept
         for order in range(MAX_ORDER + 1):
             left = [i for i, k in enumerate(keys) if i not in data
-                    and any(n.startswith("carry") for n in states[k].names)]
+                    and any(n.startswith("!carry") for n in states[k].names)]
             if not left:
                 return CarryForm(order, tuple(sorted(data)), self._seeds(scan, data))
             out = self._analyse(scan.carry, 0, states)
             states = {k: states[k] if i in data else out[i] for i, k in enumerate(keys)}
+        if self._forgets(scan, keys):
+            raise StructureError(
+                "a carry that keeps several past values in one array is not supported yet",
+                found=f"leaf {left[0]} of the carry: an array counts as made of all that any of "
+                      "its elements is made of, so that it seems to look back for ever",
+                expected="past values that are leaves of their own",
+                fix="carry a tuple: (x, *past[:-1]) for jnp.concatenate([x[None], past[:-1]]), and "
+                    "(x1, x0) for jnp.stack([x1, x0]) as the first one")
         raise StructureError(
             "the carry of the scan never forgets its first value",
             found=f"leaf {left[0]} of the carry still depends on the first carry after "
                   f"{MAX_ORDER} steps (a deterministic recursion, or an order above {MAX_ORDER})",
             expected="a carry made of the last few latent values",
             fix="make the recursion a latent: x = jp.latent('x', Normal(mean, scale))")
+
+    def _forgets(self, scan: Scan, keys: list[str]) -> bool:
+        """Whether the numbers of the carry do not depend on those of MAX_ORDER steps before."""
+        program, rng = self.program, np.random.default_rng(0)
+        values = {k: jnp.asarray(rng.normal(size=a.shape) if jnp.issubdtype(a.dtype, jnp.floating)
+                                 else np.zeros(a.shape), a.dtype)
+                  for k, a in zip(program.inputs, program.jaxpr.in_avals)
+                  if not jnp.issubdtype(a.dtype, jax.dtypes.extended)}
+        real = [k for k in keys if jnp.issubdtype(values[k].dtype, jnp.floating)]
+
+        def later(first: dict[str, Array]) -> list[Array]:
+            carry = values | first
+            for _ in range(MAX_ORDER):
+                carry |= zip(keys, program.evaluate(scan.carry, carry))
+            return [carry[k] for k in real]
+
+        slopes = jax.jacfwd(later)({k: values[k] for k in real})
+        return not any((slope != 0).any() for slope in jax.tree.leaves(slopes))
 
     def _seeds(self, scan: Scan, data: set[int]) -> tuple[tuple[str, tuple[str, int]], ...]:
         """Latents of the first carry by the value they stand for; empty if it is not so simple."""
@@ -164,7 +191,7 @@ class Reader:
     def _body_names(self, scan: Scan) -> set[str]:
         """Names that the sites of a step see directly, not through the carry."""
         outputs = tuple(i for n in scan.sites for i in self.program.sites[n].parameters)
-        opaque = {k: variable("carry", self.program.shapes[k], {}) for k in self._carry_keys(scan)}
+        opaque = {k: variable("!carry", self.program.shapes[k], {}) for k in self._carry_keys(scan)}
         return {n for d in self._analyse(outputs, 0, opaque) for n in d.names}
 
     def heads(self, scan: Scan) -> set[str]:

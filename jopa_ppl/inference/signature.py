@@ -75,17 +75,19 @@ class Call(NamedTuple):
 
 
 def split_call(model: Callable, args: tuple, kwargs: dict) -> Call:
-    """Arrays (numpy or JAX) are data; numbers, functions and other objects are static. Masked
-    entries of NumPy's masked arrays become NaN.
+    """Arrays (numpy or JAX) are data; numbers, functions and other objects are static: whole
+    numbers and booleans of NumPy too, which tell sizes. Masked entries of NumPy's masked arrays
+    become NaN.
 
     NumPy's arrays are copied: a buffer that is filled anew does not change a posterior.
 
     Raises:
         ShapeError: an array is not numeric, or is complex.
     """
-    leaves, tree = jax.tree.flatten(jax.tree.map(from_masked, (model, args, kwargs)))
+    leaves, tree = jax.tree.flatten(from_masked((model, args, kwargs)))
     dynamic, static, where = [], [], []
     for leaf in leaves:
+        leaf = leaf.item() if isinstance(leaf, np.integer | np.bool_) else leaf
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
         where.append(is_array)
         if not is_array:
