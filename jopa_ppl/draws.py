@@ -11,11 +11,12 @@ from jax import Array, random
 
 from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Bound, Engine, State
-from jopa_ppl.inference.forward import Follow, nature, over_time
+from jopa_ppl.inference.forward import Follow, nature, over_time, settled
 from jopa_ppl.inference.layout import join
-from jopa_ppl.inference.marginals import chain_segments, settled
+from jopa_ppl.inference.marginals import chain_segments
 from jopa_ppl.inference.steps import Coordinates
 from jopa_ppl.inference.unseen import complete
+from jopa_ppl.inference.value import told
 from jopa_ppl.messages import chain, elimination
 from jopa_ppl.messages.factors import augment
 from jopa_ppl.messages.families import Gamma, Gaussian, Wishart
@@ -100,9 +101,9 @@ def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any
     z = chain.sample(smooth, m.diag, m.off)
     z = jnp.where(clamp.free > 0, m.mean + z, clamp.value)
     drawn = m._replace(mean=z, cov=jnp.zeros_like(m.cov), cross=jnp.zeros_like(m.cross))
-    given = (settled(engine, block, {**moments, block.name: drawn}, bound) if plan is None
-             else plan.past._replace(**_drawn_past(engine, block, drawn, bound, plan)))
+    given = settled(engine, block, {**moments, block.name: drawn}, bound)
     segments = chain_segments(engine, block, fixed, bound)
+    plan = plan if plan is not None and plan.about(block) else None
     nodes, at = [], 0
     carry = given.state_mean[0]
     for j, (length, sites) in enumerate(segments):
@@ -111,6 +112,8 @@ def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any
             rule = nature(site, where)._replace(K=None, slots=())
             if plan is not None and name in plan.gains[j]:
                 rule = Follow(*plan.gains[j][name])
+            elif plan is not None and name in plan.told[j]:
+                rule = told(site, rule, *plan.told[j][name])
             rules.append((where, rule))
         places = [w for w, _ in rules]
         here = jax.tree.map(lambda a, at=at, n=length: a[at:at + n], given)
@@ -118,7 +121,7 @@ def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any
 
         def step(mean: Array, inputs: Any, places: list = places) -> tuple[Array, Array]:
             here, rules, k = inputs
-            mean = jnp.where(here.settled[..., None], here.state_mean, mean)
+            mean = jnp.where(here.settled, here.state_mean, mean)
             h = jnp.pad(augment(mean), [(0, 0)] * (mean.ndim - 1) + [(0, c.width)])
             for i, (where, rule) in enumerate(zip(places, rules)):
                 drift = jnp.einsum("...nh,...h->...n", rule.mean, h)
@@ -154,10 +157,3 @@ def _root(cov: Array) -> Array:
     """A square root that also serves covariances with zero rows (elements that are data)."""
     values, vectors = jnp.linalg.eigh(cov)
     return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]
-
-
-def _drawn_past(engine: Engine, block: Any, drawn: Any, bound: Bound, plan: Any) -> dict:
-    from jopa_ppl.inference.forward import smoothed
-    past = smoothed(engine.beliefs[block.name], drawn, bound.clamps[block.name],
-                    Coordinates(engine.beliefs[block.name]), plan.past.settled, plan.past.free)
-    return {"state_mean": past.state_mean, "node_mean": past.node_mean}

@@ -174,18 +174,14 @@ def _plate_record(plate: Plate) -> list:
 
 
 def _kept(posterior: Posterior) -> Kept:
-    compiled, bound, plan = posterior.compiled, posterior.bound, posterior.plan
+    compiled, bound = posterior.compiled, posterior.bound
     sites, _ = posterior._parts
     with ours():
         smoothed = {}
         for block in compiled.graph.blocks:
             if block.kind != "chain":
                 continue
-            belief, free = compiled.engine.beliefs[block.name], bound.clamps[block.name].free > 0
-            if plan is not None:     # what follows the first decision is rolled out
-                past = belief.nodes(plan.past.free) > 0
-                free = jnp.concatenate([free[:belief.h], free[belief.h:] & past])
-            smoothed[block.name] = free
+            smoothed[block.name] = bound.clamps[block.name].free > 0
     return Kept(sites, smoothed)
 
 

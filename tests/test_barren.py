@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 import pytest
 from fitting import run
 from numpy.testing import assert_allclose
+from oracles import dense_gaussian
 
 import jopa_ppl as jp
 
@@ -144,3 +145,25 @@ def test_predicted_variances_expect_the_inverse_of_every_precision():
     added = np.diff(posterior.variance("x"), axis=0)[5:]
     want = inverse["tau"] * inverse["kappa"][:, None] / 2
     assert_allclose(added, np.broadcast_to(want, added.shape), rtol=1e-8)
+
+
+def test_a_step_that_is_reached_in_part_keeps_its_neighbours_together():
+    """w_1 is predicted though x_1 is not; the prediction of x_3 needs Cov(x_1, x_2) as ever."""
+    def program(y, z):
+        def step(carry, now):
+            before, earlier = carry
+            x = jp.latent("x", dist.Normal(0.9 * before - 0.5 * earlier, 0.5))
+            w = jp.latent("w", dist.Normal(0.3 * x, 0.7))
+            jp.observe("y", dist.Normal(x, 0.2), now[0])
+            jp.observe("z", dist.Normal(x + w, 0.2), now[1])
+            return (x, before), None
+
+        start = jp.latent("a", dist.Normal(0.0, 1.0)), jp.latent("b", dist.Normal(0.0, 1.0))
+        jp.scan(step, start, (y, z))
+
+    y, z = np.array([0.3, 0.5, -0.2, np.nan, np.nan]), np.array([0.1, np.nan, 0.4, np.nan, np.nan])
+    exact = dense_gaussian(program, (y, z), {}, {"a": (), "b": (), "x": (5,), "w": (5,)})
+    posterior = run(program, y, z)
+    for site in ("x", "w"):
+        assert_allclose(posterior.mean(site), exact.mean[site], rtol=1e-8, atol=1e-12)
+        assert_allclose(posterior.variance(site), exact.var[site], rtol=1e-8)

@@ -59,6 +59,126 @@ def test_plan_is_the_lq_optimum_whatever_the_process_noise(T):
                 np.testing.assert_allclose(got, truth, atol=1e-6 * np.abs(truth).max() + 1e-12)
 
 
+def line(y=None, *, T):
+    x0 = jp.latent("x0", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+
+    def step(x, y):
+        jp.observe("y", dist.Normal(x, 0.1).to_event(1), y)
+        u = jp.latent("u", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+        return jp.latent("x", dist.Normal(0.9 * x + u, 0.3).to_event(1)), None
+
+    jp.scan(step, x0, y, length=T)
+
+
+@pytest.mark.parametrize(("seen", "x1", "variance"), [
+    ({}, 1.0, 0.9**2 + 0.3**2), ({0: np.zeros(1)}, 1.0, 0.9**2 / 101 + 0.3**2),
+    ({1: np.ones(1)}, 1.0, 1 / (1 / 0.01 + 1 / 0.9))])
+def test_an_action_of_the_past_acts_whatever_is_seen_after_it(seen, x1, variance):
+    """u_0 = 1 is given; then the cheapest u_1, u_2 that bring x_3 near 1."""
+    given = jp.condition(line, {"u": np.array([[1.0], [np.nan], [np.nan], [np.nan]])})
+    with jax.enable_x64(True):
+        plan = jp.VMP(given, decide="u").run(jp.sparse(4, {**seen, 3: np.ones(1)}), T=4)
+        x, u = plan.mean("x")[:, 0], plan.mean("u")[:, 0]
+        np.testing.assert_allclose([x[0], plan.variance("x")[0, 0]], [x1, variance], rtol=1e-10)
+        np.testing.assert_allclose(u[1:3], [0.0939560439560440, 0.104395604395604], rtol=1e-10)
+        np.testing.assert_allclose(x[1:], 0.9 * x[:-1] + u[1:], atol=1e-12)
+        assert plan.at("u", 0).mean[0] == 1 and plan.variance("u")[0, 0] == 0
+
+
+@pytest.mark.parametrize("step", [0, 1])        # before the first decision, and after it
+def test_a_given_action_has_its_density_in_the_free_energy_once(step):
+    def walk(y, sd):
+        def step(x, now):
+            y, sd = now
+            u = jp.latent("u", dist.Normal(0.0, sd))
+            x = jp.latent("x", dist.Normal(x + u, 0.3))
+            jp.observe("y", dist.Normal(x, 0.1), y)
+            return x, None
+
+        jp.scan(step, 0.0, (y, sd))
+
+    u, rest = np.full(2, np.nan), []
+    u[step] = 0.5
+    with jax.enable_x64(True):
+        for sd in (1.0, 10.0, 100.0):
+            deviation = np.where(np.arange(2) == step, sd, 1.0)
+            plan = jp.VMP(jp.condition(walk, {"u": u}), decide="u").run(
+                np.array([np.nan, 1.0]), deviation)
+            rest.append(plan.free_energy[-1] + dist.Normal(0.0, sd).log_prob(0.5))
+    # x_2 = u + 0.5 + noise, to be seen as 1 with precision P: u closes P / (1 + P) of the gap that
+    # it knows of, and log(1 + P) / 2 is what its own spread costs.
+    P, noise = 100.0, 0.3**2
+    gap = 0.5**2 + (noise if step == 0 else 0.0)
+    unknown = noise if step == 0 else 2 * noise
+    right = 0.5 * (gap * P / (1 + P) + unknown * P + np.log(1 + P) + np.log(2 * np.pi / P))
+    np.testing.assert_allclose(rest, right, rtol=1e-10)
+
+
+def test_a_plan_without_a_decision_left_is_refused():
+    inner = jp.condition(line, {"u": np.zeros((3, 1))})
+    rest = jp.condition(inner, {"u": np.full((3, 1), np.nan)})
+    whole = jp.condition(rest, {"u": np.array([[np.nan], [np.nan], [np.nan]])})
+    with pytest.raises(jp.DataError, match=r"(?s)'u'.*nothing is left to decide"):
+        jp.VMP(whole, decide="u").run(jp.sparse(3, {-1: np.ones(1)}), T=3)
+
+
+def test_another_chain_of_the_scan_keeps_its_posterior():
+    def other(z):
+        def step(r, z):
+            r = jp.latent("r", dist.Normal(0.5 * r, 0.3))
+            jp.observe("z", dist.Normal(r, 0.1), z)
+            return r, None
+
+        jp.scan(step, 0.0, z)
+
+    def both(y, z):
+        def step(carry, now):
+            x, r = carry
+            u = jp.latent("u", dist.Normal(0.0, 1.0))
+            x = jp.latent("x", dist.Normal(0.9 * x + u, 0.3))
+            r = jp.latent("r", dist.Normal(0.5 * r, 0.3))
+            jp.observe("y", dist.Normal(x, 0.1), now[0])
+            jp.observe("z", dist.Normal(r, 0.1), now[1])
+            return (x, r), None
+
+        jp.scan(step, (0.0, 0.0), (y, z))
+
+    y, z = np.array([np.nan, np.nan, 1.0]), np.array([0.3, np.nan, 0.2])
+    with jax.enable_x64(True):
+        alone = jp.VMP(other).run(z)
+        plan, without = (jp.VMP(both, decide="u").run(y, z) for z in (z, np.full(3, np.nan)))
+        for moment in ("mean", "variance"):
+            np.testing.assert_allclose(getattr(plan, moment)("r"), getattr(alone, moment)("r"),
+                                       rtol=1e-10)
+        np.testing.assert_allclose(plan.mean("u"), without.mean("u"), rtol=1e-10)
+        np.testing.assert_allclose(plan.free_energy[-1] - without.free_energy[-1],
+                                   alone.free_energy[-1], rtol=1e-10)
+        drawn = plan.sample(0, 4000)
+        for name in ("r", "x", "u"):
+            np.testing.assert_allclose(drawn[name].std(0), np.sqrt(plan.variance(name)), rtol=0.1)
+
+
+def test_evidence_about_a_start_that_trajectories_share_is_refused():
+    """It would not be used: x0 is no part of the chain, whose plate it is not in."""
+    def shared(y):
+        x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            with jp.plate("n", 2):
+                jp.observe("y", dist.Normal(x, 0.1), y)
+                u = jp.latent("u", dist.Normal(0.0, 1.0))
+                return jp.latent("x", dist.Normal(0.9 * x + u, 0.3)), None
+
+        jp.scan(step, x0 * jnp.ones(2), y)
+
+    goal = np.array([[np.nan, np.nan], [1.0, 2.0]])
+    with jax.enable_x64(True):
+        plan = jp.VMP(shared, decide="u").run(goal)         # from the prior of x0 alone
+        np.testing.assert_allclose(plan.mean("u")[0], goal[1] * 100 / 101, rtol=1e-10)
+        with pytest.raises(jp.StructureError, match=r"(?s)'x0'.*plates.*jp.given"):
+            jp.VMP(shared, decide="u").run(np.array([[0.3, 0.3], [1.0, 2.0]]))
+
+
 def test_a_warm_plan_traces_nothing_more():
     count, first = 0, None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.errors import DataError, DataWarning, PriorError, names
+from jopa_ppl.errors import DataError, DataWarning, PriorError, StructureError, names
 from jopa_ppl.graph.factor_graph import Factor, Graph
 from jopa_ppl.inference.beliefs import in_bulk
 from jopa_ppl.inference.bind import (
@@ -137,17 +137,29 @@ def warn_if_untold(checks: Mapping[str, Any]) -> None:
             DataWarning, stacklevel=4)
 
 
-def raise_if_aimless(decide: tuple[str, ...], goal: bool) -> None:
-    """Refuse a plan without a goal.
+def raise_for_plan(decide: tuple[str, ...], apart: list[str], checks: dict[str, Any]) -> None:
+    """Refuse a plan without a goal, without a decision to take, or with evidence that is not used.
 
     Raises:
-        DataError: nothing is observed after the first decision.
+        DataError: every decision is data, or nothing is observed after the first one that is not.
+        StructureError: data tell of first states that share no chain with the decisions.
     """
-    if not goal:
+    if not checks["free"]:
+        raise DataError("nothing is left to decide", site=decide[0],
+                        found="data at every step", expected="NaN where there is a choice",
+                        fix="leave decide= out: what follows from the data is their posterior")
+    if not checks["goal"]:
         raise DataError("nothing is observed after the first decision", site=decide[0],
                         found="no preference: the plan would be the prior of the actions",
                         expected="a goal: an observed value at a later step",
                         fix="pass the goal with jp.sparse(T, {-1: goal}), over two steps or more")
+    if checks["apart"]:
+        raise StructureError("a first state is not of the chain that is planned", site=apart[0],
+                             found="data that tell of it, which a plan would not use",
+                             expected="a first state in the same plates as the states",
+                             fix="draw it in the plate of the states; or leave out what is seen "
+                                 "before the first decision, and give its belief: "
+                                 f"jp.given(model, {{'{apart[0]}': filtered}})")
 
 
 def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:

@@ -38,7 +38,7 @@ from jopa_ppl.inference.schedule import Schedule
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
 
-Weigh = Callable[[dict[str, FactorArrays], dict[str, Array]], dict[str, FactorArrays]]
+Data = tuple[dict[str, FactorArrays], dict[str, Array]]
 
 
 class Bound(NamedTuple):
@@ -86,10 +86,11 @@ class Engine:
 
     # -- data ----------------------------------------------------------------------------------
 
-    def bind(self, data: dict[str, Array], weigh: Weigh | None = None) -> Bound:
+    def bind(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None) -> Bound:
         """The numbers of every factor, from the program's data.
 
-        `weigh` may change the weights of observed sites before it is decided what they reach.
+        `weigh` may change the weights of observed sites, and where sites in part are data, before
+        it is decided what they reach.
         """
         graph = self.graph
         outer, series = read_series(graph, data)
@@ -111,7 +112,7 @@ class Engine:
         known = {**outer, **{n: v for w in series for n, v in w.known.items()}}
         checks = {**self._checks(arrays), "partly": partly_missing(graph, known)}
         if weigh is not None:
-            arrays = weigh(arrays, present)
+            arrays, present = weigh(arrays, present)
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
                   for f in graph.factors}

@@ -8,16 +8,20 @@ conditional mean and covariance, over beliefs about what is shared (as if drawn 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jopa_ppl.inference.chain_belief import Chain, ChainBelief
+from jopa_ppl.graph.factor_graph import Block
+from jopa_ppl.inference.chain_belief import ChainBelief
 from jopa_ppl.inference.steps import Coordinates, SiteMap, at_mean, spread_of
 from jopa_ppl.messages.factors import Moments, augment
+
+if TYPE_CHECKING:
+    from jopa_ppl.inference.engine import Bound, Engine
 
 
 class Follow(NamedTuple):
@@ -35,8 +39,8 @@ class Follow(NamedTuple):
 class Smoothed(NamedTuple):
     """What smoothing settled; arrays (T, *plates, ..).
 
-    state_*: (head, last k nodes) before step t, which holds where `settled`; node_*: the step's
-    own sites, elements of which hold where `free`; cross: covariance of state and node.
+    state_*: (head, last k nodes) before step t, elements of which hold where `settled`; node_*: the
+    step's own sites, elements of which hold where `free`; cross: covariance of state and node.
     """
 
     state_mean: Array
@@ -69,19 +73,28 @@ def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool 
                         reverse=reverse)
 
 
-def smoothed(belief: ChainBelief, moments: Chain, clamp: Any, c: Coordinates, settled: Array,
-             free: Array) -> Smoothed:
-    """The smoother's share: states and nodes of every step."""
-    stats = belief.stats(moments, clamp)
-    node_mean = jnp.concatenate([belief.steps(stats[0], n, 1) for n in belief.block.variables], -1)
-    w = c.width
+def settled(engine: Engine, block: Block, moments: dict, bound: Bound) -> Smoothed:
+    """The smoother's share of a chain, and where it holds: where some observation reaches."""
+    belief: ChainBelief = engine.beliefs[block.name]
+    c, w = Coordinates(belief), belief.width
+    free = jnp.concatenate(
+        [jnp.broadcast_to(bound.alive[n][..., None],
+                          (*bound.alive[n].shape, engine.graph.variables[n].dims))
+         for n in block.variables], -1)
+    ahead = jnp.ones((c.k, *free.shape[1:]), bool)
+    nodes = jnp.concatenate([ahead, free])
+    before = [jnp.ones((*free.shape[:-1], c.head_dims), bool),
+              *(nodes[j:j + belief.length] for j in range(c.k))]
+    stats = belief.stats(moments[block.name], bound.clamps[block.name])
+    node_mean = jnp.concatenate([belief.steps(stats[0], n, 1) for n in block.variables], -1)
     blocks = jnp.stack([stats[1][belief.h:, ..., j * w:(j + 1) * w, j * w:(j + 1) * w]
                         for j in range(c.k)], 1)
     node_cov = blocks.reshape((-1, *blocks.shape[2:]))[:belief.length]
     mean, cov = _states(belief, stats, c)
     state, node = slice(0, c.state), slice(c.state, None)
     return Smoothed(mean[..., state], cov[..., state, state], node_mean, node_cov,
-                    cov[..., state, node], settled, free)
+                    cov[..., state, node], jnp.concatenate(before, -1),
+                    free.astype(jnp.result_type(float)))
 
 
 def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinates
@@ -108,27 +121,29 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
 
 
 def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follow]]]],
-         c: Coordinates) -> tuple[Array, Array]:
-    """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step.
+         c: Coordinates, look: Array | None = None) -> tuple[Array, ...]:
+    """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step; with
+    `look` (*plates), a step that is rolled out, E[h h'] (*plates, H, H) of that one too.
 
     Steps come from smoothing up to the first that it did not settle as a whole; from there on they
     are rolled out one by one. `segments`: (number of steps, sites in program order with their
     places in h).
     """
     shift, z = c.shift()[1:], slice(c.size - c.width, c.size)
-    whole = (start.free > 0).all(-1) & start.settled
+    whole = (start.free > 0).all(-1) & start.settled.all(-1)
     whole = whole.reshape((len(whole), -1)).all(-1)
     first = jnp.where(whole.all(), len(whole), jnp.argmin(whole))
     begun = jnp.minimum(first, len(whole) - 1)
     carry = (start.state_mean[begun], start.state_cov[begun])
     nodes, at = (start.node_mean, start.node_cov), 0
+    seen = () if look is None else (jnp.zeros((*look.shape, c.size, c.size)),)
 
     def advance(carry: tuple[Array, Array], given: Smoothed, places: list[np.ndarray],
                 rules: list[Follow]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         mean, cov = carry
-        known = given.settled[..., None]
+        known = given.settled
         mean = jnp.where(known, given.state_mean, mean)
-        cov = jnp.where(known[..., None], given.state_cov, cov)
+        cov = jnp.where(known[..., :, None] & known[..., None, :], given.state_cov, cov)
         pad = [(0, 0)] * (mean.ndim - 1)
         h = jnp.pad(augment(mean), [*pad, (0, c.width)])
         S = jnp.pad(cov, [*pad, (1, c.width), (1, c.width)])
@@ -136,6 +151,8 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follo
         free = given.free > 0
         both = free[..., :, None] & free[..., None, :]
         cross = jnp.where(known[..., None] & free[..., None, :], given.cross, 0.0)
+        mixed = free.any(-1) & ~known.all(-1)
+        cross = jax.lax.cond(mixed.any(), _across, lambda cross, *_: cross, cross, cov, known)
         h = h.at[..., z].set(jnp.where(free, given.node_mean, 0.0))
         S = S.at[..., z, z].set(jnp.where(both, given.node_cov, 0.0))
         S = S.at[..., 1:z.start, z].set(cross)
@@ -145,23 +162,36 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follo
             drawn, spread = follow(h, S, where, rule)
             h = jnp.where(new, drawn, h)
             S = jnp.where(new[..., :, None] | new[..., None, :], spread, S)
-        return (h[..., shift], S[..., shift, :][..., :, shift]), (h[..., z], S[..., z, z])
+        return (h[..., shift], S[..., shift, :][..., :, shift]), (h, S)
 
     for length, sites in segments:
         places, rules = [w for w, _ in sites], [rule for _, rule in sites]
 
         def step(i: Array, carried: Any, at: int = at, length: int = length,
                  places: list = places, rules: list = rules) -> Any:
-            carry, nodes = carried
+            carry, nodes, seen = carried
             given = jax.tree.map(lambda a: a[at + i], start)
             here = jax.tree.map(lambda a: a[i] if len(a) == length else a[0], rules)
-            carry, found = advance(carry, given, places, here)
-            return carry, tuple(a.at[at + i].set(x) for a, x in zip(nodes, found))
+            carry, (h, S) = advance(carry, given, places, here)
+            found = h[..., z], S[..., z, z]
+            seen = tuple(jnp.where((at + i == look)[..., None, None],
+                                   S + h[..., :, None] * h[..., None, :], x) for x in seen)
+            return carry, tuple(a.at[at + i].set(x) for a, x in zip(nodes, found)), seen
 
-        carry, nodes = jax.lax.fori_loop(jnp.clip(first - at, 0, length), length, step,
-                                         (carry, nodes))
+        carry, nodes, seen = jax.lax.fori_loop(jnp.clip(first - at, 0, length), length, step,
+                                               (carry, nodes, seen))
         at += length
-    return nodes
+    return *nodes, *seen
+
+
+def _across(cross: Array, cov: Array, known: Array) -> Array:
+    """Covariance of state and node where smoothing knows but a part of the state: the rest was
+    predicted from that part, and tells no more of the node than it does."""
+    both = known[..., :, None] & known[..., None, :]
+    unit = jnp.where(known & (jnp.diagonal(cov, axis1=-2, axis2=-1) > 0), 0.0, 1.0)
+    inner = jnp.where(both, cov, 0.0) + unit[..., None] * jnp.eye(cov.shape[-1], dtype=cov.dtype)
+    outer = jnp.where(~known[..., :, None] & known[..., None, :], cov, 0.0)
+    return cross + outer @ jnp.linalg.solve(inner, cross)
 
 
 def follow(h: Array, S: Array, where: np.ndarray, rule: Follow) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ from jax import Array
 from jopa_ppl.graph.factor_graph import Variable
 from jopa_ppl.inference.compilation import once
 from jopa_ppl.inference.engine import Bound, Engine, State
-from jopa_ppl.inference.forward import Smoothed, nature, roll, smoothed
+from jopa_ppl.inference.forward import nature, roll, settled
 from jopa_ppl.inference.layout import join
 from jopa_ppl.inference.steps import Coordinates, site_map
 from jopa_ppl.inference.unseen import complete
@@ -90,8 +90,8 @@ def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str,
                 found[name] = {"mean": mean, "cov": cov}
         else:
             c = Coordinates(belief)
-            mean, cov = (plan.mean, plan.cov) if plan is not None else forward(
-                engine, block, moments, bound)
+            planned = plan is not None and plan.about(block)
+            mean, cov = (plan.mean, plan.cov) if planned else forward(engine, block, moments, bound)
             for name in block.variables:
                 at = c.of(f"{name}@0") - (c.size - c.width)
                 found[name] = {"mean": mean[..., at], "cov": cov[..., at[:, None], at[None, :]]}
@@ -99,21 +99,6 @@ def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str,
                 first, spread = belief.site(m, name)
                 found[name] = {"mean": first, "cov": spread}
     return found
-
-
-def settled(engine: Engine, block: Any, moments: dict, bound: Bound) -> Smoothed:
-    """The smoother's share of a chain, and where it holds."""
-    belief = engine.beliefs[block.name]
-    c = Coordinates(belief)
-    free = jnp.concatenate(
-        [jnp.broadcast_to(bound.alive[n][..., None],
-                          (*bound.alive[n].shape, engine.graph.variables[n].dims))
-         for n in block.variables], -1)
-    whole = free.all(-1)
-    before = [jnp.concatenate([jnp.ones((min(j, len(whole)), *whole.shape[1:]), bool),
-                               whole[:-j]])[:len(whole)] for j in range(1, c.k + 1)]
-    return smoothed(belief, moments[block.name], bound.clamps[block.name], c,
-                    jnp.stack(before).all(0), free.astype(jnp.result_type(float)))
 
 
 def chain_segments(engine: Engine, block: Any, moments: dict, bound: Bound) -> list:

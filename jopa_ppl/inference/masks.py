@@ -116,8 +116,9 @@ class Activity:
         graph = self.graph
         if site.name in graph.variables:
             want = _local(graph, site.name)
-            # Planning keeps all beliefs outside scans: they are used, whatever the evidence.
-            kept = self.keep_outer or stands_alone(graph, site.name)
+            # Planning keeps all beliefs but about states: they are used, whatever the evidence.
+            state = graph.block_of(site.name).kind == "chain"
+            kept = (self.keep_outer and not state) or stands_alone(graph, site.name)
             seeds = self._seeds(site.name)
             alive, told = jnp.full(_shape(graph, site.name), kept) | seeds, seeds.any()
             if site.name in self.present:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jopa_ppl.errors import ConvergenceWarning, NumericalError
-from jopa_ppl.inference.checks import raise_if_aimless, raise_if_missing, warn_if_untold
+from jopa_ppl.inference.checks import raise_for_plan, raise_if_missing, warn_if_untold
 from jopa_ppl.inference.rounding import raise_for_rounding, raise_or_warn
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ def before(compiled: Compiled, call: Call, checks: dict[str, Any]) -> None:
     """Refuse data that no run can be made of.
 
     Raises:
-        DataError: see `checks.py`. Warns with a DataWarning.
+        DataError, StructureError: see `checks.py`. Warns with a DataWarning.
     """
     raise_if_missing(compiled.graph, checks)
     if compiled.decide:
-        raise_if_aimless(compiled.decide, bool(checks["goal"]))
+        raise_for_plan(compiled.decide, compiled.decision.apart, checks)
     else:
         warn_if_untold(checks)
     if checks["negative"] or checks["shape"]:

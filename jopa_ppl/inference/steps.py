@@ -135,13 +135,20 @@ def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, momen
 def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
     """E[K' P K] over what K is uncertain of, (*batch, H, H); P is (n,) or (n, n)."""
     nbatch = K.ndim - 2 - len(slots)
-    everything = [True] * nbatch
-    p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
     mean = at_mean(K, slots)
-    total = batch_einsum([(mean, "nl"), (precision, p), (mean, other + "k")], "lk", everything)
+    p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
+    total = batch_einsum([(mean, "nl"), (precision, p), (mean, other + "k")], "lk", [True] * nbatch)
+    return total + excess(K, slots, precision)
+
+
+def excess(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
+    """E[K' P K] less what it is at the mean of K."""
+    nbatch = K.ndim - 2 - len(slots)
+    p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
+    total = jnp.zeros(())
     for part, a, b, spreads in moving(K, slots, nbatch):
         total += batch_einsum([(part, "n" + a + "l"), (precision, p), (part, other + b + "k"),
-                               *spreads], "lk", everything)
+                               *spreads], "lk", [True] * nbatch)
     return total
 
 
