@@ -248,3 +248,27 @@ def test_every_update_is_the_numerical_gradient_of_the_energy():
             assert_allclose(new.diag, J, rtol=1e-6, atol=1e-6)
             assert_allclose(new.off, -numeric[2], rtol=1e-6, atol=1e-6)
     assert kinds == {"chain", "dense", "wishart"}
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_data_that_multiply_a_first_state(conditioned):
+    """A carry of a state and an action: x_0 = a_0 x0 + noise is a factor of its own."""
+    def program(y, a):
+        def step(carry, now):
+            (x, u), (y, a) = carry, now
+            if conditioned:
+                a = jp.observe("a", dist.Normal(0.0, 1.0), a)
+            x = jp.latent("x", dist.Normal(a * x + 0.7 * u, 0.5))
+            jp.observe("y", dist.Normal(x, 0.2), y)
+            return (x, jp.latent("u", dist.Normal(0.0, 1.0))), None
+
+        jp.scan(step, (jp.latent("x0", dist.Normal(0.0, 1.0)), 0.0), (y, a))
+
+    y, a = np.random.default_rng(0).normal(size=(2, 4))
+    y[2:] = np.nan
+    with jax.enable_x64(True):
+        exact = dense_gaussian(program, (y, a), {}, {"x0": (), "x": (4,), "u": (4,)})
+        found = run(program, y, a)
+        np.testing.assert_allclose(found.mean("x0"), exact.mean["x0"], rtol=1e-8)
+        np.testing.assert_allclose(found.mean("x"), exact.mean["x"], rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(found.free_energy[-1], -exact.evidence, rtol=1e-10)

@@ -43,10 +43,10 @@ def _blamed(site: Site, what: str, d: Dependence, name: str, blame: object) -> S
             "A_t, B_t, c_t as inputs, or run SVI or NUTS on the same program")
 
 
-def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program
+def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program, first: bool
                ) -> tuple[tuple[tuple[str, ...], ...], set[str]]:
     """The products of latents (and observed sites) the mean is a sum of, and the observed sites
-    and inputs of the scan it is affine in."""
+    and inputs of the scan it is affine in; `first`: in one of the first steps of a scan."""
     for name, blame in mean.nonlinear.items():
         if name in latent:
             raise _blamed(site, "the mean", mean, name, blame)
@@ -55,8 +55,9 @@ def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program
     products = set()
     for monomial, blame in mean.monomials.items():
         inside = []
-        if any(n in latent and "@" in n for n, _ in monomial):
-            # Data that multiply a state belong to the coefficients, which then vary in time.
+        if any(n in latent and (first or "@" in n) for n, _ in monomial):
+            # Data that multiply a state, or a first state, belong to the coefficients, which then
+            # vary in time.
             known -= {n for n, _ in monomial}
         for name, exponent in monomial:
             if name in latent:

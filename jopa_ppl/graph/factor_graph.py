@@ -270,7 +270,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
         conjugacy.check_constant(site, "concentration", mean, latent)
         return Factor(site, context, site.family, plates, (), (), noise_names, frozenset(), False,
                       (), noise_key)
-    products, knowns = conjugacy.check_mean(site, mean, latent, program)
+    products, knowns = conjugacy.check_mean(site, mean, latent, program, context.at is not None)
     varying, names = set(), sorted({n for p in products for n in p if n in latent})
     for plate in plates:
         axis = mean.axes[plate.axis]
