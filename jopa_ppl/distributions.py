@@ -41,7 +41,7 @@ class ArrayNormal(Distribution):
 
     @property
     def variance(self) -> Array:
-        return jnp.diagonal(self.covariance, axis1=-2, axis2=-1).reshape(self.loc.shape)
+        return _diagonal(self.covariance).reshape(self.loc.shape)
 
     @lazy_property
     def scale_tril(self) -> Array:
@@ -50,7 +50,7 @@ class ArrayNormal(Distribution):
 
     @property
     def _known(self) -> Array:
-        return jnp.diagonal(self.covariance, axis1=-2, axis2=-1) == 0
+        return _diagonal(self.covariance) == 0
 
     def _vec(self, array: Array) -> Array:
         return array.reshape((*array.shape[:array.ndim - self.event_dim], -1))
@@ -64,7 +64,13 @@ class ArrayNormal(Distribution):
         gap = self._vec(value - self.loc)
         tril = jnp.broadcast_to(self.scale_tril, (*gap.shape, gap.shape[-1]))
         white = solve_triangular(tril, gap[..., None], lower=True)[..., 0]
-        logdet = jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)).sum(-1)
+        logdet = jnp.log(_diagonal(tril)).sum(-1)
         free = (~self._known).sum(-1)
         density = -0.5 * (white**2).sum(-1) - logdet - 0.5 * free * jnp.log(2 * jnp.pi)
         return jnp.where((self._known & (gap != 0)).any(-1), -jnp.inf, density)
+
+
+def _diagonal(matrix: Array) -> Array:
+    """The diagonals of matrices (.., n, n), also of float64 ones where the default is float32."""
+    n = matrix.shape[-1]
+    return matrix.reshape((*matrix.shape[:-2], n * n))[..., ::n + 1]

@@ -40,7 +40,7 @@ def _library_jit(A, x):
 
 def _scan(A, x):
     y = A @ x
-    return lax.scan(lambda c, _: (A @ c, None), y, length=2)[0]  # here
+    return lax.scan(lambda c, _: (jnp.sin(c), None), y, length=2)[0]  # here
 
 
 def _norm(A, x):
@@ -53,7 +53,7 @@ def _norm(A, x):
         (_sine, "sin", {"A", "x"}),
         (_softmax, "reduce_max", {"x"}),
         (_library_jit, "exp", {"x"}),
-        (_scan, "scan", {"A", "x"}),
+        (_scan, "sin", {"A", "x"}),
         (_norm, "sqrt", {"x"}),
     ],
 )

@@ -90,6 +90,8 @@ def _double(eqn: Any, inputs: list[Array]) -> Sequence[Array] | None:
     if any(isinstance(x, Jaxpr | ClosedJaxpr) for p in eqn.params.values()
            for x in (p if isinstance(p, tuple | list) else (p,))):
         return None
+    if name == "bitcast_convert_type":
+        return None                             # bits are no number
     if name == "convert_element_type":
         old, new = (v.aval.dtype for v in (eqn.invars[0], eqn.outvars[0]))
         if is_low(eqn.outvars[0].aval) and jnp.issubdtype(old, jnp.floating) and old != new:

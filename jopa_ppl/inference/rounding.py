@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
 
 EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more
+ROUND = float(np.finfo(np.float64).eps) / 2     # of a number: half a unit in its last place
 SILENT = 1e-6        # of a belief's spread: what may come back without a word
 ENERGY = 1e-4        # nats
 SERVES = 1e-2        # up to here a result comes back, with a warning
@@ -81,15 +82,15 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Poste
             NumericalWarning from 1e-6 of a spread or 1e-4 nats on.
     """
     found, moved = told.digits, float(told.moved)
-    error = EPS * max(found.tied.max(initial=0.0), found.far.max(initial=0.0))
+    error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
     nats = EPS * float(np.sqrt(np.square(found.total).sum()))
     error = max(float(error), moved if moved > POLISHED else 0.0)
     if error <= SILENT and nats <= ENERGY:
         return
-    at = int(np.argmax(np.maximum(found.tied, found.far)))
+    at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
     error_of = _error(compiled, posterior(), compiled.blocks[at],
                       f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F",
-                      found.far[at] > found.tied[at])
+                      ROUND * found.far[at] > EPS * found.tied[at])
     if error > SERVES:
         raise error_of("rounding has eaten the result")
     warnings.warn(str(error_of("rounding has taken digits of the result")), NumericalWarning,
@@ -128,7 +129,7 @@ def _error(compiled: Compiled, posterior: Posterior, block: Block, end: str, far
     scale, size = tie.precision**-0.5, abs(tie.mean)
     if far:
         found = f"values of {size:.2g} beside a scale of {scale:.2g}"
-        expected = f"values below {SILENT / EPS * scale:.1g}, for that scale"
+        expected = f"values below {SILENT / ROUND * scale:.1g}, for that scale"
         fix = "subtract an offset from the data, or measure them in another origin"
     else:
         safe = SAFE * tie.spread

@@ -240,7 +240,8 @@ def _refuse_traced(values: Any) -> None:
     if is_traced(values):
         raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
                         expected="arrays of numbers",
-                        fix="call it outside of jit and vmap; many runs at once are run_batch")
+                        fix="call it outside of jit and vmap; for many data sets use run_batch, or "
+                            "a plate where they share what is learned")
 
 
 def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:
