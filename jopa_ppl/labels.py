@@ -52,7 +52,8 @@ def roles(source: Any) -> dict[str, str]:
 
 def _seen(program: Program, reader: Reader, name: str, scan: Scan) -> set[str]:
     """Instances of sites that the parameters of a site of a scan depend on."""
-    outputs = [i for k, i in program.sites[name].outputs.items() if k not in ("value", "weight")]
+    data = ("value", "present", "weight")
+    outputs = [i for k, i in program.sites[name].outputs.items() if k not in data]
     return {n for context in reader.contexts(scan) for d in reader.dependence(outputs, context)
             for n in d.names if base_name(n) in program.sites}
 

@@ -19,7 +19,7 @@ from jopa_ppl.arrays import native
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.graph.precision import as_network_takes
-from jopa_ppl.missing import mask_missing
+from jopa_ppl.missing import mask_missing, without_gaps
 from jopa_ppl.primitives import Amortized
 
 GAUSSIAN = ("normal", "mvn")
@@ -43,8 +43,8 @@ class Described:
     """Family and parameters of a site, all of the site's full shape (matrices: batch + (n, n)).
 
     Keys: loc and one of scale, precision_matrix, covariance_matrix, scale_tril, row/column factors
-    (Gaussian); concentration and rate (gamma); concentration and a matrix (wishart); value and
-    weight where observed, scaled or masked.
+    (Gaussian); concentration and rate (gamma); concentration and a matrix (wishart); value, present
+    and weight where observed, observed in part, scaled or masked.
     """
 
     family: str
@@ -80,7 +80,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             raise ShapeError("the value has the wrong dtype", site=name, found=value.dtype,
                              expected="real numbers", fix="pass floats")
         present = ~jnp.isnan(value)
-        params["value"] = jnp.asarray(given)
+        params["value"], whole = jnp.asarray(given), fn
         fn, value = mask_missing(fn, value)
     base, mask = _unwrap(fn, shape)
     amortized = isinstance(base, Amortized)
@@ -97,6 +97,9 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     if family == "unknown" and base.event_dim:
         elementwise = False
     params.update(found)
+    if partial and family in GAUSSIAN and not amortized:    # the rest of an event stays data
+        params["present"] = present.astype(jnp.result_type(float))
+        mask = _unwrap(without_gaps(whole), shape)[1]
     weight = None if mask is None else mask.astype(jnp.result_type(float))
     if scale is not None:
         factor = jnp.asarray(scale, jnp.result_type(float))
@@ -114,8 +117,6 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             events = tuple(range(len(shape) - _event_dim(family, base), len(shape)))
             weight = weight.min(axis=events, keepdims=True)
         params["weight"] = weight
-    if partial and family in GAUSSIAN and not amortized:    # the rest of an event stays data
-        params["weight"] = present.astype(jnp.result_type(float))
     # An amortised site is a Gaussian over what its message is about.
     return Described(family, params, amortized, shape[len(fn.batch_shape):],
                      type(base).__name__, likelihood)

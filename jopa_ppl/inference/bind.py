@@ -293,7 +293,7 @@ def _weight(factor: Factor, evaluate: _Evaluator, length: int | None) -> Array:
     """(*batch, n) where elements have weights of their own, else (*batch, 1)."""
     site = factor.site
     batch = tuple(p.size for p in factor.plates)
-    if "weight" not in site.outputs or site.partial:
+    if "weight" not in site.outputs:
         return jnp.ones((*(() if length is None else (length,)), *batch, 1))
 
     def one(step: Array | int) -> Array:

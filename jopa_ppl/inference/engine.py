@@ -104,10 +104,10 @@ class Engine:
             if site.partial:
                 inputs = {**data, **{f"known/{k}": v for k, v in outer.items()}}
                 if site.scan is None:
-                    (raw[name],) = graph.program.evaluate([site.outputs["weight"]], inputs)
+                    (raw[name],) = graph.program.evaluate([site.outputs["present"]], inputs)
                 else:
                     raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
-                        [site.outputs["weight"]], {**data, **s})[0])(series[site.scan].steps)
+                        [site.outputs["present"]], {**data, **s})[0])(series[site.scan].steps)
         values, present = partial_values(graph, series, outer, raw)
         known = {**outer, **{n: v for w in series for n, v in w.known.items()}}
         checks = {**self._checks(arrays), "partly": partly_missing(graph, known)}
