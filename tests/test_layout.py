@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "jopa_ppl"
-LAYERS = {"errors": 0, "distributions": 0, "keys": 1, "lengths": 1, "messages": 1,
+LAYERS = {"errors": 0, "distributions": 0, "arrays": 0, "missing": 0, "settings": 1, "keys": 1,
+          "lengths": 1, "messages": 1, "series": 1,
           "primitives": 2, "graph": 3, "queries": 4, "earlier": 4, "networks": 4,
           "inference": 4}
 

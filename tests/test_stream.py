@@ -179,7 +179,7 @@ def test_everything_unknown_is_filtered_and_adapted(T):
         assert_allclose(last.mean(site), whole.mean(site), atol=0.15)
         assert_allclose(last.mean(site), wanted, atol=0.2)
     gap = np.abs(last.mean("x")[-2] - whole.mean("x")[-2]) / np.sqrt(whole.variance("x")[-2])
-    assert gap.max() < 0.2
+    assert gap.max() < 0.25                                   # of a standard deviation
 
 
 def test_beliefs_that_no_observation_reaches_are_told_of():
