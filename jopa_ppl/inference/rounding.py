@@ -4,7 +4,7 @@ A belief N(m, C), C = J^-1, is solved in float64, so that J_ii is known to eps J
 
     the variance C_ii  by  eps J_ii C_ii  of itself,
     the mean m_i       by  eps J_ii sd_i |m_i|  of sd_i when solved for anew,
-                       and eps sqrt(J_ii) |m_i|  when improved by a second pass,
+                       and half a unit of its last place once further passes have improved it,
     F                  by  eps |J_ii C_ii|  nats (root of the sum of squares).
 
 J_ii C_ii is how much narrower element i is once its neighbours are known: 1 where elements are
@@ -44,7 +44,7 @@ SAFE = (10 * EPS / SILENT)**0.5     # of a spread: a scale that costs a tenth of
 class Digits(NamedTuple):
     """What rounding works on in one block; eps times each is an error.
 
-    tied: max J_ii C_ii; total: its root sum of squares; far: max sqrt(J_ii) |m_i|.
+    tied: max J_ii C_ii; total: its root sum of squares; far: max |m_i| / sd_i.
     """
 
     tied: Array
@@ -54,7 +54,7 @@ class Digits(NamedTuple):
     @property
     def first_pass(self) -> Array:
         """Error of the means after one pass from zero, in spreads (at most)."""
-        return (EPS * jnp.sqrt(self.tied) * self.far).max(initial=0.0)
+        return (EPS * self.tied * self.far).max(initial=0.0)
 
     @property
     def left(self) -> Array:
@@ -69,8 +69,8 @@ def digits(means: Any, precisions: Any, variances: Any) -> Digits:
         product = jnp.maximum(J, 0.0) * C
         tied.append(product.max(initial=0.0))
         total.append((product**2).sum())
-        far.append((jnp.sqrt(jnp.where(C > 0, jnp.maximum(J, 0.0), 0.0)) * jnp.abs(m))
-                   .max(initial=0.0))
+        seen = (J > 0) & (C > 0)
+        far.append((jnp.abs(m) / jnp.sqrt(jnp.where(seen, C, jnp.inf))).max(initial=0.0))
     return Digits(jnp.stack(tied).max(), jnp.sqrt(sum(total)), jnp.stack(far).max())
 
 
@@ -128,8 +128,8 @@ def _error(compiled: Compiled, posterior: Posterior, block: Block, end: str, far
     tie = _ties_of(compiled, posterior, block, far)
     scale, size = tie.precision**-0.5, abs(tie.mean)
     if far:
-        found = f"values of {size:.2g} beside a scale of {scale:.2g}"
-        expected = f"values below {SILENT / ROUND * scale:.1g}, for that scale"
+        found = f"values of {size:.2g} in beliefs that are {tie.spread:.2g} wide"
+        expected = f"values below {SILENT / ROUND * tie.spread:.1g}, for that width"
         fix = "subtract an offset from the data, or measure them in another origin"
     else:
         safe = SAFE * tie.spread
@@ -147,7 +147,7 @@ def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool =
     with ours():
         found = jax.device_get(jax.jit(partial(_ties, compiled.engine, block))(
             posterior.state.moments, posterior.bound))
-    size = lambda t: t[0] * (t[2]**2 if far else max(t[1], 0.0) or 1.0)
+    size = lambda t: abs(t[2]) if far else t[0] * (max(t[1], 0.0) or 1.0)
     name = max(found, key=lambda n: size(found[n]))
     precision, variance, mean = map(float, found[name])
     if variance <= 0:       # nothing is solved for yet: as wide as what else is known allows

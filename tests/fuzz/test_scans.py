@@ -5,8 +5,8 @@ import pytest
 from tests.fuzz.counting import Count
 
 COUNT = Count("scan")
-OPEN = {1: "NumPyro's scan cannot batch a masked MultivariateNormal: the log density of the program "
-           "that the deep check compares with is not to be had"}
+OPEN = {1: "NumPyro's scan cannot batch a masked MultivariateNormal: the log density of the "
+           "program, which the deep check compares with, is not to be had"}
 
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=pytest.mark.xfail(
