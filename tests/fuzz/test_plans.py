@@ -42,13 +42,13 @@ class Shape(NamedTuple):
 
 
 QUICK = (
-    Shape(),
     Shape("uvxy", T=3, plate=2, mvn=True, policy=True),
     Shape("yvux", T=5, du=1, order=2, decide=("u", "v")),
     Shape("late", T=4, d=1, mvn=True, uncertain=True),
-    Shape("yux", T=3, plate=2, uncertain=True, states=True, given=True),
 )
 MORE = (
+    Shape(),
+    Shape("yux", T=3, plate=2, uncertain=True, states=True, given=True),
     Shape("uxy", T=5, d=3, du=1, order=2, plate=3),
     Shape("uxy", T=1, plate=2, policy=True),
     Shape("yux", T=2, d=1, du=3, mvn=True, policy=True),
@@ -277,8 +277,8 @@ def check(shape, seed, drawn=False):
 
 @pytest.mark.parametrize("shape", QUICK, ids=str)
 def test_plans_are_the_dense_optimum(shape):
-    for seed in range(12):
-        check(shape, seed, drawn=seed == 0 and shape is QUICK[1])
+    for seed in range(20):
+        check(shape, seed, drawn=seed == 0 and shape is QUICK[0])
 
 
 @pytest.mark.slow
