@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -38,10 +39,23 @@ def program(model: Callable, args: tuple, kwargs: dict, values: dict[str, Array]
     """log p of every site of one run of the program with its latents at `values`.
 
     {site: (*batch)}, time in front inside a scan; sites without a value are drawn.
+
+    Raises:
+        JopaError: NumPyro's `scan` cannot give some site's density its axis of time.
     """
     model, args, kwargs = in_double((model, args, kwargs))
     seeded = numpyro.handlers.seed(model, rng_seed=0)
-    return compute_log_probs(seeded, args, kwargs, values, sum_log_prob=False)[0]
+    try:
+        return compute_log_probs(seeded, args, kwargs, values, sum_log_prob=False)[0]
+    except ValueError as error:
+        if "promote_batch_shape" not in "".join(traceback.format_tb(error.__traceback__)):
+            raise
+        raise JopaError("log p of this program is not to be had",
+                        found="a site in a scan that NumPyro's scan cannot give an axis of time",
+                        expected="distributions of one event axis in scans, such as "
+                                 "MultivariateNormal",
+                        fix="write a MatrixNormal in a scan as a MultivariateNormal of its "
+                            "flattened value") from error
 
 
 def barren(engine: Engine, bound: Bound, log_probs: dict[str, Array]) -> Array:

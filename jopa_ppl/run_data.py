@@ -46,7 +46,7 @@ def observed(posterior: Posterior) -> dict[str, np.ndarray]:
         return {s.name: values[s.name] for s in sites if not s.amortized}, weights
 
     with ours():
-        values, weights = jax.jit(read, compiler_options=once())(compiled._data(call.dynamic))
+        values, weights = jax.jit(read, compiler_options=once())(compiled.data(call.dynamic))
     if any(s.amortized for s in sites):
         # VMP sees their encoder's message: the data themselves are what the program scores. Only
         # they are asked for, so that no network is compiled or run.

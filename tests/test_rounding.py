@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
+from flax import nnx
 
 import jopa_ppl as jp
 
@@ -168,3 +170,74 @@ def test_precisions_and_offsets_that_do_no_harm():
         p = jp.VMP(scan, progress=False).run(y)
     np.testing.assert_allclose(np.asarray(p.mean("x"))[:-1], y[1:], atol=1e-5)
     assert p.num_iters <= 2
+
+
+# -- plans and training ----------------------------------------------------------------------------
+
+
+def push(y, scale):
+    def step(x, y):
+        u = jp.latent("u", dist.Normal(0.0, 1.0))
+        x = jp.latent("x", dist.Normal(0.9 * x + u, 1e-2))
+        jp.observe("y", dist.Normal(x, scale), y)
+        return x, None
+
+    jp.scan(step, 0.3, y)
+
+
+def test_a_plan_for_a_tight_goal():
+    """Against the QP in closed form: H = 1 + b b' / scale^2, a rank-one change of the identity."""
+    T = 6
+    b = 0.9 ** np.arange(T)[::-1]
+    vmp, y = jp.VMP(push, decide="u", progress=False), jp.sparse(T, {-1: 2.0})
+    silent = warned = refused = 0
+    for scale in np.logspace(0, -10, 21):
+        exact = b * (2 - 0.9**T * 0.3) / (scale**2 + b @ b)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                plan = vmp.run(y, np.asarray(scale))
+            except jp.NumericalError as error:
+                refused += 1
+                assert error.site == "y" and "'u'" in str(error)
+                continue
+        error = np.abs(plan.mean("u") - exact).max()    # of a prior one wide
+        if caught:
+            warned += 1
+            assert error < 1e-2
+        else:
+            silent += 1
+            assert error < 1e-6
+    assert silent >= 9 and warned and refused >= 6
+
+
+def test_the_way_out_of_a_tight_goal_is_safe():
+    vmp, y = jp.VMP(push, decide="u", progress=False), jp.sparse(6, {-1: 2.0})
+    with pytest.raises(jp.NumericalError) as caught:
+        vmp.run(y, np.asarray(1e-9))
+    safe = float(re.search(r"scale of (\S+) asks for the same", str(caught.value)).group(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", jp.NumericalWarning)
+        assert abs(vmp.run(y, np.asarray(safe)).mean("x")[-1] - 2) < 1e-6
+
+
+def test_training_is_told_before_it_goes_on():
+    class Shift(nnx.Module):
+        def __init__(self, rngs):
+            self.by = nnx.Param(jnp.zeros(1))
+
+    def program(y, scale):
+        net = jp.module("net", Shift(nnx.Rngs(0)))
+
+        def step(x, y):
+            x = jp.latent("x", dist.Normal(x, scale).to_event(1))
+            jp.observe("y", dist.Normal(x + net.by[...], 1.0).to_event(1), y)
+            return x, None
+
+        jp.scan(step, jp.latent("x0", dist.Normal(jnp.zeros(1), 1.0).to_event(1)), y)
+
+    em = jp.VariationalEM(program, optax.adam(1e-2), m_steps=1, progress=False,
+                          messages={"y": "linearise"})
+    with pytest.raises(jp.NumericalError, match="rounding") as caught:
+        em.run(0, 1, Y[:, None], np.asarray(1e-9))
+    assert len(caught.value.posterior.free_energy) == 1

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -38,9 +37,19 @@ from jopa_ppl.inference.bind import FactorArrays
 from jopa_ppl.inference.engine import Bound, Engine, State
 from jopa_ppl.inference.forward import Follow, nature, over_time, roll, settled
 from jopa_ppl.inference.layout import align
+from jopa_ppl.inference.rounding import Digits
 from jopa_ppl.inference.steps import Coordinates, SiteMap, site_map, to_chain_plates
 from jopa_ppl.inference.unseen import complete
-from jopa_ppl.inference.value import Node, average, cost, cost_of_data, decision, told
+from jopa_ppl.inference.value import (
+    Form,
+    Node,
+    average,
+    cost,
+    cost_of_data,
+    decision,
+    diagonal,
+    told,
+)
 from jopa_ppl.messages.families import symmetric
 
 
@@ -183,18 +192,20 @@ class Decision:
                 digits = found if block is self.block else digits
         nodes, costs = self._nodes(bound, moments, split)
         step = split.first // len(self.order)
-        value, gains = self._backward(nodes, costs, step)
+        value, gains, tied = self._backward(nodes, costs, step)
         rules = [(steps, [(self.c.of(f"{name}@0"),
                            Follow(*found[name]) if name in found else node.rule)
                           for name, node in sites])
                  for (steps, sites), found in zip(nodes, gains)]
         past = settled(engine, self.block, *complete(engine, moments, bound, (self.block,)))
         mean, cov, second = roll(past, rules, self.c, step)
-        f = engine.free_energy(moments, bound) + 0.5 * jnp.sum(value * second)
+        f = engine.free_energy(moments, bound) + 0.5 * jnp.sum(value.Q * second)
+        lost = 0.5 * jnp.sum(value.lost * diagonal(second))
+        measured = Digits(*map(jnp.stack, zip(digits, Digits(tied, lost, jnp.zeros(())))))
         told = [{name: (node.given, node.value) for name, node in sites
                  if name in split.present and name not in self.decide} for _, sites in nodes]
         state = State(moments, f, jnp.ones((), int), jnp.where(jnp.isfinite(f), -1, 0),
-                      jnp.ones((), bool), jax.tree.map(jnp.atleast_1d, digits))
+                      jnp.ones((), bool), measured)
         return bound, state, history.at[0].set(f), Plan(mean, cov, gains, told)
 
     # -- backward --------------------------------------------------------------------------------
@@ -240,32 +251,47 @@ class Decision:
             form = cost_of_data(site, logdet, given)
         return Node(rule, form, given, value, self._past(f, split.first))
 
-    def _backward(self, nodes: list, costs: list, first: Array) -> tuple[Array, list]:
-        """The value (*plates, H, H) at the first decision, a form in h of its step `first`, and,
-        by context, the decisions' gains."""
+    def _backward(self, nodes: list, costs: list, first: Array) -> tuple[Form, list, Array]:
+        """The value at the first decision, a form in h of its step `first`, by context the
+        decisions' gains, and how many eps of their covariances rounding takes."""
         c, found = self.c, []
         shift, inner, size = c.shift(), slice(0, 1 + c.state), (*self.belief.batch, c.size, c.size)
-        carry = jnp.zeros(size)[..., inner, inner], jnp.zeros(size)
+        whole = Form(jnp.zeros(size), jnp.zeros(size[:-1]))
+        carry = Form(whole.Q[..., inner, inner], whole.lost[..., inner]), whole, jnp.zeros(())
         opening = jnp.arange(self.length).reshape((-1, *(1,) * first.ndim)) == first
         end = self.length
         for (steps, sites), total in zip(nodes[::-1], costs[::-1]):
-            def step(carry: tuple[Array, Array], inputs: Any, sites: list = sites
+            def step(carry: tuple[Form, Form, Array], inputs: Any, sites: list = sites
                      ) -> tuple[Any, Any]:
-                (V, value), (total, here, opens) = carry, inputs
-                Q = jnp.zeros(size).at[..., shift[:, None], shift[None, :]].set(V) + total
+                (V, value, tied), (total, here, opens) = carry, inputs
+                form = Form(whole.Q.at[..., shift[:, None], shift[None, :]].set(V.Q) + total,
+                            whole.lost.at[..., shift].set(V.lost))
                 gains = {}
                 for (name, _), node in zip(sites[::-1], here[::-1]):
                     where = c.of(f"{name}@0")
                     if name in self.decide:
-                        new, gains[name] = decision(Q, node, where)
+                        new, gains[name], by = decision(form, node, where)
+                        tied = jnp.maximum(tied, by)
                     else:
-                        new = average(Q, node, where)
-                    Q = jnp.where(node.past[..., None, None], Q, new)
-                value = jnp.where(opens[..., None, None], Q, value)
-                return (symmetric(Q[..., inner, inner]), value), gains
+                        new = average(form, node, where)
+                    form = new.where(node.past, form)
+                value = form.where(~opens, value)
+                V = Form(symmetric(form.Q[..., inner, inner]), form.lost[..., inner])
+                return (V, value, tied), gains
 
             inputs = (total, [node for _, node in sites], opening[end - steps:end])
             carry, gains = over_time(step, carry, inputs, steps, True)
             found.insert(0, gains)
             end -= steps
-        return carry[1], found
+        return carry[1], found, carry[2]
+
+    def precisions(self, data: dict[str, Array], moments: dict) -> dict[str, Array]:
+        """By site of the chain the largest precision that it has where it counts."""
+        bound, found = self.engine.bind(data), {}
+        for f in self.in_scan:
+            site = site_map(self.engine, self.c, f, bound, moments)
+            P = site.precision
+            P = P if P.ndim == site.K.ndim - 1 - len(site.slots) else diagonal(P)
+            P = (P.max(-1) * bound.arrays[f.name].weight.max(-1)).max()
+            found[f.site.name] = jnp.maximum(P, found.get(f.site.name, 0.0))
+        return found

@@ -15,6 +15,7 @@ from jopa_ppl.errors import JopaError, StructureError
 from jopa_ppl.graph.factor_graph import Block, Factor
 from jopa_ppl.inference.compilation import often, once, together
 from jopa_ppl.inference.engine import Bound, Engine
+from jopa_ppl.inference.rounding import Digits
 from jopa_ppl.inference.signature import Call, split_call
 from jopa_ppl.inference.vmp import VMP, Compiled
 from jopa_ppl.messages.nonconjugate import drawn_score
@@ -146,22 +147,27 @@ class Learner:
 
     def _begin(self, leaves: list[Array], key: Array) -> dict[str, Any]:
         engine = self.full.engine
-        return engine.start(key, engine.bind(self.full._data(leaves))).moments
+        return engine.start(key, engine.bind(self.full.data(leaves))).moments
 
     def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
-                ) -> tuple[Bound, dict[str, Any], Array, Array]:
+                ) -> tuple[Bound, dict[str, Any], Array, Array, Digits]:
+        """Bound, beliefs, F, its standard error, and what rounding worked on in the last sweep."""
         self.traces += 1
         engine = self.full.engine
-        bound = engine.bind(self.full._data(leaves))
-        moments = lax.fori_loop(0, sweeps, lambda _, m: engine.sweep(
-            m, bound, self.em.damping)[0], moments)
+        bound = engine.bind(self.full.data(leaves))
+
+        def sweep(_: Array, now: tuple[dict, Digits]) -> tuple[dict, Digits]:
+            moments, _, measured, _ = engine.sweep(now[0], bound, self.em.damping)
+            return moments, measured
+
+        moments, measured = lax.fori_loop(0, sweeps, sweep, (moments, engine.unmeasured()))
         value, variance = objective(engine, self.factors, moments, bound, key, draws=2)
-        return bound, moments, value, jnp.sqrt(variance)
+        return bound, moments, value, jnp.sqrt(variance), measured
 
     def _loss(self, weights: Weights, call: Call, index: Array | None, moments: dict[str, Any],
               key: Array) -> Array:
         engine = self.small.engine
-        bound = engine.bind(self.small._data(self.leaves(call, weights, index)))
+        bound = engine.bind(self.small.data(self.leaves(call, weights, index)))
         factors = self.factors if index is None else scored(engine)
         for block in self._blocks(engine):
             moments = engine.update(block, engine.energy.touching(block), moments, bound)

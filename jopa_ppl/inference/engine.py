@@ -260,9 +260,12 @@ class Engine:
                 fine = finite(new[update.block.name])
                 moments = jax.tree.map(lambda a, b, ok=fine: jnp.where(ok, a, b), new, moments)
         zero = jnp.zeros(())
-        none = Digits(*jnp.zeros((3, len(self.schedule.updates))))
         return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
-                     none, zero)
+                     self.unmeasured(), zero)
+
+    def unmeasured(self) -> Digits:
+        """What rounding works on before the first sweep: nothing."""
+        return Digits(*jnp.zeros((3, len(self.schedule.updates))))
 
     def _nudged(self, block: Block, bent: list[Factor], moments: dict[str, Any], bound: Bound,
                 key: Array) -> dict[str, Any]:

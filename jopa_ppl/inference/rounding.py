@@ -28,6 +28,7 @@ from jopa_ppl.graph.factor_graph import Block
 from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
+    from jopa_ppl.inference.decide import Decision
     from jopa_ppl.inference.engine import Bound, Engine, State
     from jopa_ppl.inference.vmp import Compiled
     from jopa_ppl.posterior import Posterior
@@ -88,9 +89,12 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Poste
     if error <= SILENT and nats <= ENERGY:
         return
     at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
-    error_of = _error(compiled, posterior(), compiled.blocks[at],
-                      f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F",
-                      ROUND * found.far[at] > EPS * found.tied[at])
+    end = f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F"
+    if compiled.decision is not None and at == len(compiled.blocks) - 1:
+        error_of = _error_of_plan(compiled, posterior(), end)
+    else:
+        error_of = _error(compiled, posterior(), compiled.blocks[at], end,
+                          ROUND * found.far[at] > EPS * found.tied[at])
     if error > SERVES:
         raise error_of("rounding has eaten the result")
     warnings.warn(str(error_of("rounding has taken digits of the result")), NumericalWarning,
@@ -103,13 +107,15 @@ def raise_for_rounding(compiled: Compiled, posterior: Posterior, bad: int) -> No
     Raises:
         NumericalError: the precisions of the block that went wrong differ by 1e13 or more.
     """
-    blocks = compiled.blocks
-    if bad < len(blocks) and blocks[bad].is_gaussian:
+    blocks, end = compiled.blocks, "; a precision that is no longer positive definite"
+    if compiled.decision is not None:
+        if _tightest(compiled, posterior)[2] > SERVES / EPS:
+            raise _error_of_plan(compiled, posterior, end)("rounding has eaten the result")
+    elif bad < len(blocks) and blocks[bad].is_gaussian:
         ties = _ties_of(compiled, posterior, blocks[bad])
         if ties.precision**0.5 * ties.spread > 0.1 / EPS**0.5:
-            raise _error(compiled, posterior, blocks[bad],
-                         "; a precision that is no longer positive definite", False)(
-                             "rounding has eaten the result")
+            raise _error(compiled, posterior, blocks[bad], end, False)(
+                "rounding has eaten the result")
 
 
 class Tie(NamedTuple):
@@ -142,11 +148,41 @@ def _error(compiled: Compiled, posterior: Posterior, block: Block, end: str, far
                                        found=found + end, expected=expected, fix=fix)
 
 
+def _error_of_plan(compiled: Compiled, posterior: Posterior, end: str
+                   ) -> Callable[[str], NumericalError]:
+    """As `_error`, of decisions whose goal is so tight that it leaves no digits to their prior."""
+    site, scale, ratio = _tightest(compiled, posterior)
+    tied = posterior.state.digits.tied[-1]
+    error = EPS * float(tied if np.isfinite(tied) else ratio)
+    safe = scale * (10 * error / SILENT)**0.5
+    return lambda what: NumericalError(
+        what, site=site, posterior=posterior,
+        found=f"a scale of {scale:.2g} that the decisions {names(compiled.decide)} must meet" + end,
+        expected=f"scales above {safe:.1g}, for the scales of these decisions",
+        fix=f"a scale of {safe:.1g} asks for the same to six digits")
+
+
+def _tightest(compiled: Compiled, posterior: Posterior) -> tuple[str, float, float]:
+    """The observed site of a plan with the smallest scale, that scale, and how many times larger
+    its precision is than that of a decision."""
+    with ours():
+        found = jax.device_get(_precisions(compiled.decision, compiled.data(
+            posterior.call.dynamic), posterior.state.moments))
+    own = min(found[name] for name in compiled.decide)
+    site = max((n for n in found if n not in compiled.graph.variables), key=found.get)
+    return site, float(found[site])**-0.5, float(found[site] / own)
+
+
+@partial(jax.jit, static_argnums=0)
+def _precisions(decision: Decision, data: dict, moments: dict) -> dict[str, Array]:
+    return decision.precisions(data, moments)
+
+
 def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool = False) -> Tie:
     """Compiled only where something is wrong."""
     with ours():
-        found = jax.device_get(jax.jit(partial(_ties, compiled.engine, block))(
-            posterior.state.moments, posterior.bound))
+        found = jax.device_get(_ties(compiled.engine, block, posterior.state.moments,
+                                     posterior.bound))
     size = lambda t: abs(t[2]) if far else t[0] * (max(t[1], 0.0) or 1.0)
     name = max(found, key=lambda n: size(found[n]))
     precision, variance, mean = map(float, found[name])
@@ -157,6 +193,7 @@ def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool =
     return Tie(name.partition("[")[0], precision, variance**0.5, mean)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _ties(engine: Engine, block: Block, moments: dict, bound: Bound) -> dict[str, Array]:
     """By factor of the block, of the element it holds most tightly: the precision that the factor
     gives to it, its variance and its mean."""

@@ -10,6 +10,9 @@ a decision is minimised out together with its entropy: q(z | h) = N(-Q_zz^-1 Q_z
     Q  <-  Q - Q_hz Q_zz^-1 Q_zh + log|Q_zz| - n log 2 pi.
 
 Elements that are data cost their -log p and are put in their place first.
+
+What a decision takes off a form may be nearly all of it: Q is then left with the rounding of what
+was there. `Form.lost` (.., H) bounds it, in eps: the diagonal of a form that is added to eps Q.
 """
 
 from __future__ import annotations
@@ -40,6 +43,18 @@ class Node(NamedTuple):
     given: Array
     value: Array
     past: Array
+
+
+class Form(NamedTuple):
+    """Q (.., H, H), and the size of the numbers that rounding took digits of, lost (.., H)."""
+
+    Q: Array
+    lost: Array
+
+    def where(self, past: Array, old: Form) -> Form:
+        """This form where the step is not of the `past`, else the `old` one."""
+        return Form(jnp.where(past[..., None, None], old.Q, self.Q),
+                    jnp.where(past[..., None], old.lost, self.lost))
 
 
 def corner(constant: Array, size: int) -> Array:
@@ -100,25 +115,26 @@ def _regression(site: SiteMap, given: Array) -> tuple[Array, Array, Array, Array
     return -inverse @ P_fg, P, P_fg, logdet
 
 
-def average(Q: Array, node: Node, where: np.ndarray) -> Array:
+def average(form: Form, node: Node, where: np.ndarray) -> Form:
     """Average out a site that nature draws; M and the noise may be uncertain."""
-    Q = Q + node.cost
+    Q = form.Q + node.cost
     Q_zz = Q[..., where[:, None], where[None, :]]
-    out = _substitute(Q, node.rule.mean, where)
+    out, lost = _substitute(Form(Q, form.lost), node.rule.mean, where)
     if node.rule.K is not None:
         out = out + excess(node.rule.K, node.rule.slots, Q_zz)
-    return out + corner((Q_zz * node.rule.cov).sum((-1, -2)), Q.shape[-1])
+    return Form(out + corner((Q_zz * node.rule.cov).sum((-1, -2)), Q.shape[-1]), lost)
 
 
-def decision(Q: Array, node: Node, where: np.ndarray) -> tuple[Array, tuple[Array, Array]]:
-    """Minimise a decision out; its gain on h and its covariance Q_zz^-1."""
-    Q = Q + node.cost
+def decision(form: Form, node: Node, where: np.ndarray
+             ) -> tuple[Form, tuple[Array, Array], Array]:
+    """Minimise a decision out; its gain on h and its covariance Q_zz^-1, and how many eps of the
+    covariance rounding takes."""
     n = len(where)
-    eye = jnp.eye(n, dtype=Q.dtype)
+    eye = jnp.eye(n, dtype=form.Q.dtype)
     free = 1.0 - node.given
-    T = jnp.zeros((*node.given.shape[:-1], n, Q.shape[-1]))
+    T = jnp.zeros((*node.given.shape[:-1], n, form.Q.shape[-1]))
     T = T.at[..., :, where].set(eye * free[..., None]).at[..., 0].set(node.given * node.value)
-    Q = _substitute(Q, T, where)
+    Q, lost = _substitute(Form(form.Q + node.cost, form.lost), T, where)
     Q_zz = symmetric(Q[..., where[:, None], where[None, :]]) + node.given[..., None] * eye
     rows = Q[..., where, :].at[..., where].set(0.0)
     chol = jnp.linalg.cholesky(Q_zz)
@@ -126,15 +142,26 @@ def decision(Q: Array, node: Node, where: np.ndarray) -> tuple[Array, tuple[Arra
     white = _solve_lower(chol, jnp.broadcast_to(eye, Q_zz.shape))
     cov = jnp.swapaxes(white, -1, -2) @ white * free[..., :, None] * free[..., None, :]
     logdet = 2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
-    out = _substitute(Q, gain, where) + corner(logdet - free.sum(-1) * LOG_2PI, Q.shape[-1])
-    return out, (gain.at[..., 0].add(node.given * node.value), cov)
+    out, after = _substitute(Form(Q, lost), gain, where)
+    out = out + corner(logdet - free.sum(-1) * LOG_2PI, Q.shape[-1])
+    # A form of no more than a constant has no digits that a decision could have used.
+    before = jnp.maximum(diagonal(Q), 0.0).at[..., where].set(0.0).at[..., 0].set(0.0)
+    tied = ((diagonal(Q_zz) + lost[..., where]) * diagonal(cov)).max(-1, initial=0.0)
+    return (Form(out, after + before), (gain.at[..., 0].add(node.given * node.value), cov),
+            jnp.where(node.past, 0.0, tied).max(initial=0.0))
 
 
-def _substitute(Q: Array, rows: Array, where: np.ndarray) -> Array:
+def diagonal(matrix: Array) -> Array:
+    """The diagonals of matrices (.., n, n)."""
+    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+def _substitute(form: Form, rows: Array, where: np.ndarray) -> Form:
     """The form after z = rows h: T' Q T with T the identity but for the rows of z."""
-    T = jnp.broadcast_to(jnp.eye(Q.shape[-1], dtype=Q.dtype), Q.shape)
+    T = jnp.broadcast_to(jnp.eye(form.Q.shape[-1], dtype=form.Q.dtype), form.Q.shape)
     T = T.at[..., where, :].set(rows)
-    return jnp.einsum("...ab,...ac,...cd->...bd", T, Q, T)
+    return Form(jnp.einsum("...ab,...ac,...cd->...bd", T, form.Q, T),
+                (T**2 * form.lost[..., None]).sum(-2))
 
 
 def _solve_lower(chol: Array, rhs: Array, transpose: bool = False) -> Array:

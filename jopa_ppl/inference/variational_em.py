@@ -29,6 +29,7 @@ from jopa_ppl.inference.checks import raise_if_missing
 from jopa_ppl.inference.compilation import once
 from jopa_ppl.inference.em_steps import Data, Learner
 from jopa_ppl.inference.engine import Bound, State
+from jopa_ppl.inference.rounding import Digits, raise_or_warn
 from jopa_ppl.inference.signature import split_call, traced
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.keys import as_key, key_data
@@ -56,6 +57,14 @@ class Progress(NamedTuple):
     free_energy: np.ndarray
     noise: np.ndarray
     step: int
+
+
+class Seen(NamedTuple):
+    """What an E-step leaves beside beliefs: the program with its data, and what rounding worked on
+    in the last sweep."""
+
+    bound: Bound
+    measured: Digits
 
 
 class VariationalEM:
@@ -129,7 +138,7 @@ class VariationalEM:
                                  fix="declare it inside the program: net = jp.module('net', net)")
         with ours():
             learner, same = self._learner(weights, args, kwargs, rng_key)
-            data, mark, bound = learner.data(weights, args, kwargs), same[1], None
+            data, mark, seen = learner.data(weights, args, kwargs), same[1], None
             now = (self._interrupted.get(same)
                    or self._start(learner, weights, data, rng_key, mark))
             bar = tqdm(total=num_steps, initial=now.step, desc="EM", unit="step",
@@ -137,14 +146,16 @@ class VariationalEM:
             try:
                 learner.compile(data, now, rng_key, light=num_steps * self.m_steps <= LIGHT)
                 if not len(now.free_energy):
-                    bound, now = self._expect(learner, now, data, rng_key)
+                    seen, now = self._expect(learner, now, data, rng_key)
+                    # Told at once, not after hours of training.
+                    raise_or_warn(learner.full, *self._posterior(learner, now, seen, data))
                 while now.step < num_steps:
-                    bound, now = self._advance(learner, now, data, rng_key)
+                    seen, now = self._advance(learner, now, data, rng_key)
                     bar.update()
                     bar.set_postfix_str(f"F={now.free_energy[-1]:.6g} +- {now.noise[-1]:.2g}",
                                         refresh=False)
                     self._save(now, rng_key, mark)
-                found = self._finish(learner, now, bound, data, rng_key, mark)
+                found = self._finish(learner, now, seen, data, rng_key, mark)
             except BaseException:      # nothing of what was learned so far is lost
                 self._interrupted[same] = now
                 raise
@@ -196,7 +207,7 @@ class VariationalEM:
                             step=now.step, rng_key=rng_key, extra=_rest(now, mark))
 
     def _advance(self, learner: Learner, now: Progress, data: Data, rng_key: Array
-                 ) -> tuple[Bound, Progress]:
+                 ) -> tuple[Seen, Progress]:
         """An M-step, and the E-step that follows it."""
         key = random.fold_in(random.fold_in(rng_key, 2), now.step)
         weights, optimiser, finite = learner.m_step(data.batch.dynamic, now.weights,
@@ -207,20 +218,20 @@ class VariationalEM:
         return self._expect(learner, now, data, rng_key)
 
     def _expect(self, learner: Learner, now: Progress, data: Data, rng_key: Array
-                ) -> tuple[Bound, Progress]:
+                ) -> tuple[Seen, Progress]:
         key = random.fold_in(random.fold_in(rng_key, 1), now.step)
         leaves = learner.leaves(data.whole, now.weights)
         sweeps = self.e_sweeps if now.step else max(self.e_sweeps, WARM_UP)
-        bound, moments, value, noise = learner.e_step(leaves, now.moments, key, sweeps)
+        bound, moments, value, noise, measured = learner.e_step(leaves, now.moments, key, sweeps)
         if now.step == 0:
             raise_if_missing(learner.full.graph, bound.checks, needed=True)
         if not np.isfinite(value):
             if now.step == 0:
                 learner.full.raise_for_data(leaves)
             raise self._diverged(now.step, "a free energy that is not finite")
-        return bound, now._replace(moments=moments,
-                                   free_energy=np.append(now.free_energy, value),
-                                   noise=np.append(now.noise, noise))
+        return Seen(bound, measured), now._replace(
+            moments=moments, free_energy=np.append(now.free_energy, value),
+            noise=np.append(now.noise, noise))
 
     def _diverged(self, step: int, found: str) -> NumericalError:
         kept = f"'{self.checkpoint}' holds" if self.checkpoint else "the next run goes on from"
@@ -231,20 +242,33 @@ class VariationalEM:
             f"{kept} the step before" if step else
             "look at the scale of the data, at the priors and at what the networks return")
 
-    def _finish(self, learner: Learner, now: Progress, bound: Bound | None, data: Data,
-                rng_key: Array, mark: bytes) -> tuple[Posterior, Weights]:
+    def _posterior(self, learner: Learner, now: Progress, seen: Seen, data: Data
+                   ) -> tuple[State, Callable[[], Posterior]]:
+        """The state of the run, and what makes its posterior."""
         from jopa_ppl.posterior import Posterior
 
-        if bound is None:      # nothing was left to do
-            leaves = learner.leaves(data.whole, now.weights)
-            bound = learner.e_step(leaves, now.moments, rng_key, 0)[0]
-        _, args, kwargs = data.whole.rebuild(data.whole.dynamic)
-        call = split_call(WithWeights(self.model, now.weights), args, kwargs)
-        call = call._replace(traced=learner.traced)
         state = State(now.moments, now.free_energy[-1], np.asarray(len(now.free_energy)), -1,
-                      _settled(now))
-        posterior = Posterior(learner.full, call, state, bound, now.free_energy, noise=now.noise)
+                      _settled(now), jax.device_get(seen.measured))
+
+        def made() -> Posterior:
+            _, args, kwargs = data.whole.rebuild(data.whole.dynamic)
+            call = split_call(WithWeights(self.model, now.weights), args, kwargs)
+            call = call._replace(traced=learner.traced)
+            return Posterior(learner.full, call, state, seen.bound, now.free_energy,
+                             noise=now.noise)
+
+        return state, made
+
+    def _finish(self, learner: Learner, now: Progress, seen: Seen | None, data: Data,
+                rng_key: Array, mark: bytes) -> tuple[Posterior, Weights]:
+        if seen is None:      # nothing was left to do
+            leaves = learner.leaves(data.whole, now.weights)
+            bound, *_, measured = learner.e_step(leaves, now.moments, rng_key, 0)
+            seen = Seen(bound, measured)
+        state, made = self._posterior(learner, now, seen, data)
+        posterior = made()
         self._save(now, rng_key, mark, posterior)
+        raise_or_warn(learner.full, state, lambda: posterior)
         return posterior, now.weights
 
 

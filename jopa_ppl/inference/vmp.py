@@ -52,10 +52,11 @@ class Compiled:
         # One call for everything where one pass is exact; else the sweeps are compiled apart.
         self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
         self.more = jax.jit(self._more, compiler_options=often())
-        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self._data(leaves)),
+        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self.data(leaves)),
                                 compiler_options=once())
 
-    def _data(self, dynamic: list[Array]) -> dict[str, Array]:
+    def data(self, dynamic: list[Array]) -> dict[str, Array]:
+        """What a call holds, as the engine reads it."""
         return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
 
     def _first(self, dynamic: list[Array], key: Array, until: Array
@@ -65,9 +66,9 @@ class Compiled:
         self.traces += 1
         history, plan = jnp.full((self.max_iters,), jnp.nan), None
         if self.decision is not None:
-            bound, state, history, plan = self.decision.run(self._data(dynamic), history)
+            bound, state, history, plan = self.decision.run(self.data(dynamic), history)
         else:
-            bound = self.engine.bind(self._data(dynamic))
+            bound = self.engine.bind(self.data(dynamic))
             state = self.engine.start(key, bound)
             if self.single:
                 state, history = self.engine.advance(state, bound, history, until, self.tol,
@@ -78,8 +79,9 @@ class Compiled:
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks that a run solves for, as `State.digits` has them."""
-        return ([self.decision.block] if self.decision is not None
+        """The blocks that a run solves for, as `State.digits` has them: of a plan its evidence and
+        its decisions."""
+        return ([self.decision.block] * 2 if self.decision is not None
                 else [u.block for u in self.schedule.updates])
 
     def raise_for_data(self, dynamic: list[Array]) -> None:

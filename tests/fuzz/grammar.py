@@ -211,9 +211,9 @@ class Writer:
         for t in terms[1:]:
             options = [f"{text} + {t}", f"{t} + {atom(text)}", f"{text} - {atom(t)}",
                        f"jnp.add({text}, {t})"]
-            if shape:
+            if np.prod(shape) > 1:
                 options.append(f"jnp.where({self.a.flags(shape)}, {text}, {t})")
-            else:
+            if not shape:
                 options.append(f"jnp.stack(jnp.broadcast_arrays({text}, {t}), -1)"
                                f" @ {self.a.some((2,))}")
             text = options[self.rng.integers(len(options))]

@@ -56,7 +56,13 @@ class Arrays:
         return self.text(self.rng.integers(0, count, shape))
 
     def flags(self, shape: Shape) -> str:
-        return self.text(self.rng.random(shape) < 0.6)
+        """Which of two to take, both somewhere where there is room: what data reach is read from a
+        program's text, so that a latent that no element takes would be no fair question."""
+        flags = np.asarray(self.rng.random(shape) < 0.6)
+        flags.flat[0] |= not flags.any()
+        if flags.size > 1:
+            flags.flat[-1] &= not flags.all()
+        return self.text(flags)
 
 
 def _same(a: Arrays, x: str, n: int) -> list[Callable[[], str]]:

@@ -5,12 +5,9 @@ import pytest
 from tests.fuzz.counting import Count
 
 COUNT = Count("scan")
-OPEN = {1: "NumPyro's scan cannot batch a masked MultivariateNormal: the log density of the "
-           "program, which the deep check compares with, is not to be had"}
 
 
-@pytest.mark.parametrize("seed", [pytest.param(n, marks=pytest.mark.xfail(
-    n in OPEN, reason=OPEN.get(n, ""), strict=False)) for n in range(20)])
+@pytest.mark.parametrize("seed", range(20))
 def test_a_program_is_right_or_refused(seed):
     COUNT.judge(seed, deep=seed < 3)
 
