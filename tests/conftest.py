@@ -1,13 +1,31 @@
-"""Each file starts with empty compilation caches: a process that keeps hundreds of compiled
-programs runs out of memory maps, and XLA ends it without a word."""
+"""What all tests share: they compile much and run little, so that XLA optimises nothing, what it
+has compiled is kept for the other files, and Python looks for garbage less often.
+
+Each file starts with empty compilation caches: a process that keeps hundreds of compiled programs
+runs out of memory maps, and XLA ends it without a word.
+"""
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
-import jax
-import pytest
+# JAX reads these when it is imported; the processes of one run inherit them.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="jopa_ppl-tests-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+gc.set_threshold(100_000, 20, 50)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+LEVEL = "xla_backend_optimization_level"
 
 
 def once() -> dict[str, Any]:
@@ -29,7 +32,9 @@ def often() -> dict[str, Any]:
 def _level(level: int) -> dict[str, Any]:
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_backend_optimization_level": level, **_plain_fusions()}
+    if LEVEL in os.environ.get("XLA_FLAGS", ""):       # the caller's own choice
+        return _plain_fusions()
+    return {LEVEL: level, **_plain_fusions()}
 
 
 @cache

@@ -7,13 +7,23 @@ from tests.fuzz.counting import Count
 COUNT = Count("learned")
 
 
-@pytest.mark.parametrize("seed", range(20))
+LONG = (1, 6)      # their truth takes minutes: hundreds of sweeps of the oracle
+SEEDS = [n for n in range(22) if n not in LONG]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", LONG)
+def test_a_program_whose_truth_takes_long(seed):
+    Count("learned").judge(seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_program_is_right_or_refused(seed):
     COUNT.judge(seed, deep=seed < 3)
 
 
 def test_most_are_answered():
-    COUNT.judge_all(range(20))
+    COUNT.judge_all(SEEDS)
     assert COUNT.kinds["right"] >= 17, COUNT
 
 
