@@ -200,7 +200,7 @@ class Decision:
         past = settled(engine, self.block, *complete(engine, moments, bound, (self.block,)))
         mean, cov, second = roll(past, rules, self.c, step)
         f = engine.free_energy(moments, bound) + 0.5 * jnp.sum(value.Q * second)
-        lost = 0.5 * jnp.sum(value.lost * diagonal(second))
+        lost = 0.5 * jnp.abs(jnp.sum(value.lost * second))
         measured = Digits(*map(jnp.stack, zip(digits, Digits(tied, lost, jnp.zeros(())))))
         told = [{name: (node.given, node.value) for name, node in sites
                  if name in split.present and name not in self.decide} for _, sites in nodes]
@@ -256,16 +256,17 @@ class Decision:
         decisions' gains, and how many eps of their covariances rounding takes."""
         c, found = self.c, []
         shift, inner, size = c.shift(), slice(0, 1 + c.state), (*self.belief.batch, c.size, c.size)
-        whole = Form(jnp.zeros(size), jnp.zeros(size[:-1]))
-        carry = Form(whole.Q[..., inner, inner], whole.lost[..., inner]), whole, jnp.zeros(())
+        whole = Form(jnp.zeros(size), jnp.zeros(size))
+        carry = Form(*(x[..., inner, inner] for x in whole)), whole, jnp.zeros(())
         opening = jnp.arange(self.length).reshape((-1, *(1,) * first.ndim)) == first
         end = self.length
         for (steps, sites), total in zip(nodes[::-1], costs[::-1]):
             def step(carry: tuple[Form, Form, Array], inputs: Any, sites: list = sites
                      ) -> tuple[Any, Any]:
                 (V, value, tied), (total, here, opens) = carry, inputs
-                form = Form(whole.Q.at[..., shift[:, None], shift[None, :]].set(V.Q) + total,
-                            whole.lost.at[..., shift].set(V.lost))
+                Q, lost = (x.at[..., shift[:, None], shift[None, :]].set(v)
+                           for x, v in zip(whole, V))
+                form = Form(Q + total, lost)
                 gains = {}
                 for (name, _), node in zip(sites[::-1], here[::-1]):
                     where = c.of(f"{name}@0")
@@ -276,7 +277,7 @@ class Decision:
                         new = average(form, node, where)
                     form = new.where(node.past, form)
                 value = form.where(~opens, value)
-                V = Form(symmetric(form.Q[..., inner, inner]), form.lost[..., inner])
+                V = Form(*(symmetric(x[..., inner, inner]) for x in form))
                 return (V, value, tied), gains
 
             inputs = (total, [node for _, node in sites], opening[end - steps:end])

@@ -1,7 +1,8 @@
 """What is inferred: latents that some observation speaks about, computed from the data of a run.
 
 A latent without an observed descendant is barren: its factors weigh nothing and it is predicted
-afterwards. Missing frames may differ from run to run, so this is arithmetic, not compilation.
+afterwards. Missing frames may differ from run to run, so this is arithmetic, not compilation. Who
+depends on whom is read from the program's text: a coefficient that happens to be 0 reaches as well.
 """
 
 from __future__ import annotations

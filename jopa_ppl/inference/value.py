@@ -12,7 +12,7 @@ a decision is minimised out together with its entropy: q(z | h) = N(-Q_zz^-1 Q_z
 Elements that are data cost their -log p and are put in their place first.
 
 What a decision takes off a form may be nearly all of it: Q is then left with the rounding of what
-was there. `Form.lost` (.., H) bounds it, in eps: the diagonal of a form that is added to eps Q.
+was there. `Form.lost` is a form as well: eps times it is the size of that error.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ class Node(NamedTuple):
 
 
 class Form(NamedTuple):
-    """Q (.., H, H), and the size of the numbers that rounding took digits of, lost (.., H)."""
+    """Q (.., H, H), and the form of the numbers that rounding took digits of, lost (.., H, H)."""
 
     Q: Array
     lost: Array
 
     def where(self, past: Array, old: Form) -> Form:
         """This form where the step is not of the `past`, else the `old` one."""
-        return Form(jnp.where(past[..., None, None], old.Q, self.Q),
-                    jnp.where(past[..., None], old.lost, self.lost))
+        return Form(*(jnp.where(past[..., None, None], a, b) for a, b in zip(old, self)))
 
 
 def corner(constant: Array, size: int) -> Array:
@@ -146,8 +145,9 @@ def decision(form: Form, node: Node, where: np.ndarray
     out = out + corner(logdet - free.sum(-1) * LOG_2PI, Q.shape[-1])
     # A form of no more than a constant has no digits that a decision could have used.
     before = jnp.maximum(diagonal(Q), 0.0).at[..., where].set(0.0).at[..., 0].set(0.0)
-    tied = ((diagonal(Q_zz) + lost[..., where]) * diagonal(cov)).max(-1, initial=0.0)
-    return (Form(out, after + before), (gain.at[..., 0].add(node.given * node.value), cov),
+    after = after + before[..., None] * jnp.eye(Q.shape[-1])
+    tied = ((diagonal(Q_zz) + diagonal(lost)[..., where]) * diagonal(cov)).max(-1, initial=0.0)
+    return (Form(out, after), (gain.at[..., 0].add(node.given * node.value), cov),
             jnp.where(node.past, 0.0, tied).max(initial=0.0))
 
 
@@ -160,8 +160,7 @@ def _substitute(form: Form, rows: Array, where: np.ndarray) -> Form:
     """The form after z = rows h: T' Q T with T the identity but for the rows of z."""
     T = jnp.broadcast_to(jnp.eye(form.Q.shape[-1], dtype=form.Q.dtype), form.Q.shape)
     T = T.at[..., where, :].set(rows)
-    return Form(jnp.einsum("...ab,...ac,...cd->...bd", T, form.Q, T),
-                (T**2 * form.lost[..., None]).sum(-2))
+    return Form(*jnp.einsum("...ab,n...ac,...cd->n...bd", T, jnp.stack(form), T))
 
 
 def _solve_lower(chol: Array, rhs: Array, transpose: bool = False) -> Array:

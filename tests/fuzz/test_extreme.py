@@ -280,7 +280,6 @@ def test_right_without_a_word(program, dtype):
 
 
 @DTYPES
-@pytest.mark.xfail(reason="links that are nearly certain are not told of yet", strict=False)
 def test_nearly_certain_links_are_right_or_told_of(dtype):
     found = [fault for p in PROGRAMS for fault in silent(p, dtype, loose=True)]
     assert not found, "\n".join(map(str, found))
