@@ -199,9 +199,9 @@ class Decision:
                  for (steps, sites), found in zip(nodes, gains)]
         past = settled(engine, self.block, *complete(engine, moments, bound, (self.block,)))
         mean, cov, second = roll(past, rules, self.c, step)
-        f = engine.free_energy(moments, bound) + 0.5 * jnp.sum(value.Q * second)
-        lost = 0.5 * jnp.abs(jnp.sum(value.lost * second))
-        measured = Digits(*map(jnp.stack, zip(digits, Digits(tied, lost, jnp.zeros(())))))
+        f = engine.free_energy(moments, bound) + 0.5 * jnp.sum(value * second)
+        decisions = Digits(tied[0], jnp.sqrt(tied[1]), jnp.zeros(()))
+        measured = Digits(*map(jnp.stack, zip(digits, decisions)))
         told = [{name: (node.given, node.value) for name, node in sites
                  if name in split.present and name not in self.decide} for _, sites in nodes]
         state = State(moments, f, jnp.ones((), int), jnp.where(jnp.isfinite(f), -1, 0),
@@ -251,19 +251,19 @@ class Decision:
             form = cost_of_data(site, logdet, given)
         return Node(rule, form, given, value, self._past(f, split.first))
 
-    def _backward(self, nodes: list, costs: list, first: Array) -> tuple[Form, list, Array]:
-        """The value at the first decision, a form in h of its step `first`, by context the
-        decisions' gains, and how many eps of their covariances rounding takes."""
+    def _backward(self, nodes: list, costs: list, first: Array
+                  ) -> tuple[Array, list, tuple[Array, Array]]:
+        """The value (*plates, H, H) at the first decision, a form in h of its step `first`, by
+        context the decisions' gains, and how many eps of their covariances rounding takes."""
         c, found = self.c, []
         shift, inner, size = c.shift(), slice(0, 1 + c.state), (*self.belief.batch, c.size, c.size)
         whole = Form(jnp.zeros(size), jnp.zeros(size))
-        carry = Form(*(x[..., inner, inner] for x in whole)), whole, jnp.zeros(())
+        carry = Form(*(x[..., inner, inner] for x in whole)), whole.Q, (jnp.zeros(()),) * 2
         opening = jnp.arange(self.length).reshape((-1, *(1,) * first.ndim)) == first
         end = self.length
         for (steps, sites), total in zip(nodes[::-1], costs[::-1]):
-            def step(carry: tuple[Form, Form, Array], inputs: Any, sites: list = sites
-                     ) -> tuple[Any, Any]:
-                (V, value, tied), (total, here, opens) = carry, inputs
+            def step(carry: tuple, inputs: Any, sites: list = sites) -> tuple[Any, Any]:
+                (V, value, (tied, squares)), (total, here, opens) = carry, inputs
                 Q, lost = (x.at[..., shift[:, None], shift[None, :]].set(v)
                            for x, v in zip(whole, V))
                 form = Form(Q + total, lost)
@@ -271,14 +271,14 @@ class Decision:
                 for (name, _), node in zip(sites[::-1], here[::-1]):
                     where = c.of(f"{name}@0")
                     if name in self.decide:
-                        new, gains[name], by = decision(form, node, where)
-                        tied = jnp.maximum(tied, by)
+                        new, gains[name], (most, square) = decision(form, node, where)
+                        tied, squares = jnp.maximum(tied, most), squares + square
                     else:
                         new = average(form, node, where)
                     form = new.where(node.past, form)
-                value = form.where(~opens, value)
+                value = jnp.where(opens[..., None, None], form.Q, value)
                 V = Form(*(symmetric(x[..., inner, inner]) for x in form))
-                return (V, value, tied), gains
+                return (V, value, (tied, squares)), gains
 
             inputs = (total, [node for _, node in sites], opening[end - steps:end])
             carry, gains = over_time(step, carry, inputs, steps, True)

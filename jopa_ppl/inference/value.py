@@ -125,9 +125,9 @@ def average(form: Form, node: Node, where: np.ndarray) -> Form:
 
 
 def decision(form: Form, node: Node, where: np.ndarray
-             ) -> tuple[Form, tuple[Array, Array], Array]:
+             ) -> tuple[Form, tuple[Array, Array], tuple[Array, Array]]:
     """Minimise a decision out; its gain on h and its covariance Q_zz^-1, and how many eps of the
-    covariance rounding takes."""
+    covariance rounding takes (of its worst element, and root sum of squares)."""
     n = len(where)
     eye = jnp.eye(n, dtype=form.Q.dtype)
     free = 1.0 - node.given
@@ -146,9 +146,10 @@ def decision(form: Form, node: Node, where: np.ndarray
     # A form of no more than a constant has no digits that a decision could have used.
     before = jnp.maximum(diagonal(Q), 0.0).at[..., where].set(0.0).at[..., 0].set(0.0)
     after = after + before[..., None] * jnp.eye(Q.shape[-1])
-    tied = ((diagonal(Q_zz) + diagonal(lost)[..., where]) * diagonal(cov)).max(-1, initial=0.0)
+    tied = (diagonal(Q_zz) + diagonal(lost)[..., where]) * diagonal(cov)
+    tied = jnp.where(node.past[..., None], 0.0, tied)
     return (Form(out, after), (gain.at[..., 0].add(node.given * node.value), cov),
-            jnp.where(node.past, 0.0, tied).max(initial=0.0))
+            (tied.max(initial=0.0), (tied**2).sum()))
 
 
 def diagonal(matrix: Array) -> Array:
