@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # JAX reads these when it is imported; the processes of one run inherit them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -26,6 +27,16 @@ gc.set_threshold(100_000, 20, 50)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+LONG = tuple(line for line in (Path(__file__).parent / "long.txt").read_text().splitlines()
+             if not line.startswith("#"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(LONG):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="module")

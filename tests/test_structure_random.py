@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -164,9 +165,7 @@ def _check_axes(f, d, inputs, rng):
             _close(flat, flat.take([0] * N, i))
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(function=programs(), seed=st.integers(0, 100))
-def test_random_programs_keep_every_claim(function, seed):
+def _keeps_every_claim(function, seed):
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True):
         inputs = {name: rng.uniform(0.5, 2.0, (N, N)) for name in sorted(PLATES)}
@@ -180,3 +179,16 @@ def test_random_programs_keep_every_claim(function, seed):
         _check_monomials(f, d, inputs, rng)
         _check_single(f, d, inputs, rng)
         _check_axes(f, d, inputs, rng)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(function=programs(), seed=st.integers(0, 100))
+def test_random_programs_keep_every_claim(function, seed):
+    _keeps_every_claim(function, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(function=programs(), seed=st.integers(101, 1000))
+def test_many_random_programs_keep_every_claim(function, seed):
+    _keeps_every_claim(function, seed)
