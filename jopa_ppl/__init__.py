@@ -29,8 +29,8 @@ from jopa_ppl.posterior import Posterior
 from jopa_ppl.primitives import Amortized, latent, module, observe, plate, scan, sparse
 from jopa_ppl.queries import condition
 from jopa_ppl.validation import validate
+from jopa_ppl.version import __version__ as __version__
 
-__version__ = "0.1.0"
 __docformat__ = "google"
 
 __all__ = [

@@ -17,7 +17,7 @@ import numpy as np
 
 import jopa_ppl as jp
 from jopa_ppl.errors import JopaError, names
-from jopa_ppl.graph.show import explain_table
+from jopa_ppl.explaining import explain_table
 from jopa_ppl.storage import versions
 from jopa_ppl.validation import THRESHOLDS
 

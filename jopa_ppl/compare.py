@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jax import Array, random
 
+from jopa_ppl.colours import COLOURS
 from jopa_ppl.engines import Program, Run, UseNUTS, UseSVI, UseVMP
 from jopa_ppl.errors import JopaError, SiteError, names
-from jopa_ppl.graph.show import table
+from jopa_ppl.graph.tables import table
 from jopa_ppl.keys import as_key
 from jopa_ppl.missing import from_masked
-from jopa_ppl.plots.style import COLOURS, axes_of
+from jopa_ppl.plots.style import axes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jopa_ppl.graph.show import explain_table
+from jopa_ppl.explaining import explain_table
 from jopa_ppl.inference.vmp import VMP, Compiled
 
 

@@ -21,9 +21,9 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from safetensors import safe_open
 from safetensors.numpy import save
 
-import jopa_ppl
 from jopa_ppl.atomic import write_whole
 from jopa_ppl.errors import FileError, names
+from jopa_ppl.version import __version__
 
 FORMAT = 1
 KEY, CHECKSUM = "jopa_ppl", "sha256"      # the entries of the file's metadata
@@ -34,7 +34,7 @@ _EXPECTED = "a file written by posterior.save(path) or jp.save_checkpoint(path, 
 
 def versions() -> dict[str, str]:
     """Versions of this library and of what its numbers come from."""
-    return {"jopa_ppl": jopa_ppl.__version__, "jax": jax.__version__,
+    return {"jopa_ppl": __version__, "jax": jax.__version__,
             "numpyro": version("numpyro")}
 
 
@@ -92,7 +92,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
         if header["format"] > FORMAT:
             raise FileError("the file is of a newer version",
                             found=f"format {header['format']}, written by {header.get('versions')}",
-                            expected=f"format {FORMAT} or older (jopa_ppl {jopa_ppl.__version__})",
+                            expected=f"format {FORMAT} or older (jopa_ppl {__version__})",
                             fix="upgrade jopa_ppl")
         if "shapes" in header:
             expect(header["shapes"], {...: [int]})

@@ -13,7 +13,7 @@ from jax import Array
 from jopa_ppl.controllability import reachability
 from jopa_ppl.earlier import given
 from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names, whole
-from jopa_ppl.graph.show import table
+from jopa_ppl.graph.tables import table
 from jopa_ppl.hindcast import Hindcast, last_seen
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.keys import as_key

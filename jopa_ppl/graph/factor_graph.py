@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from jopa_ppl.errors import SiteError, StructureError, names
-from jopa_ppl.graph import conjugacy
+from jopa_ppl.graph import conjugacy, drawing, tables
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.program import Plate, Program, Site
 from jopa_ppl.graph.unroll import Context, Reader, base_name, input_key
@@ -122,13 +122,11 @@ class Graph:
         return next(b for b in self.blocks if base in b.members)
 
     def __str__(self) -> str:
-        from jopa_ppl.graph.show import graph_table
-        return graph_table(self)
+        return tables.graph_table(self)
 
     def render(self, path: str) -> str:
         """Draw the graph as SVG: with graphviz where installed, else with Matplotlib."""
-        from jopa_ppl.graph.show import render
-        return render(self, path)
+        return drawing.render(self, path)
 
 
 def barren(program: Program, reader: Reader) -> tuple[str, ...]:

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
+from jopa_ppl.graph.analysis import analyse
 from jopa_ppl.graph.distributions import GAUSSIAN
 from jopa_ppl.graph.program import Plate, Program, Site
-from jopa_ppl.graph.structure import Dependence, analyse, constant, variable
+from jopa_ppl.graph.structure import Dependence, constant, variable
 
 TIME = "!time"       # the plate that stands for time in the proof
 

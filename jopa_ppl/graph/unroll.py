@@ -16,8 +16,9 @@ import numpy as np
 from jax import Array
 
 from jopa_ppl.errors import StructureError
+from jopa_ppl.graph.analysis import analyse
 from jopa_ppl.graph.program import Program, Scan
-from jopa_ppl.graph.structure import Dependence, analyse, constant, variable
+from jopa_ppl.graph.structure import Dependence, constant, variable
 
 MAX_ORDER = 8
 

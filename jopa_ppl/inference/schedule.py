@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph
+from jopa_ppl.graph.tables import schedule_table
 
 if TYPE_CHECKING:
     from jopa_ppl.inference.energy import Energy
@@ -39,5 +40,4 @@ class Schedule:
                               if not b.held), tuple(b for b in graph.blocks if b.held))
 
     def __str__(self) -> str:
-        from jopa_ppl.graph.show import schedule_table
         return schedule_table(self)

@@ -8,11 +8,11 @@ survive colour blindness; bands are central intervals of the belief. Matplotlib 
 picture is drawn, not before.
 """
 
+from jopa_ppl.colours import COLOURS
 from jopa_ppl.plots.frames import animate, film_strip, picture, reveal
 from jopa_ppl.plots.programs import graph, schedule
 from jopa_ppl.plots.series import free_energy, plan, trajectories
 from jopa_ppl.plots.spectrum import eigenvalues
-from jopa_ppl.plots.style import COLOURS
 
 __all__ = [
     "COLOURS",

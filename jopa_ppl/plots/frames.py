@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jax.typing import ArrayLike
 
+from jopa_ppl.colours import RED
 from jopa_ppl.errors import ShapeError
-from jopa_ppl.plots.style import RED, axes_of, picked, series_of
+from jopa_ppl.plots.style import axes_of, picked, series_of
 from jopa_ppl.posterior import Posterior
 
 if TYPE_CHECKING:

@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jax.typing import ArrayLike
 
+from jopa_ppl.colours import BLUE, COLOURS, RED
 from jopa_ppl.errors import ShapeError
-from jopa_ppl.plots.style import (
-    BLUE,
-    COLOURS,
-    RED,
-    axes_of,
-    half_width,
-    picked,
-    series_of,
-    tidy,
-)
+from jopa_ppl.plots.style import axes_of, half_width, picked, series_of, tidy
 from jopa_ppl.posterior import Posterior
 
 if TYPE_CHECKING:

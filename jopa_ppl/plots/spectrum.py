@@ -8,9 +8,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jopa_ppl.colours import BLUE, RED, SKY
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.keys import as_key
-from jopa_ppl.plots.style import BLUE, RED, SKY, axes_of, tidy
+from jopa_ppl.plots.style import axes_of, tidy
 from jopa_ppl.posterior import Posterior
 
 if TYPE_CHECKING:

@@ -14,10 +14,6 @@ from jopa_ppl.posterior import Posterior
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe & Ito 2008, "Color universal design"; black is left to reference lines.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
-BLUE, RED, GREEN, PURPLE, ORANGE, SKY, YELLOW = COLOURS
-
 
 class Series(NamedTuple):
     """A belief over time: steps (T,), mean (T, d), sd (T, d) or None; sizes of the plates of which

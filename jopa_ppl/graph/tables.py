@@ -1,0 +1,83 @@
+"""Graphs and schedules as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jopa_ppl.graph.unroll import base_name, lag
+
+if TYPE_CHECKING:
+    from jopa_ppl.graph.factor_graph import Factor, Graph
+    from jopa_ppl.inference.schedule import Schedule
+
+KINDS = {"chain": "chain (block-tridiagonal Gaussian)", "dense": "joint Gaussian",
+         "elimination": "joint Gaussian (Funsor)", "gamma": "Gamma", "wishart": "Wishart"}
+
+MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
+            "linearise": "linearised at the mean (slope and curvature of log p)",
+            "cubature": "cubature (expected slope and curvature of log p)"}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns under a header."""
+    rows = [tuple(header), *(tuple(r) for r in rows)]
+    widths = [max(len(str(r[i])) for r in rows) for i in range(len(header))]
+    lines = ["  ".join(str(c).ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def pretty(instance: str) -> str:
+    """"x@-1" -> "x[t-1]"."""
+    back = lag(instance)
+    return instance if back is None else (
+        f"{base_name(instance)}[t{f'-{back}' if back else ''}]")
+
+
+def _scope(graph: Graph, name: str) -> str:
+    site = graph.program.sites[name]
+    parts = [] if site.scan is None else [f"time {graph.program.scans[site.scan].length}"]
+    return " x ".join(parts + [f"{p.name} {p.size}" for p in site.plates]) or "-"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def graph_table(graph: Graph) -> str:
+    """Variables, then factors."""
+    rows = []
+    for name, v in graph.variables.items():
+        block = graph.block_of(name)
+        rows.append((name, v.family, _shape(v.site.shape), _scope(graph, name), block.name,
+                     KINDS[block.kind] + (", held" if block.held else "")))
+    variables = table(("variable", "family", "shape", "over", "block", "belief"), rows)
+    factors = table(
+        ("factor", "family", "of", "depends on", "precision"),
+        [(f.name, f.family, "data" if f.site.observed else f.site.name, terms(f),
+          ", ".join(f.noise) or ("known" if f.message == "exact" else f.message))
+         for f in graph.factors])
+    text = f"{variables}\n\n{factors}"
+    if graph.predicted:
+        text += "\n\npredicted afterwards (nothing observed depends on them): " + ", ".join(
+            graph.predicted)
+    return text
+
+
+def terms(factor: Factor) -> str:
+    """The residual's products of latents and data, readable."""
+    own = factor.value
+    inside = [" ".join(pretty(n) for n in p) for p in factor.products if p != (own,)]
+    shown = {n for p in factor.products for n in p}
+    return " + ".join(inside + [pretty(n) for n in factor.observed if n not in shown]) or "data"
+
+
+def schedule_table(schedule: Schedule) -> str:
+    """The updates of one sweep, in order."""
+    rows = [(str(i + 1), u.block.name, KINDS[u.block.kind],
+             ", ".join(f.name for f in u.factors)) for i, u in enumerate(schedule.updates)]
+    text = table(("", "update", "belief", "takes messages from"), rows)
+    if schedule.held:
+        text += "\nheld: " + ", ".join(b.name for b in schedule.held)
+    return text
