@@ -2,7 +2,7 @@
 
 from jopa_ppl import plots
 from jopa_ppl.batches import PosteriorBatch
-from jopa_ppl.checkpoints import Checkpoint, load_checkpoint, load_posterior, save_checkpoint
+from jopa_ppl.checkpoints import Checkpoint, load_checkpoint, load_posterior
 from jopa_ppl.compare import Comparison, compare
 from jopa_ppl.compiling import compile, explain
 from jopa_ppl.distributions import ArrayNormal
@@ -30,6 +30,7 @@ from jopa_ppl.primitives import Amortized, latent, module, observe, plate, scan,
 from jopa_ppl.queries import condition
 from jopa_ppl.validation import validate
 from jopa_ppl.version import __version__ as __version__
+from jopa_ppl.writing import save_checkpoint
 
 __docformat__ = "google"
 

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -16,13 +16,16 @@ from jax.tree_util import tree_flatten_with_path
 
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.inference.compilation import often, once
+from jopa_ppl.inference.compiled import CHUNK
 from jopa_ppl.inference.marginals import parts
 from jopa_ppl.inference.outcome import after, before
 from jopa_ppl.inference.signature import own
-from jopa_ppl.inference.vmp import CHUNK, VMP
 from jopa_ppl.posterior import Posterior, outward
 from jopa_ppl.queries import unwrapped
 from jopa_ppl.settings import ours
+
+if TYPE_CHECKING:
+    from jopa_ppl.inference.vmp import VMP
 
 
 class PosteriorBatch:

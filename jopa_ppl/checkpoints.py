@@ -20,13 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from jax.tree_util import tree_flatten_with_path
 
 from jopa_ppl import storage
 from jopa_ppl.errors import FileError
-from jopa_ppl.files import StoredPosterior, describe, restore
-from jopa_ppl.keys import as_key, is_key, key_data
-from jopa_ppl.posterior import Posterior
+from jopa_ppl.files import StoredPosterior, restore
+from jopa_ppl.keys import is_key, key_data
 from jopa_ppl.queries import program_of
 from jopa_ppl.settings import ours
 
@@ -54,42 +52,6 @@ class Checkpoint:
     rng_key: Array | None
     extra: Any
     header: dict[str, Any]
-
-
-def save_checkpoint(path: str | os.PathLike, posterior: Posterior | None = None,
-                    weights: Any = None, *, model: Callable | None = None, step: int = 0,
-                    rng_key: Array | int | None = None, extra: Any = None) -> None:
-    """Write beliefs, weights and the state of a run to one safetensors file, whole or not at all.
-
-    Args:
-        path: the file; an older one of that name is replaced only when the new one is complete.
-        posterior: beliefs; weights: {module name: nested dict of arrays}, or any pytree.
-        model: the program, where it is not the posterior's own; loading checks its name.
-        step: steps done; rng_key: the key to go on with.
-        extra: any pytree of arrays, such as the state of an Optax optimiser.
-
-    Raises:
-        FileError: the file cannot be written, or two leaves have one path.
-    """
-    header, tensors = ({}, {}) if posterior is None else describe(posterior)
-    if model is not None:
-        header["model"] = program_of(model)
-    own: dict[str, Any] = {"step": int(step), "posterior": posterior is not None}
-    for group, tree in (("weights", weights), ("extra", extra)):
-        leaves = tree_flatten_with_path(tree)[0]
-        named = {f"{group}/{path}": leaf for path, leaf in storage.flat(tree).items()}
-        if len(named) < len(leaves):
-            raise FileError(f"two leaves of {group} have one path", found=f"{len(leaves)} leaves, "
-                            f"{len(named)} paths", expected="a path for every leaf",
-                            fix="use names without '/'")
-        # A path as keys, so that 0 and "0" come back as they were.
-        own[group] = {name: [_key(k) for k in at] for name, (at, _) in zip(named, leaves)}
-        tensors |= {name: key_data(leaf) for name, leaf in named.items()}
-    if rng_key is not None:
-        rng_key = as_key(rng_key)
-        own["rng_key"] = str(random.key_impl(rng_key)) if is_key(rng_key) else None
-        tensors["rng_key"] = key_data(rng_key)
-    storage.write(path, {**header, "checkpoint": own}, tensors)
 
 
 def load_checkpoint(path: str | os.PathLike, model: Callable | None = None, *,
@@ -169,14 +131,6 @@ def _nest(arrays: dict[str, Array], keys: dict[str, list]) -> dict:
             raise ValueError(f"two tensors have the path {keys[name]}")
         node[last] = x
     return root
-
-
-def _key(entry: Any) -> str | int:
-    for field in ("key", "idx", "name"):
-        if hasattr(entry, field):
-            key = getattr(entry, field)
-            return key if isinstance(key, int) else str(key)
-    return str(entry)
 
 
 def _function(model: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jopa_ppl.explaining import explain_table
-from jopa_ppl.inference.vmp import VMP, Compiled
+from jopa_ppl.inference.compiled import Compiled
+from jopa_ppl.inference.vmp import VMP
 
 
 def compile(model: Callable, *args: Any, **kwargs: Any) -> Compiled:

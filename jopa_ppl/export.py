@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import arviz
 import numpy as np
@@ -15,9 +15,11 @@ from jax.typing import ArrayLike
 from jopa_ppl.errors import JopaError, ShapeError, names
 from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.labels import program_and_reader, renamed, site_axes, step_coords
-from jopa_ppl.posterior import Posterior
 from jopa_ppl.run_data import constants, draws_size, observed, replicates, scored_sites
 from jopa_ppl.storage import versions
+
+if TYPE_CHECKING:
+    from jopa_ppl.posterior import Posterior
 
 RUN = ("posterior_predictive", "predictions", "log_likelihood")     # made by running the program
 GROUPS = ("posterior", *RUN, "observed_data", "constant_data")

@@ -12,10 +12,9 @@ Data are not kept.
 
 from __future__ import annotations
 
-import json
-from dataclasses import astuple
+import copyreg
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +26,14 @@ from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor_graph import Block, Factor, Graph, Variable
 from jopa_ppl.graph.program import Plate, Program, Scan, Site
 from jopa_ppl.graph.unroll import CarryForm, Context
-from jopa_ppl.inference.beliefs import slot_of
 from jopa_ppl.inference.compilation import in_batches, often
 from jopa_ppl.inference.engine import Engine, State
-from jopa_ppl.inference.unseen import complete
 from jopa_ppl.messages import chain
 from jopa_ppl.posterior import Posterior
-from jopa_ppl.queries import program_of
 from jopa_ppl.settings import ours
 from jopa_ppl.storage import check, expect, flat
+from jopa_ppl.writing import Kept, describe
 
-_SITE = ("name", "family", "observed", "scan", "batch_shape", "event_shape", "plates", "partial",
-         "held", "amortized", "role")
-_BLOCK = ("name", "kind", "variables", "head", "scan", "order", "plates", "held")
 _PARTS = {"gaussian": ("mean", "cov"), "gamma": ("a", "b"),
           "wishart": ("dof", "rate", "mean", "variance")}
 
@@ -58,13 +52,6 @@ _FORM = {
                 "order": int, "plates": _NAMES, "held": bool}],
     "factors": [{"site": str, "latents": _NAMES, "plates": _PLATES, "context": list}],
     "predicted": _NAMES, "sizes": {...: int}}
-
-
-class Kept(NamedTuple):
-    """What a file holds in place of data: marginals by site, and where each chain is smoothed."""
-
-    sites: dict[str, dict[str, Array]]
-    smoothed: dict[str, Array]
 
 
 class StoredPosterior(Posterior):
@@ -125,64 +112,6 @@ def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Arr
         for name, (start, size) in belief.head.items():
             values[name] = draws._site(engine, name, z[0][..., start:start + size], 0)
     return values
-
-
-# -- writing -----------------------------------------------------------------------------------
-
-
-def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and tensors of a posterior, for `storage.write`."""
-    stored = isinstance(posterior, StoredPosterior)
-    header = posterior.header if stored else json.loads(
-        json.dumps(_header(posterior), default=_plate_record))
-    kept = posterior.bound if stored else _kept(posterior)
-    moments = posterior.state.moments
-    if not stored:
-        with ours():
-            moments, _ = complete(posterior.compiled.engine, moments, posterior.bound)
-    return dict(header), flat({"blocks": moments, **kept._asdict()})
-
-
-def _header(posterior: Posterior) -> dict[str, Any]:
-    compiled, graph = posterior.compiled, posterior.compiled.graph
-    solved = [b for b in graph.blocks if b.kind == "elimination"]
-    return {
-        "program": graph.program.name, "model": program_of(posterior.call.rebuild(
-            posterior.call.dynamic)[0]),
-        "num_iters": posterior.num_iters, "converged": posterior.converged,
-        "free_energy": posterior.free_energy.tolist(),
-        "free_energy_noise": posterior.free_energy_noise.tolist(),
-        "schedule": str(compiled.schedule),
-        "sites": [_record(s, _SITE) for s in graph.program.sites.values()],
-        "scans": [{**_record(s, ("index", "length", "sites")),
-                   **_record(graph.reader.forms[s.index], ("order", "seeds"))}
-                  for s in graph.program.scans],
-        "latents": [_record(v, ("name", "family", "local")) for v in graph.variables.values()],
-        "blocks": [_record(b, _BLOCK) for b in graph.blocks],
-        "factors": [{"site": f.site.name, **_record(f, ("latents", "plates")),
-                     "context": astuple(f.context)}
-                    for f in graph.factors if any(slot_of(b, f) for b in solved)],
-        "predicted": graph.predicted, "sizes": dict(graph.sizes)}
-
-
-def _record(item: Any, fields: tuple[str, ...]) -> dict[str, Any]:
-    return {f: getattr(item, f) for f in fields}
-
-
-def _plate_record(plate: Plate) -> list:
-    return [plate.name, plate.axis, plate.size]
-
-
-def _kept(posterior: Posterior) -> Kept:
-    compiled, bound = posterior.compiled, posterior.bound
-    sites, _ = posterior._parts
-    with ours():
-        smoothed = {}
-        for block in compiled.graph.blocks:
-            if block.kind != "chain":
-                continue
-            smoothed[block.name] = bound.clamps[block.name].free > 0
-    return Kept(sites, smoothed)
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -247,3 +176,13 @@ def _read_record(record: dict[str, Any]) -> dict[str, Any]:
         return tuple(Plate(*i) if isinstance(i, list) else i for i in x)
 
     return {k: value(x) for k, x in record.items()}
+
+
+def _reduced(posterior: Posterior) -> tuple:
+    """Pickled as `save` writes it: what comes back is what `jp.load_posterior` returns."""
+    header, tensors = describe(posterior)
+    return restore, (header, {n: np.asarray(x) for n, x in tensors.items()})
+
+
+for _kind in (Posterior, StoredPosterior):
+    copyreg.pickle(_kind, _reduced)

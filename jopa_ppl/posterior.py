@@ -13,7 +13,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from jopa_ppl import density, draws, predictive
+from jopa_ppl import density, draws, export, prediction, predictive, writing
 from jopa_ppl.distributions import ArrayNormal
 from jopa_ppl.earlier import JointBelief
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
@@ -25,9 +25,9 @@ from jopa_ppl.settings import is_traced, ours
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor_graph import Block, Graph
+    from jopa_ppl.inference.compiled import Compiled
     from jopa_ppl.inference.engine import Bound, State
     from jopa_ppl.inference.signature import Call
-    from jopa_ppl.inference.vmp import Compiled
 
 
 def outward(x: Any) -> Any:
@@ -51,7 +51,10 @@ class Posterior:
         free_energy: (sweeps,) in nats, = -ELBO with every normaliser in it.
         free_energy_noise: its Monte-Carlo standard error; zero but for `jp.VariationalEM`.
         converged: whether it settled within `tol`; num_iters: sweeps done (steps of EM).
+        header: of the file that it was read from, None where it was not.
     """
+
+    header: dict[str, Any] | None = None
 
     @ours(double=False)
     def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,
@@ -99,8 +102,7 @@ class Posterior:
                 return self._predictions[name]
             site = graph.program.sites.get(name)
             if name in graph.predicted and not site.observed and self.call is not None:
-                from jopa_ppl.prediction import predicted
-                self._predictions[name] = predicted(self, name)
+                self._predictions[name] = prediction.predicted(self, name)
                 return self._predictions[name]
             if site is not None:
                 found = "data" if site.observed else "a site that is only predicted, and no program"
@@ -136,8 +138,7 @@ class Posterior:
     def _distribution(self, name: str, at: tuple[int, ...]) -> dist.Distribution:
         m = self._marginal(name)
         if not m.parts:
-            from jopa_ppl.prediction import distribution
-            return distribution(m, name, outward(m.mean[at]))
+            return prediction.distribution(m, name, outward(m.mean[at]))
         parts = {k: outward(v[at]) for k, v in m.parts.items()}
         if m.family == "gamma":
             return dist.Gamma(parts["a"], parts["b"])
@@ -321,12 +322,6 @@ class Posterior:
     def __deepcopy__(self, memo: dict) -> Posterior:
         return self
 
-    def __reduce__(self) -> tuple:
-        """Pickled as `save` writes it: what comes back is what `jp.load_posterior` returns."""
-        from jopa_ppl.files import describe, restore
-        header, tensors = describe(self)
-        return restore, (header, {n: np.asarray(x) for n, x in tensors.items()})
-
     def to_arviz(self, num_samples: int = 500, rng_key: Array | int | None = None,
                  dims: Mapping[str, Sequence[str]] | None = None,
                  groups: Sequence[str] | None = None) -> Any:
@@ -334,17 +329,15 @@ class Posterior:
 
         `dims` names the axes of sites, `groups` what it holds; see `jopa_ppl.export.to_arviz`.
         """
-        from jopa_ppl.export import to_arviz
         key = as_key(rng_key)
-        return to_arviz(self, num_samples, key, dims, groups)
+        return export.to_arviz(self, num_samples, key, dims, groups)
 
     def save(self, path: str | PathLike, weights: Any = None) -> None:
         """Write the beliefs, and weights {module: nested dict of arrays}, to a safetensors file.
 
         Read them with `jp.load_posterior`, or both with `jp.load_checkpoint`.
         """
-        from jopa_ppl.checkpoints import save_checkpoint
-        save_checkpoint(path, self, weights)
+        writing.save_checkpoint(path, self, weights)
 
 
 def _outside_plates(graph: Graph, block: Block, chosen: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,10 +12,13 @@ from jax import Array, random
 from jopa_ppl.earlier import given
 from jopa_ppl.errors import JopaError, SiteError
 from jopa_ppl.graph.distributions import GAUSSIAN
-from jopa_ppl.inference.marginals import Marginal
-from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.inference.compiled import compiled_for
+from jopa_ppl.inference.marginals import Marginal, compiled_parts, marginals
+from jopa_ppl.inference.outcome import after
+from jopa_ppl.keys import as_key
 from jopa_ppl.predictive import replay
 from jopa_ppl.queries import condition
+from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
     from jopa_ppl.posterior import Posterior
@@ -40,10 +43,15 @@ def predicted(posterior: Posterior, name: str) -> Marginal:
         lead = (program.scans[site.scan].length,) if site.is_series else ()
         held = given(model, posterior) if posterior.global_sites else model
         unseen = condition(held, {name: np.full((*lead, *site.shape), np.nan)})
-        messages = dict(posterior.compiled.options[-1])
+        options = ((), None, *posterior.compiled.options[2:])
         try:
-            return VMP(unseen, messages=messages, progress=False).run(*args, **kwargs)._marginals[
-                name]
+            compiled, call = compiled_for(unseen, options, args, kwargs)
+            ran = compiled.run(call, as_key(None), progress=False)
+            after(compiled, call, ran.told, ran.history, lambda: posterior)
+            with ours():
+                _, shaped = ran.sites or compiled_parts(
+                    compiled, ran.told._replace(moments=ran.moments), ran.bound, ran.plan)
+            return marginals(compiled.graph.variables, shaped)[name]
         except JopaError:       # it sees what message passing cannot follow: draws can
             pass
     draw_key, run_key = random.split(random.key(0))

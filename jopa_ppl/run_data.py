@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from jopa_ppl.graph.program import Program, Site
 from jopa_ppl.graph.tracing import tracing
 from jopa_ppl.inference.bind import each_step, read_series
 from jopa_ppl.inference.compilation import once
-from jopa_ppl.posterior import Posterior
 from jopa_ppl.queries import unwrapped
 from jopa_ppl.settings import ours
+
+if TYPE_CHECKING:
+    from jopa_ppl.posterior import Posterior
 
 
 def observed(posterior: Posterior) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.inference.vmp import _COMPILED
+from jopa_ppl.inference.compiled import COMPILED
 from tests.fuzz.families import FAMILIES, written
 from tests.programs import cases, lds, simulate
 
@@ -60,7 +60,7 @@ def record(seeds: int) -> dict[str, np.ndarray]:
             found[f"{name}/{site}/mean"] = np.asarray(posterior.mean(site))
             found[f"{name}/{site}/variance"] = np.asarray(posterior.variance(site))
         if i % 20 == 19:
-            _COMPILED.entries.clear()
+            COMPILED.entries.clear()
             jax.clear_caches()
     return found
 

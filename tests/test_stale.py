@@ -22,7 +22,7 @@ from flax import nnx
 
 import jopa_ppl as jp
 from jopa_ppl.inference import signature
-from jopa_ppl.inference.vmp import _COMPILED
+from jopa_ppl.inference.compiled import COMPILED
 
 Y = np.float32(2.0)
 SD = 1.0
@@ -379,9 +379,9 @@ def test_variational_em_and_validate_see_changes_too():
 
 
 def test_the_cache_is_bounded_and_lets_arrays_go(monkeypatch):
-    monkeypatch.setattr(_COMPILED, "size", 3)
+    monkeypatch.setattr(COMPILED, "size", 3)
     monkeypatch.setattr(signature._TRACED, "size", 3)
-    _COMPILED.entries.clear()
+    COMPILED.entries.clear()
     signature._TRACED.entries.clear()
     gone = []
 
@@ -393,7 +393,7 @@ def test_the_cache_is_bounded_and_lets_arrays_go(monkeypatch):
     for i in range(6):
         jp.VMP(one(i)).compile()
     gc.collect()
-    assert len(_COMPILED.entries) == 3 and len(signature._TRACED.entries) == 3
+    assert len(COMPILED.entries) == 3 and len(signature._TRACED.entries) == 3
     assert sum(ref() is not None for ref in gone) <= 3
 
 

@@ -14,7 +14,7 @@ from faults import message
 from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
-from jopa_ppl.inference.vmp import _COMPILED
+from jopa_ppl.inference.compiled import COMPILED
 
 A, B = np.array([[0.95, 0.2], [-0.2, 0.9]]), np.array([[0.5], [-1.0]])
 W, START, SEEN = 25.0 * np.eye(2), np.array([1.0, -0.5]), 0.05
@@ -76,7 +76,7 @@ def follow(model, last, u, y, update=True):
 
 
 def compiled():
-    return len(_COMPILED.entries)
+    return len(COMPILED.entries)
 
 
 # -- a run without data --------------------------------------------------------------------------

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from jopa_ppl.errors import SiteError, StructureError, names
+from jopa_ppl.graph.factor_graph import Block, Factor, Variable
 from jopa_ppl.graph.program import Program
 from jopa_ppl.graph.unroll import Reader, base_name
-
-if TYPE_CHECKING:
-    from jopa_ppl.graph.factor_graph import Block, Factor, Variable
 
 
 class _Groups:
@@ -59,8 +56,6 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     Raises:
         StructureError: two latents of one block multiply each other.
     """
-    from jopa_ppl.graph.factor_graph import Block
-
     gaussian = [n for n, v in variables.items() if v.family == "gaussian"]
     added, multiplied = _meetings(factors)
     forbidden = {frozenset((base_name(a), base_name(b))) for a, b in multiplied}
@@ -126,8 +121,6 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
 
 def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,
            reader: Reader, inside: set[str]) -> Block:
-    from jopa_ppl.graph.factor_graph import Block
-
     plates = {variables[n].plates for n in group}
     steps = tuple(n for n in group if n in inside)
     held = all(variables[n].site.held for n in group)

@@ -14,10 +14,11 @@ from jax import Array, lax, random
 from jopa_ppl.errors import JopaError, StructureError
 from jopa_ppl.graph.factor_graph import Block, Factor
 from jopa_ppl.inference.compilation import often, once, together
+from jopa_ppl.inference.compiled import Compiled
 from jopa_ppl.inference.engine import Bound, Engine
 from jopa_ppl.inference.rounding import Digits
 from jopa_ppl.inference.signature import Call, split_call
-from jopa_ppl.inference.vmp import VMP, Compiled
+from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.messages.nonconjugate import drawn_score
 from jopa_ppl.networks import Minibatch, Weights, WithWeights
 

@@ -13,9 +13,9 @@ from jopa_ppl.inference.checks import raise_for_plan, raise_if_missing, warn_if_
 from jopa_ppl.inference.rounding import raise_for_rounding, raise_or_warn
 
 if TYPE_CHECKING:
+    from jopa_ppl.inference.compiled import Compiled
     from jopa_ppl.inference.engine import State
     from jopa_ppl.inference.signature import Call
-    from jopa_ppl.inference.vmp import Compiled
     from jopa_ppl.posterior import Posterior
 
 

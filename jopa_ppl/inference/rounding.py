@@ -28,9 +28,9 @@ from jopa_ppl.graph.factor_graph import Block
 from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
+    from jopa_ppl.inference.compiled import Compiled
     from jopa_ppl.inference.decide import Decision
     from jopa_ppl.inference.engine import Bound, Engine, State
-    from jopa_ppl.inference.vmp import Compiled
     from jopa_ppl.posterior import Posterior
 
 EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ import optax
 from jax import Array, random
 from tqdm.auto import tqdm
 
+from jopa_ppl.checkpoints import load_checkpoint
 from jopa_ppl.errors import FileError, JopaError, NumericalError, StructureError, whole
 from jopa_ppl.inference.checks import raise_if_missing
 from jopa_ppl.inference.compilation import once
@@ -34,11 +35,9 @@ from jopa_ppl.inference.signature import split_call, traced
 from jopa_ppl.inference.vmp import VMP
 from jopa_ppl.keys import as_key, key_data
 from jopa_ppl.networks import Weights, WithWeights, weights_of
+from jopa_ppl.posterior import Posterior
 from jopa_ppl.settings import ours
-
-if TYPE_CHECKING:
-    from jopa_ppl.posterior import Posterior
-
+from jopa_ppl.writing import save_checkpoint
 
 LIGHT = 30      # optimiser steps that do not repay what XLA would need to make them fast
 WARM_UP = 30    # sweeps of the first E-step at least: it starts from the prior
@@ -187,7 +186,6 @@ class VariationalEM:
         fresh = Progress(weights, optimiser, moments, np.zeros(0), np.zeros(0), 0)
         if self.checkpoint is None or not os.path.exists(self.checkpoint):
             return fresh
-        from jopa_ppl.checkpoints import load_checkpoint
         step = load_checkpoint(self.checkpoint, self.model).step
         like = fresh._replace(free_energy=np.zeros(step + 1), noise=np.zeros(step + 1))
         found = load_checkpoint(self.checkpoint, self.model, weights=weights,
@@ -202,7 +200,6 @@ class VariationalEM:
     def _save(self, now: Progress, rng_key: Array, mark: bytes,
               posterior: Posterior | None = None) -> None:
         if self.checkpoint is not None:
-            from jopa_ppl.checkpoints import save_checkpoint
             save_checkpoint(self.checkpoint, posterior, now.weights, model=self.model,
                             step=now.step, rng_key=rng_key, extra=_rest(now, mark))
 
@@ -245,8 +242,6 @@ class VariationalEM:
     def _posterior(self, learner: Learner, now: Progress, seen: Seen, data: Data
                    ) -> tuple[State, Callable[[], Posterior]]:
         """The state of the run, and what makes its posterior."""
-        from jopa_ppl.posterior import Posterior
-
         state = State(now.moments, now.free_energy[-1], np.asarray(len(now.free_energy)), -1,
                       _settled(now), jax.device_get(seen.measured))
 

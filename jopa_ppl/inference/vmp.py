@@ -2,96 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from tqdm.auto import tqdm
 
+from jopa_ppl.batches import PosteriorBatch, run_batch
 from jopa_ppl.errors import JopaError, whole, within
-from jopa_ppl.graph.build import build_graph
-from jopa_ppl.graph.factor_graph import RULES, Block, Graph
-from jopa_ppl.graph.program import Program
-from jopa_ppl.graph.unroll import with_free_heads
-from jopa_ppl.inference.checks import diagnose, raise_for_data
-from jopa_ppl.inference.compilation import Packed, often, once
-from jopa_ppl.inference.decide import Decision
-from jopa_ppl.inference.engine import Bound, Engine, State
-from jopa_ppl.inference.marginals import parts
-from jopa_ppl.inference.outcome import after, before
-from jopa_ppl.inference.signature import Cache, Call, split_call, traced
+from jopa_ppl.graph.factor_graph import RULES
+from jopa_ppl.inference.compiled import Compiled, compiled_for, refuse_traced
+from jopa_ppl.inference.outcome import after
+from jopa_ppl.inference.signature import Call
 from jopa_ppl.keys import as_key
-from jopa_ppl.settings import is_traced, ours
+from jopa_ppl.posterior import Posterior
 
-if TYPE_CHECKING:
-    from jopa_ppl.batches import PosteriorBatch
-    from jopa_ppl.posterior import Posterior
-
-_COMPILED = Cache(256)
-CHUNK = 20           # sweeps between two looks at a run, at first
 METHODS = ("auto", "sequential", "parallel", "funsor")
-
-
-class Compiled:
-    """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
-
-    def __init__(self, program: Program, options: tuple) -> None:
-        self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
-        self.options, self.traces = options, 0
-        program = with_free_heads(program) if self.decide else program
-        self.graph: Graph = build_graph(program, blocks, dict(messages))
-        self.engine = Engine(self.graph, method)
-        self.decision = Decision(self.engine, self.decide) if self.decide else None
-        self.schedule = self.engine.schedule
-        self.single = self.decision is not None or self.schedule.exact
-        self.told, self.batches = Packed(), {}
-        # One call for everything where one pass is exact; else the sweeps are compiled apart.
-        self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
-        self.more = jax.jit(self._more, compiler_options=often())
-        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self.data(leaves)),
-                                compiler_options=once())
-
-    def data(self, dynamic: list[Array]) -> dict[str, Array]:
-        """What a call holds, as the engine reads it."""
-        return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
-
-    def _first(self, dynamic: list[Array], key: Array, until: Array
-               ) -> tuple[Bound, State, Array, Any, tuple[dict, dict] | None, Array]:
-        """All there is to do where one pass is exact, marginals included; else its beginning.
-        Last, what the host looks at, for `told`."""
-        self.traces += 1
-        history, plan = jnp.full((self.max_iters,), jnp.nan), None
-        if self.decision is not None:
-            bound, state, history, plan = self.decision.run(self.data(dynamic), history)
-        else:
-            bound = self.engine.bind(self.data(dynamic))
-            state = self.engine.start(key, bound)
-            if self.single:
-                state, history = self.engine.advance(state, bound, history, until, self.tol,
-                                                     self.damping)
-        sites = parts(self.engine, state.moments, bound, plan) if self.single else None
-        told = self.told.pack((state._replace(moments=None), history, bound.checks))
-        return bound, state, history, plan, sites, told
-
-    @property
-    def blocks(self) -> list[Block]:
-        """The blocks that a run solves for, as `State.digits` has them: of a plan its evidence and
-        its decisions."""
-        return ([self.decision.block] * 2 if self.decision is not None
-                else [u.block for u in self.schedule.updates])
-
-    def raise_for_data(self, dynamic: list[Array]) -> None:
-        """Find out which site's data or prior are at fault, if any are, and say so."""
-        with ours():
-            raise_for_data(self.graph, self.diagnose(dynamic))
-
-    def _more(self, state: State, bound: Bound, history: Array, until: Array
-              ) -> tuple[State, Array]:
-        return self.engine.advance(state, bound, history, until, self.tol, self.damping)
 
 
 class VMP:
@@ -164,39 +90,20 @@ class VMP:
     def _compiled(self, args: tuple, kwargs: dict, model: Callable | None = None
                   ) -> tuple[Compiled, Call]:
         model = self.model if model is None else model
-        call = split_call(model, args, kwargs)
-        _refuse_traced(call.dynamic)
-        now = traced(call)
-        compiled = _COMPILED.get((now.key, self.options), lambda: self._compile(now.program))
-        return compiled, call._replace(traced=now)
-
-    def _compile(self, program: Program) -> Compiled:
-        with ours():
-            return Compiled(program, self.options)
+        return compiled_for(model, self.options, args, kwargs)
 
     def run(self, *args: Any, rng_key: Array | int | None = None, **kwargs: Any) -> Posterior:
         """Run the model's program on data; arguments are those of the model.
 
         `rng_key`, a key or a seed, only serves to break symmetries at the start (default: 0).
         """
-        from jopa_ppl.posterior import Posterior
-
         key = as_key(rng_key)
-        _refuse_traced(key)
+        refuse_traced(key)
         compiled, call = self._compiled(args, kwargs)
-        # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
-        # is small. Networks stay in the dtype of their weights.
-        with ours():
-            until = min(compiled.max_iters, CHUNK)
-            bound, state, history, plan, sites, told = compiled.first(call.dynamic, key, until)
-            told, past, checks = compiled.told.unpack(told)
-            before(compiled, call, checks)
-            if not compiled.single:
-                state, history = self._sweep_on(compiled, state, bound, history, until)
-                told, past = jax.device_get((state._replace(moments=None), history))
-        posterior = Posterior(compiled, call, told._replace(moments=state.moments), bound, past,
-                              plan, sites=sites)
-        after(compiled, call, told, past, lambda: posterior)
+        ran = compiled.run(call, key, self.progress)
+        posterior = Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
+                              ran.history, ran.plan, sites=ran.sites)
+        after(compiled, call, ran.told, ran.history, lambda: posterior)
         return posterior
 
     def run_batch(self, *args: Any, over: str | Sequence[str], rng_key: Array | int | None = None,
@@ -216,34 +123,7 @@ class VMP:
             SiteError, ShapeError: `over` does not fit the call. As `run` for any of the runs, the
             first one that is at fault named by its number.
         """
-        from jopa_ppl.batches import run_batch
         return run_batch(self, args, kwargs, over, as_key(rng_key))
-
-    def _sweep_on(self, compiled: Compiled, state: State, bound: Bound, history: Array, chunk: int
-                  ) -> tuple[State, Array]:
-        """Sweep until it has settled or gone wrong, in chunks between which the bar moves."""
-        sweeps, done, bad, most, bar = 0, False, -1, compiled.max_iters, None
-        while not done and bad < 0 and sweeps < most:
-            begun, clock = sweeps, time.perf_counter()
-            state, history = compiled.more(state, bound, history, min(sweeps + chunk, most))
-            sweeps, done, bad = map(int, jax.device_get((state.sweep, state.converged, state.bad)))
-            spent = time.perf_counter() - clock
-            chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
-            if self.progress and (bar is not None or (not done and spent > 0.2)):
-                bar = bar or tqdm(total=most, desc="VMP", unit="sweep", leave=False)
-                bar.set_postfix(F=f"{float(state.free_energy):.6g}", refresh=False)
-                bar.update(sweeps - bar.n)
-        if bar is not None:
-            bar.close()
-        return state, history
-
-
-def _refuse_traced(values: Any) -> None:
-    if is_traced(values):
-        raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
-                        expected="arrays of numbers",
-                        fix="call it outside of jit and vmap; for many data sets use run_batch, or "
-                            "a plate where they share what is learned")
 
 
 def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:

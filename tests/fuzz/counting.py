@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 
-from jopa_ppl.inference.vmp import _COMPILED
+from jopa_ppl.inference.compiled import COMPILED
 from tests.fuzz.families import single, written
 from tests.fuzz.judge import Verdict, judge
 
@@ -30,7 +30,7 @@ class Count:
             self.verdicts[seed] = found = judge(program, single(seed), deep)
             assert found.kind != "wrong", f"\n{program}\n\n{found.text}"
             if len(self.verdicts) % 20 == 0:           # a process holds so many programs
-                _COMPILED.entries.clear()
+                COMPILED.entries.clear()
                 jax.clear_caches()
         return self.verdicts[seed]
 

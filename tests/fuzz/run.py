@@ -8,7 +8,7 @@ from collections import Counter
 
 import jax
 
-from jopa_ppl.inference.vmp import _COMPILED
+from jopa_ppl.inference.compiled import COMPILED
 from tests.fuzz.families import FAMILIES, single, written
 from tests.fuzz.judge import judge
 
@@ -38,7 +38,7 @@ def main() -> None:
         if verdict.kind != "right":
             print(f"{verdict.kind}: --family {family} --show {seed}: {verdict.text}", flush=True)
         if i % 20 == 19:
-            _COMPILED.entries.clear()
+            COMPILED.entries.clear()
             jax.clear_caches()
         spent = time.perf_counter() - begun
         if spent > 60 * args.minutes:
