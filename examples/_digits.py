@@ -23,7 +23,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.inference.compilation import often
+from jopa_ppl.compilation import often
 
 Array = NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from jopa_ppl.inference.compilation import once
+from jopa_ppl.compilation import once
 
 if TYPE_CHECKING:
     from examples.pendulum import World

@@ -5,7 +5,7 @@
 Parameters, states and data are drawn from the program itself; VMP is run on every data set; where
 the truth falls among the draws should be uniform (Talts et al. 2018). Mean field between
 states and parameters makes beliefs about parameters too narrow. The remedy is
-`jopa_ppl.importance.correct`: parameters from a widened belief, states exactly given each,
+`jopa_ppl.infer.importance.correct`: parameters from a widened belief, states exactly given each,
 Pareto-smoothed weights. Writes ranks.png and summary.json to outputs/calibration/.
 """
 
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 import jopa_ppl as jp
 from jopa_ppl.engines import Program, log_joint
-from jopa_ppl.importance import correct, psis
+from jopa_ppl.infer.importance import correct, psis
 
 T, D = 40, 2
 BINS = 10

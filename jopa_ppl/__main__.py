@@ -17,9 +17,9 @@ import numpy as np
 
 import jopa_ppl as jp
 from jopa_ppl.errors import JopaError, names
-from jopa_ppl.explaining import explain_table
-from jopa_ppl.storage import versions
-from jopa_ppl.validation import THRESHOLDS
+from jopa_ppl.posterior.storage import versions
+from jopa_ppl.tools.explaining import explain_table
+from jopa_ppl.tools.validate import THRESHOLDS
 
 _INPUTS = """data and arguments: files.npz and NAME=VALUE
   A name that is an argument of the program is passed to it; any other is a site that becomes

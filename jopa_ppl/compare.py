@@ -13,8 +13,8 @@ from jopa_ppl.colours import COLOURS
 from jopa_ppl.engines import Program, Run, UseNUTS, UseSVI, UseVMP
 from jopa_ppl.errors import JopaError, SiteError, names
 from jopa_ppl.graph.tables import table
-from jopa_ppl.keys import as_key
-from jopa_ppl.missing import from_masked
+from jopa_ppl.language.keys import as_key
+from jopa_ppl.language.missing import from_masked
 from jopa_ppl.plots.style import axes_of
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class Comparison:
 
     def to_arviz(self, dims: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
         """{engine: ArviZ's DataTree (1.x) or InferenceData (0.x)}, all with the same dims."""
-        from jopa_ppl.compiling import compile
-        from jopa_ppl.export import draws_to_arviz
+        from jopa_ppl.posterior.arviz import draws_to_arviz
+        from jopa_ppl.tools.compiling import compile
         graph = compile(self.program.model, *self.program.args, **self.program.kwargs).graph
         return {n: draws_to_arviz(graph, r.draws, dims=dims, attrs={"engine": n})
                 for n, r in self.runs.items() if r.draws}

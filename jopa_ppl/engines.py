@@ -23,12 +23,12 @@ from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNorma
 from numpyro.infer.initialization import init_to_mean
 from tqdm.auto import tqdm
 
-from jopa_ppl import density
+from jopa_ppl.compilation import in_batches
 from jopa_ppl.errors import JopaError
-from jopa_ppl.graph.tracing import tracing
-from jopa_ppl.guides import AutoGaussMarkov
-from jopa_ppl.inference.compilation import in_batches
-from jopa_ppl.inference.vmp import VMP
+from jopa_ppl.infer.vmp import VMP
+from jopa_ppl.language.tracing import tracing
+from jopa_ppl.posterior import density
+from jopa_ppl.tools.guides import AutoGaussMarkov
 
 GUIDES = ("normal", "multivariate", "chain", "coupled")
 _SCORED = 128       # draws behind each reported value of the bound

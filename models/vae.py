@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.inference.compilation import often, once
+from jopa_ppl.compilation import often, once
 from models.networks import Decoder, Encoder
 
 PIXELS = ("gaussian", "bernoulli")

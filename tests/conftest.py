@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def empty_caches() -> Iterator[None]:
     yield
-    from jopa_ppl.inference.compiled import COMPILED
+    from jopa_ppl.engine.compiled import COMPILED
     COMPILED.entries.clear()
     jax.clear_caches()
     gc.collect()

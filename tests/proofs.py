@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopa_ppl.graph.analysis import analyse
-from jopa_ppl.graph.structure import Axis, Dependence, variable
+from jopa_ppl.proof.analyse import analyse
+from jopa_ppl.proof.dependence import Axis, Dependence, variable
 
 P, E, BLANK = Axis("n", False), Axis(None, True), Axis(None, False)
 

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.inference.compiled import COMPILED
+from jopa_ppl.engine.compiled import COMPILED
 from tests.fuzz.families import FAMILIES, written
 from tests.programs import cases, lds, simulate
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopa_ppl.messages import chain
+from jopa_ppl.linalg import chain
 
 METHODS = ("sequential", "parallel")
 marginals = jax.jit(chain.marginals, static_argnums=3)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import jopa_ppl as jp
-from jopa_ppl.storage import FORMAT, KEY
+from jopa_ppl.posterior.storage import FORMAT, KEY
 
 Y = np.array([1.0, 2.0, 3.5], np.float32)
 WEIGHTS = {"encoder": {"layers": {0: {"kernel": jnp.arange(6.0).reshape(2, 3)},

@@ -13,8 +13,8 @@ from flax import nnx
 
 import jopa_ppl as jp
 from jopa_ppl.__main__ import main
-from jopa_ppl.storage import write
-from jopa_ppl.writing import describe
+from jopa_ppl.posterior.storage import write
+from jopa_ppl.posterior.write import describe
 
 A, B = np.array([[0.98, 0.15], [-0.15, 0.98]]), np.array([[0.0], [0.3]])
 C = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)

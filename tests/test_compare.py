@@ -15,7 +15,7 @@ from optax import adam
 
 import jopa_ppl as jp
 from jopa_ppl.engines import Run, UseNUTS, UseSVI
-from jopa_ppl.guides import AutoGaussMarkov
+from jopa_ppl.tools.guides import AutoGaussMarkov
 
 Y = programs.simulate(6, seed=3)[0].astype(np.float32)
 

@@ -12,7 +12,7 @@ from flax import nnx
 from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
-from jopa_ppl.messages.families import gamma, gamma_divergence, wishart, wishart_divergence
+from jopa_ppl.linalg.families import gamma, gamma_divergence, wishart, wishart_divergence
 
 Y = np.array([0.5, -1, 0.25, 1.5, -0.75], np.float32)
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopa_ppl.messages import chain
-from jopa_ppl.messages.elimination import Term, Variable, marginals, sample
+from jopa_ppl.linalg import chain
+from jopa_ppl.linalg.elimination import Term, Variable, marginals, sample
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +254,7 @@ def test_funsor_is_set_up_at_first_use_and_leaves_jax_alone():
     program = """
 import sys, jax
 before = dict(jax.config.values)
-import jopa_ppl.messages.elimination as e
+import jopa_ppl.linalg.elimination as e
 import jax.numpy as jnp
 assert "funsor" not in sys.modules or sys.modules["funsor"].get_backend() == "numpy"
 term, vectors = e.Term(("x",), (), jnp.eye(1)), {"x": jnp.ones(1)}

@@ -15,7 +15,7 @@ from numpyro.contrib.control_flow import cond
 from oracles import dense_gaussian
 
 import jopa_ppl as jp
-from jopa_ppl.graph.naming import check_name
+from jopa_ppl.program.naming import check_name
 
 T = 4
 Y, TIMES = np.array([0.3, -0.2, 0.9, 1.1]), np.arange(4.0)

@@ -12,8 +12,8 @@ from programs import fusion, regression, rotation, simulate, trajectories
 from test_files import D, N, T, learned, series  # noqa: F401
 
 import jopa_ppl as jp
-from jopa_ppl import export
-from jopa_ppl.export import GROUPS, draws_to_arviz
+from jopa_ppl.posterior import arviz as export
+from jopa_ppl.posterior.arviz import GROUPS, draws_to_arviz
 
 OLD = int(arviz.__version__.split(".")[0]) < 1
 

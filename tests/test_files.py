@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jopa_ppl as jp
-from jopa_ppl.inference.unseen import complete
-from jopa_ppl.storage import FORMAT, KEY
+from jopa_ppl.engine.complete import complete
+from jopa_ppl.posterior.storage import FORMAT, KEY
 
 T, D = 12, 2
 N = 1024        # draws: the same everywhere, as every count compiles anew

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save
 from test_files import learned  # noqa: F401
 
 import jopa_ppl as jp
-from jopa_ppl import storage
-from jopa_ppl.storage import CHECKSUM, KEY, checksum
+from jopa_ppl.posterior import storage
+from jopa_ppl.posterior.storage import CHECKSUM, KEY, checksum
 
 WEIGHTS = {"net": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3, jnp.bfloat16)}}
 HEADER, TENSORS = {"program": "é"}, {"a": np.arange(3.0), "b/é": np.ones((), np.float32)}

@@ -17,7 +17,8 @@ import numpyro.distributions as dist
 import pytest
 
 import jopa_ppl as jp
-from jopa_ppl import atomic, storage
+from jopa_ppl import atomic
+from jopa_ppl.posterior import storage
 
 ROOT = Path(__file__).parents[1]
 HEADER, TENSORS = {"program": "é"}, {"a": np.arange(3.0), "b/c": np.ones((), np.float32)}

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import gamma, norm
 
 import jopa_ppl as jp
-from jopa_ppl.importance import correct, psis
+from jopa_ppl.infer.importance import correct, psis
 
 Y = ((programs.NILE[:20] - 900) / 150).astype(np.float32)
 

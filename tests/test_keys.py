@@ -13,7 +13,7 @@ from flax import nnx
 from numpy.testing import assert_array_equal
 
 import jopa_ppl as jp
-from jopa_ppl.keys import as_key
+from jopa_ppl.language.keys import as_key
 
 Y = np.array([0.3, np.nan, 0.9])
 

@@ -13,8 +13,8 @@ from jax import lax
 from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
-from jopa_ppl.graph.analysis import analyse
-from jopa_ppl.graph.structure import variable
+from jopa_ppl.proof.analyse import analyse
+from jopa_ppl.proof.dependence import variable
 
 A = np.array([[0.9, 0.2, 0.0], [0.0, 0.8, 0.1], [0.1, 0.0, 0.7]])
 Y = np.array([0.3, -0.2, 0.9])

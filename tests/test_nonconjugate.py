@@ -11,8 +11,8 @@ from flax import nnx
 from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
-from jopa_ppl.messages.factors import Moments
-from jopa_ppl.messages.nonconjugate import expected_score
+from jopa_ppl.linalg.factors import Moments
+from jopa_ppl.linalg.nonconjugate import expected_score
 
 RULES = ("linearise", "cubature")
 A = np.array([[0.9, -0.3], [0.3, 0.9]])

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from oracles import conditioned, dense_gaussian
 
 import jopa_ppl as jp
-from jopa_ppl.controllability import reachability
+from jopa_ppl.tools.controllability import reachability
 
 T = 4
 Y, MORE = np.array([0.3, -0.2, 0.9]), np.array([1.4, 0.1, 0.8, -0.5])

@@ -21,8 +21,8 @@ import pytest
 from flax import nnx
 
 import jopa_ppl as jp
-from jopa_ppl.inference import signature
-from jopa_ppl.inference.compiled import COMPILED
+from jopa_ppl.engine import signature
+from jopa_ppl.engine.compiled import COMPILED
 
 Y = np.float32(2.0)
 SD = 1.0

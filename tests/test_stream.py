@@ -14,7 +14,7 @@ from faults import message
 from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
-from jopa_ppl.inference.compiled import COMPILED
+from jopa_ppl.engine.compiled import COMPILED
 
 A, B = np.array([[0.95, 0.2], [-0.2, 0.9]]), np.array([[0.5], [-1.0]])
 W, START, SEEN = 25.0 * np.eye(2), np.array([1.0, -0.5]), 0.05

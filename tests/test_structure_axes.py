@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from proofs import BLANK, IDX, ROWS, A, B, E, P, affine, of, ones, terms, u, x
 
-from jopa_ppl.graph.structure import Axis
+from jopa_ppl.proof.dependence import Axis
 
 
 def test_controlled_dynamics_are_bilinear_with_the_matmuls_to_blame():

@@ -12,8 +12,8 @@ import pytest
 from jax import lax
 from proofs import BLANK, IDX, E, P, affine, of, ones, terms, x
 
-from jopa_ppl.graph.analysis import analyse
-from jopa_ppl.graph.structure import constant, variable
+from jopa_ppl.proof.analyse import analyse
+from jopa_ppl.proof.dependence import constant, variable
 
 SCALES = {
     "tau^-1/2": [

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jopa_ppl.graph.analysis import analyse
-from jopa_ppl.graph.structure import variable
+from jopa_ppl.proof.analyse import analyse
+from jopa_ppl.proof.dependence import variable
 
 N = 3
 ROW, COLUMN, BOTH = {0: "n"}, {1: "m"}, {0: "n", 1: "m"}

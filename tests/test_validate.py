@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import jopa_ppl as jp
-from jopa_ppl.controllability import reachability
+from jopa_ppl.tools.controllability import reachability
 
 T, SD, NOISE = 80, 0.1, 0.05
 TRUE_A, TRUE_B = np.array([[0.98, 0.15], [-0.15, 0.98]]), np.array([[0.0], [0.3]])

@@ -143,7 +143,7 @@ def test_minibatches_have_the_gradient_of_the_whole():
 
 
 def _pick(learner, moments, index):
-    from jopa_ppl.inference.em_steps import take
+    from jopa_ppl.infer.em_steps import take
     return {b.name: take(b, moments[b.name], learner.plate, index) for b in learner.local}
 
 

@@ -1,1 +1,3 @@
-"""Programs as factor graphs: tracing, proof of structure. No inference in here."""
+"""Programs as factor graphs: which parameters may depend on what (`links.py`), what shares a belief
+(`blocks.py`), tables and pictures. No inference in here.
+"""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jopa_ppl.errors import SiteError, StructureError, names
-from jopa_ppl.graph.factor_graph import Block, Factor, Variable
-from jopa_ppl.graph.program import Program
-from jopa_ppl.graph.unroll import Reader, base_name
+from jopa_ppl.graph.factor import Block, Factor, Variable
+from jopa_ppl.program.carry import Reader, base_name
+from jopa_ppl.program.program import Program
 
 
 class _Groups:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
-from jopa_ppl.graph.distributions import GAUSSIAN
-from jopa_ppl.graph.factor_graph import Factor, Graph, Variable, barren, factor_of
-from jopa_ppl.graph.program import Program
-from jopa_ppl.graph.unroll import Context, Reader
+from jopa_ppl.graph.factor import Factor, Graph, Variable, barren, factor_of
+from jopa_ppl.program.carry import Context, Reader
+from jopa_ppl.program.parameters import GAUSSIAN
+from jopa_ppl.program.program import Program
 
 
 class Proof(NamedTuple):

@@ -11,12 +11,12 @@ import numpy as np
 
 from jopa_ppl.colours import COLOURS
 from jopa_ppl.graph.tables import KINDS, pretty
-from jopa_ppl.graph.unroll import base_name, lag
+from jopa_ppl.program.carry import base_name, lag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from jopa_ppl.graph.factor_graph import Graph
+    from jopa_ppl.graph.factor import Graph
 
 DATA, WIDE, TALL = "0.86", 2.0, 1.25    # grey of what is known; distances between nodes
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jopa_ppl.graph.unroll import base_name, lag
+from jopa_ppl.program.carry import base_name, lag
 
 if TYPE_CHECKING:
-    from jopa_ppl.graph.factor_graph import Factor, Graph
-    from jopa_ppl.inference.schedule import Schedule
+    from jopa_ppl.engine.schedule import Schedule
+    from jopa_ppl.graph.factor import Factor, Graph
 
 KINDS = {"chain": "chain (block-tridiagonal Gaussian)", "dense": "joint Gaussian",
          "elimination": "joint Gaussian (Funsor)", "gamma": "Gamma", "wishart": "Wishart"}

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jopa_ppl.colours import RED
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.plots.style import axes_of, picked, series_of
-from jopa_ppl.posterior import Posterior
+from jopa_ppl.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from jopa_ppl.colours import COLOURS
 from jopa_ppl.graph.drawing import draw
 from jopa_ppl.graph.tables import KINDS, terms
-from jopa_ppl.labels import graph_of
 from jopa_ppl.plots.style import axes_of
+from jopa_ppl.posterior.labels import graph_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from jopa_ppl.graph.factor_graph import Block
+    from jopa_ppl.graph.factor import Block
 
 
 def graph(source: Any, *, ax: Axes | None = None) -> Axes:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jopa_ppl.colours import BLUE, COLOURS, RED
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.plots.style import axes_of, half_width, picked, series_of, tidy
-from jopa_ppl.posterior import Posterior
+from jopa_ppl.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 
 from jopa_ppl.colours import BLUE, RED, SKY
 from jopa_ppl.errors import ShapeError
-from jopa_ppl.keys import as_key
+from jopa_ppl.language.keys import as_key
 from jopa_ppl.plots.style import axes_of, tidy
-from jopa_ppl.posterior import Posterior
+from jopa_ppl.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

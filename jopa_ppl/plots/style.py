@@ -8,8 +8,8 @@ import numpy as np
 from jax.scipy.stats import norm
 
 from jopa_ppl.errors import JopaError, ShapeError
-from jopa_ppl.labels import roles
-from jopa_ppl.posterior import Posterior
+from jopa_ppl.posterior.labels import roles
+from jopa_ppl.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 import jopa_ppl as jp
-from jopa_ppl.networks import weights_of
+from jopa_ppl.language.networks import weights_of
 from models.second_order import dynamics
 from models.vae import VAE
 

@@ -27,7 +27,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
 
     import jopa_ppl as jp
     from examples.quickstart import controlled_lds
-    from jopa_ppl.messages.chain import marginals
+    from jopa_ppl.linalg.chain import marginals
 
     jax.config.update("jax_enable_x64", True)
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import numpy as np
 
 import jopa_ppl as jp
 from examples._pendulum_env import Pendulum
-from jopa_ppl.inference.em_steps import objective, scored
+from jopa_ppl.infer.em_steps import objective, scored
 from models.second_order import dynamics
 from models.vae import train
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from jopa_ppl.inference import compilation, vmp
+from jopa_ppl import compilation
+from jopa_ppl.infer import vmp
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 
-from jopa_ppl.inference.compiled import COMPILED
+from jopa_ppl.engine.compiled import COMPILED
 from tests.fuzz.families import single, written
 from tests.fuzz.judge import Verdict, judge
 

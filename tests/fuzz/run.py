@@ -8,7 +8,7 @@ from collections import Counter
 
 import jax
 
-from jopa_ppl.inference.compiled import COMPILED
+from jopa_ppl.engine.compiled import COMPILED
 from tests.fuzz.families import FAMILIES, single, written
 from tests.fuzz.judge import judge
 

@@ -1,0 +1,238 @@
+"""The belief of a chain block: a block-tridiagonal Gaussian over the states and actions of a scan.
+
+A node z_t holds the block's sites of one step; k consecutive nodes make a group, so that an order-k
+program is block-tridiagonal with no singular transition. Outer latents that the first carry is made
+of are a group of their own, before the first.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from jopa_ppl.engine.beliefs import (
+    Clamp,
+    clamped,
+    diagonal,
+    identity,
+    in_bulk,
+    in_spreads,
+    only,
+    slot_of,
+)
+from jopa_ppl.engine.layout import align, take
+from jopa_ppl.graph.factor import Block, Factor, Graph
+from jopa_ppl.linalg import chain, elimination
+from jopa_ppl.linalg.factors import Moments
+from jopa_ppl.linalg.families import gaussian_entropy, symmetric
+from jopa_ppl.program.carry import base_name, lag
+
+
+class Chain(NamedTuple):
+    """Moments of a chain, groups leading: mean (G, *plates, D), cov, cross = Cov(z[g+1], z[g]),
+    and the precision blocks they come from."""
+
+    mean: Array
+    cov: Array
+    cross: Array
+    logdet: Array
+    diag: Array
+    off: Array
+
+
+class ChainBelief:
+    """One joint Gaussian over all steps of a scan."""
+
+    def __init__(self, block: Block, graph: Graph, method: str) -> None:
+        self.block, self.graph, self.method = block, graph, method
+        self.k = block.order
+        self.length = graph.program.scans[block.scan].length
+        self.groups = ceil(self.length / self.k)
+        self.node: dict[str, tuple[int, int]] = {}
+        self.head: dict[str, tuple[int, int]] = {}
+        self.width = self._lay_out(block.variables, self.node)
+        self.seeds = dict(graph.reader.forms[block.scan].seeds)
+        self.dims = max(self.k * self.width, self._lay_out(block.head, self.head))
+        for name, (site, back) in self.seeds.items():
+            # A seed is an earlier value of a site: the head group holds the k nodes before step 0.
+            if site not in self.node:               # of another chain of the same scan
+                continue
+            start, size = self.node[site]
+            self.head[name] = ((self.k - back) * self.width + start, size)
+        self.h = int(bool(block.head))
+        self.batch = tuple(graph.sizes[p] for p in block.plates)
+
+    def _lay_out(self, names: tuple[str, ...], table: dict[str, tuple[int, int]]) -> int:
+        at = 0
+        for name in names:
+            size = self.graph.variables[name].dims
+            table[name] = (at, size)
+            at += size
+        return at
+
+    def zero(self) -> Chain:
+        G, D, b = self.groups + self.h, self.dims, self.batch
+        return Chain(jnp.zeros((G, *b, D)), jnp.zeros((G, *b, D, D)), jnp.zeros((G - 1, *b, D, D)),
+                     jnp.zeros(b), jnp.zeros((G, *b, D, D)), jnp.zeros((G - 1, *b, D, D)))
+
+    def stats(self, moments: Chain, clamp: Clamp) -> tuple[Array, Array, Array]:
+        return *clamped(moments.mean, moments.cov, clamp), between(moments.cross, clamp.free)
+
+    def nodes(self, array: Array, fill: float = 0.0) -> Array:
+        """(T, *plates, width) of steps -> (G, *plates, D) of groups, without the head."""
+        pad = self.groups * self.k - self.length
+        array = jnp.concatenate([array, jnp.full((pad, *array.shape[1:]), fill, array.dtype)])
+        grouped = array.reshape((self.groups, self.k, *array.shape[1:]))
+        grouped = jnp.moveaxis(grouped, 1, -2)
+        grouped = grouped.reshape((*grouped.shape[:-2], self.k * self.width))
+        extra = [(0, 0)] * (grouped.ndim - 1) + [(0, self.dims - self.k * self.width)]
+        return jnp.pad(grouped, extra, constant_values=fill)
+
+    def head_vector(self, parts: dict[str, Array]) -> Array:
+        """Values of the head's members (*plates, dims) -> the head group (*plates, D)."""
+        out = jnp.zeros((*self.batch, self.dims))
+        for name, part in parts.items():
+            start, size = self.head[name]
+            out = out.at[..., start:start + size].set(part)
+        return out
+
+    def view(self, stats: tuple[Array, Array, Array], factor: Factor) -> Moments:
+        instances = slot_of(self.block, factor)
+        want = [p.name for p in factor.plates]
+        have = self.block.plates
+        if in_bulk(factor):
+            m, c = self.windows(stats, instances, factor.context.depth)
+            return Moments(align(m, 1, have, want, 1), align(c, 1, have, want, 2))
+        pieces = [self._first(n, factor) for n in instances]
+        m, c = self.first(stats)
+        return Moments(align(take(m, pieces, [-1]), 0, have, want, 1),
+                       align(take(c, pieces, [-2, -1]), 0, have, want, 2))
+
+    def first(self, stats: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        """Joint moments of the first two groups (of the only one, if there is but one)."""
+        mean, cov, cross = stats
+        if len(mean) == 1:
+            return mean[0], cov[0]
+        return jnp.concatenate([mean[0], mean[1]], -1), _pair(cov[0], cov[1], cross[0])
+
+    def place(self, t: int) -> int:
+        """Where node t begins in the joint vector of the first two groups."""
+        return (t // self.k + self.h) * self.dims + (t % self.k) * self.width
+
+    def _first(self, instance: str, factor: Factor) -> tuple[int, int]:
+        """Where an instance of one of the first steps lies in the first two groups."""
+        back = lag(instance)
+        if back is None:
+            return self.head[instance]
+        start, size = self.node[base_name(instance)]
+        return self.place(factor.context.at - back) + start, size
+
+    def windows(self, stats: tuple[Array, Array, Array], instances: list[str], depth: int
+                ) -> tuple[Array, Array]:
+        """Joint moments of the instances for every step from the order on (all steps if 0)."""
+        mean, cov, cross = stats
+        z, kD = slice(0 if self.seeds else self.h, None), self.k * self.width
+        if depth == 0 or (self.seeds and self.k == 1 and not any(map(lag, instances))):
+            pieces = [self.node[base_name(n)] for n in instances]
+            z = slice(self.h, None)
+            return (take(mean[z], pieces, [-1])[:self.length],
+                    take(cov[z], pieces, [-2, -1])[:self.length])
+        mean, cov, cross = (a[z] for a in (mean, cov, cross))
+        pair = jnp.concatenate([mean[:-1, ..., :kD], mean[1:, ..., :kD]], -1)
+        block = _pair(cov[:-1, ..., :kD, :kD], cov[1:, ..., :kD, :kD], cross[..., :kD, :kD])
+        means, covs = [], []
+        for phase in range(self.k):
+            pieces = []
+            for n in instances:
+                start, size = self.node[base_name(n)]
+                pieces.append(((phase + depth - lag(n)) * self.width + start, size))
+            means.append(take(pair, pieces, [-1]))
+            covs.append(take(block, pieces, [-2, -1]))
+        count = self.length - (0 if self.seeds else self.k)
+        flat = [jnp.stack(x, 1).reshape((-1, *x[0].shape[1:]))[:count] for x in (means, covs)]
+        return flat[0], flat[1]
+
+    def update(self, moments: Chain, gradient: tuple[Array, Array, Array], clamp: Clamp) -> Chain:
+        g_mean, g_cov, g_cross = gradient
+        diag = only(-2 * symmetric(g_cov), clamp.free) + identity(clamp.free)
+        off, vector = between(-g_cross, clamp.free), g_mean * clamp.free
+        found = (self._by_elimination(diag, off, vector) if self.method == "funsor"
+                 else chain.marginals(diag, off, vector, self.method))
+        mean = jnp.where(clamp.free > 0, moments.mean + found.mean, clamp.value)
+        return Chain(mean, found.cov, found.cross, found.logdet, diag, off)
+
+    def _by_elimination(self, diag: Array, off: Array, vector: Array) -> chain.Marginals:
+        """The same marginals by Funsor, every group a named variable."""
+        plates = self.block.plates
+        names = [f"z{g}" for g in range(len(diag))]
+        variables = {n: elimination.Variable(self.dims, plates) for n in names}
+        # Funsor takes positive semi-definite terms: share the diagonal blocks between neighbours by
+        # what each leaves of the next, [[S, C'], [C, C S^-1 C']] with S what is left of its own.
+        terms, left = [], diag[0]
+        for g in range(len(diag) - 1):
+            white = solve_triangular(jnp.linalg.cholesky(left), jnp.swapaxes(off[g], -1, -2),
+                                     lower=True)
+            passed = jnp.swapaxes(white, -1, -2) @ white
+            pair = _pair(left, passed, off[g])
+            left = diag[g + 1] - passed
+            if g == len(diag) - 2:
+                pair = pair + _pair(jnp.zeros_like(left), left, jnp.zeros_like(left))
+            terms.append(elimination.Term((names[g], names[g + 1]), plates, pair))
+        if not terms:
+            terms = [elimination.Term((names[0],), plates, diag[0])]
+        sizes = dict(zip(plates, self.batch))
+        found = elimination.marginals(variables, sizes, terms, dict(zip(names, vector)))
+        D = self.dims
+        cov = [found.cov[min(g, len(terms) - 1)] for g in range(len(diag))]
+        cov = [c[..., :D, :D] if g < len(terms) else c[..., D:, D:] for g, c in enumerate(cov)]
+        cross = [c[..., D:, :D] for c in found.cov[:len(diag) - 1]]
+        return chain.Marginals(
+            jnp.stack([found.mean[n] for n in names]), jnp.stack(cov),
+            jnp.stack(cross) if cross else jnp.zeros_like(off), found.logdet)
+
+    def entropy(self, moments: Chain, clamp: Clamp) -> Array:
+        logdet = jnp.sum(moments.logdet)
+        return gaussian_entropy(logdet, jnp.sum(clamp.free))
+
+    def gradient(self, moments: Chain, clamp: Clamp) -> tuple[Array, Array, Array]:
+        diag = moments.diag - identity(clamp.free)
+        return jnp.zeros_like(moments.mean), -0.5 * diag, -moments.off
+
+    def diagonals(self, moments: Chain, gradient: tuple, clamp: Clamp
+                  ) -> tuple[Array, Array, Array]:
+        return moments.mean, diagonal(-2 * gradient[1]) * clamp.free, diagonal(moments.cov)
+
+    def moved(self, old: Chain, new: Chain) -> Array:
+        return in_spreads(new.mean - old.mean, diagonal(new.cov))
+
+    def steps(self, array: Array, name: str, tail: int) -> Array:
+        """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covs."""
+        start, size = self.node[name]
+        parts = []
+        for j in range(self.k):
+            axes = [-1] if tail == 1 else [-2, -1]
+            parts.append(take(array[self.h:], [(j * self.width + start, size)], axes))
+        stacked = jnp.stack(parts, 1)
+        return stacked.reshape((-1, *stacked.shape[2:]))[:self.length]
+
+    def site(self, moments: Chain, name: str) -> tuple[Array, Array]:
+        """Marginals of a site: (T, *plates, dims) and (.., dims, dims), no T for the head."""
+        if name in self.head:
+            piece = [self.head[name]]
+            return take(moments.mean[0], piece, [-1]), take(moments.cov[0], piece, [-2, -1])
+        return self.steps(moments.mean, name, 1), self.steps(moments.cov, name, 2)
+
+
+def between(cross: Array, free: Array) -> Array:
+    """Blocks between neighbouring groups without the rows and columns of what is not free."""
+    return cross * free[1:, ..., :, None] * free[:-1, ..., None, :]
+
+
+def _pair(first: Array, second: Array, cross: Array) -> Array:
+    """[[first, cross'], [cross, second]]."""
+    top = jnp.concatenate([first, jnp.swapaxes(cross, -1, -2)], -1)
+    return jnp.concatenate([top, jnp.concatenate([cross, second], -1)], -2)

@@ -1,0 +1,158 @@
+"""A program compiled for given shapes: its graph, its schedule, and its jitted stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from tqdm.auto import tqdm
+
+from jopa_ppl.compilation import Packed, often, once
+from jopa_ppl.engine.engine import Bound, Engine, State
+from jopa_ppl.engine.faults import diagnose, raise_for_data
+from jopa_ppl.engine.marginals import parts
+from jopa_ppl.engine.outcome import before
+from jopa_ppl.engine.plan import Decision
+from jopa_ppl.engine.signature import Cache, Call, split_call, traced
+from jopa_ppl.errors import JopaError
+from jopa_ppl.graph.build import build_graph
+from jopa_ppl.graph.factor import Block, Graph
+from jopa_ppl.program.carry import with_free_heads
+from jopa_ppl.program.program import Program
+from jopa_ppl.settings import is_traced, ours
+
+COMPILED = Cache(256)
+CHUNK = 20           # sweeps between two looks at a run, at first
+
+
+class Ran(NamedTuple):
+    """What a run came to: `told`, its last state without the beliefs, on the host; `moments`, the
+    beliefs; the program with its data; F of every sweep; the plan; marginals, where they came with
+    it."""
+
+    told: State
+    moments: dict[str, Any]
+    bound: Bound
+    history: Array
+    plan: Any
+    sites: tuple[dict, dict] | None
+
+
+class Compiled:
+    """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
+
+    def __init__(self, program: Program, options: tuple) -> None:
+        self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
+        self.options, self.traces = options, 0
+        program = with_free_heads(program) if self.decide else program
+        self.graph: Graph = build_graph(program, blocks, dict(messages))
+        self.engine = Engine(self.graph, method)
+        self.decision = Decision(self.engine, self.decide) if self.decide else None
+        self.schedule = self.engine.schedule
+        self.single = self.decision is not None or self.schedule.exact
+        self.told, self.batches = Packed(), {}
+        # One call for everything where one pass is exact; else the sweeps are compiled apart.
+        self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
+        self.more = jax.jit(self._more, compiler_options=often())
+        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self.data(leaves)),
+                                compiler_options=once())
+
+    def data(self, dynamic: list[Array]) -> dict[str, Array]:
+        """What a call holds, as the engine reads it."""
+        return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
+
+    def _first(self, dynamic: list[Array], key: Array, until: Array
+               ) -> tuple[Bound, State, Array, Any, tuple[dict, dict] | None, Array]:
+        """All there is to do where one pass is exact, marginals included; else its beginning.
+        Last, what the host looks at, for `told`."""
+        self.traces += 1
+        history, plan = jnp.full((self.max_iters,), jnp.nan), None
+        if self.decision is not None:
+            bound, state, history, plan = self.decision.run(self.data(dynamic), history)
+        else:
+            bound = self.engine.bind(self.data(dynamic))
+            state = self.engine.start(key, bound)
+            if self.single:
+                state, history = self.engine.advance(state, bound, history, until, self.tol,
+                                                     self.damping)
+        sites = parts(self.engine, state.moments, bound, plan) if self.single else None
+        told = self.told.pack((state._replace(moments=None), history, bound.checks))
+        return bound, state, history, plan, sites, told
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that a run solves for, as `State.digits` has them: of a plan its evidence and
+        its decisions."""
+        return ([self.decision.block] * 2 if self.decision is not None
+                else [u.block for u in self.schedule.updates])
+
+    def raise_for_data(self, dynamic: list[Array]) -> None:
+        """Find out which site's data or prior are at fault, if any are, and say so."""
+        with ours():
+            raise_for_data(self.graph, self.diagnose(dynamic))
+
+    def _more(self, state: State, bound: Bound, history: Array, until: Array
+              ) -> tuple[State, Array]:
+        return self.engine.advance(state, bound, history, until, self.tol, self.damping)
+
+    def run(self, call: Call, key: Array, progress: bool) -> Ran:
+        """Start, and sweep until it has settled or gone wrong.
+
+        Raises:
+            DataError, StructureError: no run can be made of these data (`outcome.before`).
+        """
+        # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
+        # is small. Networks stay in the dtype of their weights.
+        with ours():
+            until = min(self.max_iters, CHUNK)
+            bound, state, history, plan, sites, told = self.first(call.dynamic, key, until)
+            told, past, checks = self.told.unpack(told)
+            before(self, call, checks)
+            if not self.single:
+                state, history = self._sweep_on(state, bound, history, until, progress)
+                told, past = jax.device_get((state._replace(moments=None), history))
+        return Ran(told, state.moments, bound, past, plan, sites)
+
+    def _sweep_on(self, state: State, bound: Bound, history: Array, chunk: int, progress: bool
+                  ) -> tuple[State, Array]:
+        """Sweep until it has settled or gone wrong, in chunks between which the bar moves."""
+        sweeps, done, bad, most, bar = 0, False, -1, self.max_iters, None
+        while not done and bad < 0 and sweeps < most:
+            begun, clock = sweeps, time.perf_counter()
+            state, history = self.more(state, bound, history, min(sweeps + chunk, most))
+            sweeps, done, bad = map(int, jax.device_get((state.sweep, state.converged, state.bad)))
+            spent = time.perf_counter() - clock
+            chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
+            if progress and (bar is not None or (not done and spent > 0.2)):
+                bar = bar or tqdm(total=most, desc="VMP", unit="sweep", leave=False)
+                bar.set_postfix(F=f"{float(state.free_energy):.6g}", refresh=False)
+                bar.update(sweeps - bar.n)
+        if bar is not None:
+            bar.close()
+        return state, history
+
+
+def compiled_for(model: Callable, options: tuple, args: tuple, kwargs: dict
+                 ) -> tuple[Compiled, Call]:
+    """The compiled program for these arguments (compiled once per program and shapes)."""
+    call = split_call(model, args, kwargs)
+    refuse_traced(call.dynamic)
+    now = traced(call)
+
+    def made() -> Compiled:
+        with ours():
+            return Compiled(now.program, options)
+
+    return COMPILED.get((now.key, options), made), call._replace(traced=now)
+
+
+def refuse_traced(values: Any) -> None:
+    if is_traced(values):
+        raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
+                        expected="arrays of numbers",
+                        fix="call it outside of jit and vmap; for many data sets use run_batch, or "
+                            "a plate where they share what is learned")

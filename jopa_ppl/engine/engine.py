@@ -1,0 +1,400 @@
+"""A compiled program: bind data, initialise beliefs, sweep until the free energy settles.
+
+Everything here is a pure function of arrays; `vmp.py` jits it once per program and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from jopa_ppl.engine.beliefs import Clamp, DenseBelief, EliminationBelief, at_mean, free_dims
+from jopa_ppl.engine.chain_belief import ChainBelief
+from jopa_ppl.engine.energy import Energy
+from jopa_ppl.engine.evidence import (
+    FactorArrays,
+    Windows,
+    bind_factor,
+    read_series,
+    without_gaps,
+)
+from jopa_ppl.engine.faults import (
+    bad_shape,
+    bad_weight,
+    partly_missing,
+    telling_factors,
+)
+from jopa_ppl.engine.noise_beliefs import GammaBelief, WishartBelief
+from jopa_ppl.engine.reach import Activity, partial_values
+from jopa_ppl.engine.rounding import POLISHED, Digits, digits
+from jopa_ppl.engine.schedule import Schedule
+from jopa_ppl.graph.factor import Block, Factor, Graph
+
+PASSES = 5           # at most, of a program that one pass solves but for rounding
+NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
+
+Data = tuple[dict[str, FactorArrays], dict[str, Array]]
+
+
+class Bound(NamedTuple):
+    """A program with its data: the numbers of every factor and what is inferred."""
+
+    arrays: dict[str, FactorArrays]
+    clamps: dict[str, Any]
+    alive: dict[str, Array]
+    series: list[Windows]
+    values: dict[str, Array]        # of sites conditioned in part, and where they are `present`
+    present: dict[str, Array]
+    checks: dict[str, Any]          # faults of the data, see `checks.py`
+    priors: dict[str, FactorArrays]     # of latents, where they weigh nothing: to start from
+
+
+class State(NamedTuple):
+    """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong.
+
+    `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
+    error that is left in its means, in spreads.
+    """
+
+    moments: dict[str, Any]
+    free_energy: Array
+    sweep: Array
+    bad: Array
+    converged: Array
+    digits: Digits | None = None
+    moved: Array | float = 0.0
+
+
+class Engine:
+    """The arithmetic of one graph."""
+
+    def __init__(self, graph: Graph, method: str = "auto") -> None:
+        self.graph = graph
+        makers = {"dense": lambda b: DenseBelief(b, graph),
+                  "elimination": lambda b: EliminationBelief(b, graph),
+                  "chain": lambda b: ChainBelief(b, graph, method),
+                  "gamma": lambda b: GammaBelief(b, graph),
+                  "wishart": lambda b: WishartBelief(b, graph)}
+        self.beliefs = {b.name: makers[b.kind](b) for b in graph.blocks}
+        self.energy = Energy(graph, self.beliefs)
+        self.schedule = Schedule.of(graph, self.energy)
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def bind(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None) -> Bound:
+        """The numbers of every factor, from the program's data.
+
+        `weigh` may change the weights of observed sites, and where sites in part are data, before
+        it is decided what they reach.
+        """
+        graph = self.graph
+        outer, series = read_series(graph, data)
+        arrays = {}
+        for f in graph.factors:
+            slots = [names for _, names in self.energy.slots[f.name]]
+            arrays[f.name] = bind_factor(graph, f, slots, data, outer, series)
+        raw = {}
+        for name, variable in graph.variables.items():
+            site = variable.site
+            if site.partial:
+                inputs = {**data, **{f"known/{k}": v for k, v in outer.items()}}
+                if site.scan is None:
+                    (raw[name],) = graph.program.evaluate([site.outputs["present"]], inputs)
+                else:
+                    raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
+                        [site.outputs["present"]], {**data, **s})[0])(series[site.scan].steps)
+        values, present = partial_values(graph, series, outer, raw)
+        known = {**outer, **{n: v for w in series for n, v in w.known.items()}}
+        checks = {**self._checks(arrays), "partly": partly_missing(graph, known)}
+        if weigh is not None:
+            arrays, present = weigh(arrays, present)
+        activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
+        arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
+                  for f in graph.factors}
+        arrays |= {f.name: without_gaps(arrays[f.name]) for f in graph.factors if f.reads}
+        checks["untold"] = {n: ~told for n, told in activity.told.items()
+                            if graph.program.sites[n].updated}
+        priors = {f.name: arrays[f.name]._replace(weight=activity.weight(f, unmasked=True))
+                  for f in graph.factors if "weight" in f.site.outputs and not f.site.observed}
+        bound = Bound(arrays, {}, activity.alive, series, values, present, checks, priors)
+        return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
+
+    def clamp(self, block: Block, bound: Bound) -> Any:
+        """What of a block is not inferred: barren latents and data."""
+        alive, values, present = bound.alive, bound.values, bound.present
+
+        def one(name: str) -> Clamp:
+            size = self.graph.variables[name].dims
+            free = jnp.broadcast_to(alive[name][..., None], (*alive[name].shape, size))
+            free = free.astype(jnp.result_type(float))
+            value = jnp.zeros_like(free)
+            if name in values:
+                free = jnp.where(present[name], 0.0, free)
+                value = jnp.where(present[name], values[name], 0.0)
+            return Clamp(free, value)
+
+        parts = {n: one(n) for n in block.members} if block.is_gaussian else {}
+        if block.kind == "dense":
+            return Clamp(*(jnp.concatenate([p[i] for p in parts.values()], -1) for i in (0, 1)))
+        if block.kind == "elimination":
+            return {n: c for n, c in parts.items()}
+        if block.kind != "chain":
+            return None
+        belief = self.beliefs[block.name]
+        both = []
+        for i in (0, 1):
+            nodes = belief.nodes(jnp.concatenate([parts[n][i] for n in block.variables], -1))
+            if block.head:
+                head = belief.head_vector({n: parts[n][i] for n in block.head})
+                nodes = jnp.concatenate([head[None], nodes])
+            both.append(nodes)
+        return Clamp(*both)
+
+    def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
+        """The few faults of the data that do not show as a free energy that is not finite."""
+        seen, negative, shape = [], [], []
+        telling = telling_factors(self.graph)
+        for f in self.graph.factors:
+            a = arrays[f.name]
+            if f in telling and not f.site.partial:
+                seen.append((a.weight > 0).any())
+            if "weight" in f.site.outputs:
+                negative.append(bad_weight(a).any())
+            if f.family in ("gamma", "wishart"):
+                shape.append(bad_shape(f, a).any())
+        return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
+                for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
+
+    # -- beliefs -------------------------------------------------------------------------------
+
+    def stats(self, moments: dict[str, Any], clamps: dict[str, Any]) -> dict[str, Any]:
+        """What the energy is differentiated in, by block."""
+        return {n: b.stats(moments[n], clamps[n]) for n, b in self.beliefs.items()}
+
+    def update(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+               bound: Bound) -> dict[str, Any]:
+        """The block's belief from its complete message, the gradient of the energy."""
+        return self.measured_update(block, factors, moments, bound)[0]
+
+    def measured_update(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+                        bound: Bound) -> tuple[dict[str, Any], Digits]:
+        """`update`, and what rounding works on in the new belief."""
+        belief, clamp = self.beliefs[block.name], bound.clamps[block.name]
+        energy, stats = self._energy_of(block, factors, moments, bound)
+        gradient = jax.grad(energy)(stats)
+        new = belief.update(moments[block.name], gradient, clamp)
+        measured = digits(*belief.diagonals(new, gradient, clamp)) if clamp is not None else NONE
+        return {**moments, block.name: new}, measured
+
+    def _energy_of(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+                   bound: Bound) -> tuple[Callable[[Any], Array], Any]:
+        """The energy as a function of what it is differentiated in of a block, and that now."""
+        stats = self.stats(moments, bound.clamps)
+        held = self.energy.remainders(factors, bound.arrays, stats)
+        return lambda mine: self.energy(factors, bound.arrays, {**stats, block.name: mine}, held
+                                        ), stats[block.name]
+
+    def step(self, block: Block, factors: list[Factor], moments: dict[str, Any], bound: Bound,
+             size: float = 1.0) -> tuple[dict[str, Any], Digits, Array]:
+        """As `update`, for messages that approximate: the largest of the steps `size`, size / 2, ..
+        that does not raise F. Returns what rounding works on, and that size, as well.
+
+        Natural parameters go from old to new. Where all messages are linearised, whose curvature
+        sees the mean alone, only the mean has a way to go: Newton's, damped (next to nothing of the
+        old precision stays, for where a flat prior meets no curvature).
+        """
+        belief, clamp, old = self.beliefs[block.name], bound.clamps[block.name], moments[block.name]
+        energy, stats = self._energy_of(block, factors, moments, bound)
+        here, there = belief.gradient(old, clamp), jax.grad(energy)(stats)
+        spread = any(f.message == "cubature" for f in factors)
+
+        def mixed(size: Array | float) -> Any:
+            return jax.tree.map(lambda a, b: (1 - size) * a + size * b, here, there)
+
+        def way(size: Array | float) -> Any:
+            return (mixed(size)[0], *mixed(size if spread else 1 - 1e-6)[1:])
+
+        def new(size: Array | float) -> Any:
+            return belief.update(old, way(size), clamp)
+
+        def free_energy(mine: Any) -> Array:
+            return -energy(belief.stats(mine, clamp)) - belief.entropy(mine, clamp)
+
+        before = free_energy(new(0.0))
+        most = before + 1e-7 * jnp.maximum(1.0, jnp.abs(before))  # what float32 networks resolve
+        size = halved(size, lambda size: free_energy(new(size)) <= most)
+        mine = new(size)
+        measured = digits(*belief.diagonals(mine, way(size), clamp))
+        return {**moments, block.name: mine}, measured, size
+
+    def start(self, key: Array | None, bound: Bound) -> State:
+        """Beliefs before the first sweep: the priors; with a key, globals are nudged off them.
+
+        Messages that approximate start from there too: chains from their roll-out, and sums over
+        points, which may not be finite for a wide prior, after a step from the mean alone.
+        """
+        prior = bound._replace(arrays={**bound.arrays, **bound.priors})
+        moments = {n: b.zero() for n, b in self.beliefs.items()}
+        order = list(self.graph.program.sites)
+        blocks = sorted(self.graph.blocks, key=lambda b: (
+            b.kind == "chain", min(order.index(m) for m in b.members)))
+        for i, block in enumerate(blocks):
+            touching = self.energy.touching(block)
+            own = [f for f in touching if f.site.name in block.members]
+            bent = [replace(f, message="linearise") for f in touching if f.family == "likelihood"]
+            if block.kind == "chain" and not bent:
+                continue
+            moments = self.update(block, own, moments, prior)
+            if key is not None and not block.held and block.kind in ("dense", "elimination"):
+                moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
+        for update in self.schedule.updates:
+            if any(f.message == "cubature" for f in update.factors):
+                factors = [replace(f, message="linearise") if f.family == "likelihood" else f
+                           for f in update.factors]
+                new, *_ = self.step(update.block, factors, moments, bound)
+                fine = finite(new[update.block.name])
+                moments = jax.tree.map(lambda a, b, ok=fine: jnp.where(ok, a, b), new, moments)
+        zero = jnp.zeros(())
+        return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
+                     self.unmeasured(), zero)
+
+    def unmeasured(self) -> Digits:
+        """What rounding works on before the first sweep: nothing."""
+        return Digits(*jnp.zeros((3, len(self.schedule.updates))))
+
+    def _nudged(self, block: Block, bent: list[Factor], moments: dict[str, Any], bound: Bound,
+                key: Array) -> dict[str, Any]:
+        """A block moved off its prior, by no more than what costs log p of the factors `bent` a
+        nat: a tenth of a wide prior is far away."""
+        def score(moments: dict[str, Any]) -> Array:
+            return self.energy(bent, bound.arrays, self.stats(moments, bound.clamps),
+                               {f.name: jnp.zeros(()) for f in bent})
+
+        def moved(size: Array | float) -> dict[str, Any]:
+            return {**moments, block.name: nudge(moments[block.name], key, size)}
+
+        if not bent:
+            return moved(0.1)
+        least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
+        return moved(halved(0.1, lambda size: score(moved(size)) >= least))
+
+    def free_energy(self, moments: dict[str, Any], bound: Bound, solved: str | None = None
+                    ) -> Array:
+        """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO.
+
+        `solved`: a block that has just been updated. Of U, linear in its covariance C, the part
+        <dU/dC, C> = -1/2 <J, C> is then -n/2: no product of large precisions and small
+        covariances is formed.
+        """
+        stats, energy = self.stats(moments, bound.clamps), self.energy
+        noise = [f for f in self.graph.factors if energy.is_noise_prior(f)]
+        rest = [f for f in self.graph.factors if f not in noise]
+        gaussian = [n for n, b in self.beliefs.items() if b.block.kind not in ("gamma", "wishart")]
+        entropy = sum(self.beliefs[n].entropy(moments[n], bound.clamps[n]) for n in gaussian)
+        if solved is not None:
+            stats = {**stats, solved: at_mean(stats[solved])}
+            entropy -= 0.5 * free_dims(bound.clamps[solved])
+        return -energy(rest, bound.arrays, stats) - entropy + sum(
+            energy.divergence(f, bound.arrays[f.name], stats, moments[f.site.name])
+            for f in noise)
+
+    def sweep(self, moments: dict[str, Any], bound: Bound, damping: float | None = None
+              ) -> tuple[dict[str, Any], Array, Digits, Array]:
+        """One pass over the schedule: beliefs, the position of a bad update (or -1), what rounding
+        works on in every update, and the smallest step that was taken."""
+        bad, measured, least = jnp.full((), -1), [], jnp.ones(())
+        for i, step in enumerate(self.schedule.updates):
+            old, factors = moments, list(step.factors)
+            if any(f.family == "likelihood" for f in factors):
+                moments, found, size = self.step(step.block, factors, old, bound,
+                                                 1 - (damping or 0.0))
+                least = jnp.minimum(least, size)
+            else:
+                moments, found = self.measured_update(step.block, factors, old, bound)
+                if damping:
+                    fresh = jax.tree.map(lambda a, b: (1 - damping) * a + damping * b,
+                                         moments[step.block.name], old[step.block.name])
+                    moments = {**moments, step.block.name: fresh}
+            measured.append(found)
+            bad = jnp.where((bad < 0) & ~finite(moments[step.block.name]), i, bad)
+        return moments, bad, Digits(*(jnp.stack(x) if measured else jnp.zeros((0,))
+                                      for x in zip(*measured or [NONE]))), least
+
+    def settled(self, old: State, moments: dict[str, Any], f: Array, tol: float, size: Array
+                ) -> Array:
+        """Whether a sweep changed F by less than `tol` and every block's means by less than
+        sqrt(tol) of their spread (were its steps, of `size`, whole): F sees an error of the beliefs
+        squared, and less and less of it the more data there are."""
+        close = max(tol, 1e-12)              # a sum of many terms has no more digits than that
+        still = jnp.abs(old.free_energy - f) <= close * jnp.maximum(1.0, jnp.abs(f))
+        return still & (self.moved(old.moments, moments) <= tol**0.5 * size)
+
+    def moved(self, old: dict[str, Any], new: dict[str, Any]) -> Array:
+        """How far a sweep moved the means of the block that it moved most, in spreads."""
+        names = [u.block.name for u in self.schedule.updates]
+        return jnp.stack([jnp.zeros(()), *(self.beliefs[n].moved(old[n], new[n]) for n in names)]
+                         ).max()
+
+    def advance(self, state: State, bound: Bound, history: Array, until: Array, tol: float,
+                damping: float | None) -> tuple[State, Array]:
+        """Sweep until converged, bad, or `until` sweeps are done."""
+
+        def running(carry: tuple[State, Array]) -> Array:
+            s, _ = carry
+            return (s.sweep < until) & ~s.converged & (s.bad < 0)
+
+        def body(carry: tuple[State, Array]) -> tuple[State, Array]:
+            s, past = carry
+            moments, bad, measured, size = self.sweep(s.moments, bound, damping)
+            f = self.free_energy(moments, bound, solved)
+            bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
+            ok = bad < 0
+            kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
+            moved = s.moved
+            if not exact:
+                settled = (s.sweep > 0) & self.settled(s, moments, f, tol, size)
+            else:       # another pass only polishes rounding, where there is any to speak of
+                polish = self.moved(s.moments, moments) * measured.left
+                moved = jnp.where(s.sweep > 0, polish, measured.first_pass)
+                settled = (moved <= POLISHED) | (s.sweep + 1 >= PASSES)
+            past = jnp.where(ok, past.at[s.sweep].set(f), past)
+            f = jnp.where(ok, f, s.free_energy)
+            return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved), past
+
+        exact = self.schedule.exact and not damping
+        solved = next((u.block.name for u in self.schedule.updates
+                       if exact and u.block.is_gaussian), None)
+        return jax.lax.while_loop(running, body, (state, history))
+
+
+def finite(moments: Any) -> Array:
+    """Whether a belief has no NaN or infinity."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(moments)]).all()
+
+
+def halved(size: float, fits: Callable[[Array], Array]) -> Array:
+    """The first of size, size / 2, .. that fits (or next to nothing, where none does)."""
+    return jax.lax.while_loop(lambda s: ~fits(s) & (s > 1e-18), lambda s: s / 2, jnp.asarray(size))
+
+
+def nudge(moments: Any, key: Array, size: Array | float, shrink: float = 0.01) -> Any:
+    """Move means off the prior by `size` of its spread, and start narrow.
+
+    At the prior mean a product of two zero-mean latents has zero gradient: inference would stay.
+    """
+    def one(mean: Array, cov: Array, key: Array) -> Array:
+        std = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1))
+        return mean + size * std * random.normal(key, mean.shape, mean.dtype)
+
+    if isinstance(moments.mean, dict):
+        means = {}
+        for i, (name, mean) in enumerate(moments.mean.items()):
+            noise = random.normal(random.fold_in(key, i), mean.shape, mean.dtype)
+            means[name] = mean + size * noise
+        return moments._replace(mean=means, cov={k: shrink * c for k, c in moments.cov.items()})
+    return moments._replace(mean=one(moments.mean, moments.cov, key), cov=shrink * moments.cov)

@@ -1,0 +1,344 @@
+"""From data to the numbers of each factor: coefficients, offsets, weights. Once per run.
+
+The coefficient tensor of a residual is probed by `jax.jacfwd` at zero: exact, since the residual
+was proved multi-affine. It is evaluated for every step or plate only where it differs there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from jopa_ppl.engine.layout import align, dims, join, split
+from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.program.carry import Reader, base_name, input_key, lag
+from jopa_ppl.program.program import Site
+
+# Parameters that are symmetric matrices.
+SYMMETRIC = ("covariance_matrix", "precision_matrix", "rate_matrix", "scale_matrix")
+
+
+class FactorArrays(NamedTuple):
+    """What a factor needs besides beliefs. Batch axes: time first (bulk only), then plates.
+
+    K (*batch|1, n, slots.., main): coefficients; offset (*batch, n): the site's own data;
+    weight (*batch, n|1); known (*batch|1, m); precision and logdet where they are data; env: the
+    data that a latent precision is computed from.
+    """
+
+    K: Array
+    offset: Array
+    weight: Array
+    known: Array
+    precision: Array | None
+    logdet: Array | None
+    env: Any
+
+
+class Windows(NamedTuple):
+    """Series of a run by scan: step inputs and values of observed sites, (T, ..)."""
+
+    steps: dict[str, Array]
+    known: dict[str, Array]
+
+
+def read_series(graph: Graph, data: dict[str, Array]) -> tuple[dict[str, Array], list[Windows]]:
+    """Values of the observed sites outside scans, and all series of every scan."""
+    program, reader = graph.program, graph.reader
+    outer: dict[str, Array] = {}
+    for site in program.sites.values():
+        if site.scan is None and "value" in site.outputs:
+            known = {f"known/{k}": v for k, v in outer.items() if not program.sites[k].amortized}
+            (outer[site.name],) = program.evaluate([site.outputs["value"]], {**data, **known})
+    series = []
+    for scan in program.scans:
+        steps = reader.step_inputs(scan, data, outer)
+        names = [n for n in scan.sites if "value" in program.sites[n].outputs]
+        outputs = [program.sites[n].outputs["value"] for n in names]
+        values = each_step(program.evaluate, outputs, data, steps, scan.length) if names else []
+        series.append(Windows(steps, dict(zip(names, values))))
+    return outer, series
+
+
+def each_step(evaluate: Callable, outputs: Sequence[int], data: dict[str, Array],
+              steps: dict[str, Array], length: int) -> list[Array]:
+    """Outputs that depend on data alone, for all steps at once: (T, ..) each."""
+    return jax.vmap(lambda s: evaluate(outputs, {**data, **s}), axis_size=length)(steps)
+
+
+def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
+                data: dict[str, Array], outer: dict[str, Array], series: list[Windows]
+                ) -> FactorArrays:
+    """The numbers of one factor; `slots` are its instances by slot, the main slot last."""
+    site, ctx = factor.site, factor.context
+    bulk = ctx.scan is not None and ctx.at is None
+    length = graph.program.scans[ctx.scan].length - ctx.first if bulk else 1
+    names = [p.name for p in factor.plates]
+    evaluate = _evaluator(graph, factor, data, outer, series)
+
+    weight = _weight(factor, evaluate, length if bulk else None)
+    if factor.family in ("gamma", "wishart"):
+        value = _own_value(factor, outer, series, bulk, length)
+        # For these families K carries the concentration, offset the site's own value.
+        (shape,) = evaluate([site.outputs["concentration"]], {}, 0)
+        return FactorArrays(shape, value, weight, jnp.zeros(()), None, None, evaluate.env)
+
+    if factor.family == "likelihood":   # nothing to probe: it is evaluated at every belief
+        flat = jnp.zeros((*(length,) * bulk, *(p.size for p in factor.plates), 1))
+        return FactorArrays(jnp.zeros(()), flat, weight, jnp.zeros(()), None, None, evaluate.env)
+
+    loc, noise = site.outputs["loc"], site.outputs[factor.noise_key]
+    parts = {n: _part(graph, n) for n in (*factor.latents, *factor.knowns)}
+    known = [_known(graph, factor, n, outer, series, bulk, length) for n in factor.knowns]
+    known_array = _concat(known, (1,) * (bulk + len(names)))
+
+    def residual(step: Array | int, *vectors: Array) -> Array:
+        values = {}
+        for names_, vector in zip((*slots, factor.knowns), vectors):
+            at = 0
+            for n in names_:
+                size, shaped = parts[n]
+                values[n] = shaped(vector[at:at + size])
+                at += size
+        (mean,) = evaluate([loc], values, step)
+        own = values[factor.value] if factor.value is not None else 0.0
+        return split(own - mean, site, factor.plates)
+
+    def coefficients(step: Array | int) -> Array:
+        sizes = [sum(parts[n][0] for n in s) for s in (*slots, factor.knowns)]
+        *others, main, seen = sizes
+        fn = lambda *v: residual(step, *v[:-1], v[-1][:main], v[-1][main:])
+        return expand(fn, [*others, main + seen])
+
+    if bulk:
+        K = (jax.vmap(coefficients)(jnp.arange(length)) if "time" in factor.varying
+             else coefficients(0)[None])
+    else:
+        K = coefficients(0)
+    for i, plate in enumerate(factor.plates):
+        if plate.name not in factor.varying:
+            K = jax.lax.slice_in_dim(K, 0, 1, axis=bulk + i)
+    offset = _own_value(factor, outer, series, bulk, length)
+    precision = logdet = None
+    if not factor.noise:
+        def data_noise(step: Array | int) -> tuple[Array, Array]:
+            (given,) = evaluate([noise], {}, step)
+            return to_precision(factor, symmetric_or_nan(given) if factor.noise_key in SYMMETRIC
+                                else given)
+        if bulk and factor.noise_varying:
+            precision, logdet = jax.vmap(data_noise)(jnp.arange(length))
+        else:
+            precision, logdet = data_noise(0)
+            if bulk:
+                precision, logdet = precision[None], logdet[None]
+    return FactorArrays(K, offset, weight, known_array, precision, logdet, evaluate.env)
+
+
+def expand(fn: Callable, sizes: Sequence[int]) -> Array:
+    """The coefficient tensor (*out, 1 + p_1, .., 1 + p_k) of a multi-affine fn(v_1, .., v_k)."""
+    if not sizes:
+        return fn()
+
+    def first(vector: Array) -> Array:
+        return expand(lambda *rest: fn(vector, *rest), sizes[1:])
+
+    zero = jnp.zeros(sizes[0])
+    value = first(zero)
+    axis = value.ndim - (len(sizes) - 1)
+    slope = (jnp.moveaxis(jax.jacfwd(first)(zero), -1, axis) if sizes[0]
+             else jnp.zeros((*value.shape[:axis], 0, *value.shape[axis:])))
+    return jnp.concatenate([jnp.expand_dims(value, axis), slope], axis)
+
+
+class _Evaluator(NamedTuple):
+    reader: Reader
+    factor: Factor
+    env: Any                     # (data, outer known, step series, known series)
+
+    def __call__(self, outputs: Sequence[int], values: dict[str, Array], step: Array | int
+                 ) -> list[Array]:
+        """Outputs in the factor's context; `step` counts from the first step of the context."""
+        return evaluate_in(self.reader, self.factor, self.env, outputs, values, step)
+
+
+def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int],
+                values: dict[str, Array], step: Array | int) -> list[Array]:
+    """Outputs of a factor's site, from latent values, at a step of its context."""
+    data, outer, steps, known = env
+    ctx = factor.context
+    values = {**outer, **values}
+    windows = []
+    if ctx.scan is not None:
+        first = (step + ctx.first) if ctx.at is None else ctx.at
+        program = reader.program
+        wanted = program.needs(outputs) | program.needs(program.scans[ctx.scan].carry)
+        steps = {k: v for k, v in steps.items() if k in wanted}
+        known = {n: v for n, v in known.items() if f"known/{n}" in wanted}
+        for back in range(ctx.depth, -1, -1):
+            # Before step 0 only latents reach back (the seeds of the carry), so data never count.
+            at = jnp.maximum(first - back, 0).astype(jnp.uint32)
+            windows.append({k: _row(v, at) for k, v in steps.items()}
+                           | {input_key(n): v for n, v in values.items()
+                              if input_key(n) and lag(n) == back})
+            values |= {f"{n}@{-back}": _row(v, at) for n, v in known.items()
+                       if f"{n}@{-back}" not in values}
+    return reader.values(outputs, ctx, values, data, windows)
+
+
+def _row(x: Array, at: Array) -> Array:
+    """x[at] for an unsigned index in range: indexing checks both, at length."""
+    return jax.lax.dynamic_index_in_dim(x, at, keepdims=False)
+
+
+def _evaluator(graph: Graph, factor: Factor, data: dict, outer: dict,
+               series: list[Windows]) -> _Evaluator:
+    scan = factor.context.scan
+    steps = series[scan] if scan is not None else Windows({}, {})
+    # Partial sites are latents: their data enter through the belief, not through known values.
+    known = {n: v for n, v in steps.known.items() if not graph.program.sites[n].partial}
+    return _Evaluator(graph.reader, factor, (data, outer, steps.steps, known))
+
+
+def _part(graph: Graph, instance: str) -> tuple[int, Callable[[Array], Array]]:
+    """How many numbers of an instance an element of its plates has, and the instance made of
+    these (of an input of the scan: all of it)."""
+    if key := input_key(instance):
+        shape = graph.program.shapes[key]
+        return prod(shape), lambda vector: vector.reshape(shape)
+    site, local = graph.program.sites[base_name(instance)], _local(graph, instance)
+    size = dims(site, local)
+    return size, lambda vector: join(vector.reshape((1,) * len(local) + (size,)), site, local)
+
+
+def _local(graph: Graph, instance: str) -> tuple:
+    site = graph.program.sites[base_name(instance)]
+    return tuple(p for p in site.axes if (site.name, p.name) not in graph.reader.dense)
+
+
+def _concat(arrays: Sequence[Array], batch: tuple[int, ...]) -> Array:
+    if not arrays:
+        return jnp.zeros((*batch, 0))
+    shape = jnp.broadcast_shapes(*(a.shape[:-1] for a in arrays))
+    return jnp.concatenate([jnp.broadcast_to(a, (*shape, a.shape[-1])) for a in arrays], -1)
+
+
+def _known(graph: Graph, factor: Factor, instance: str, outer: dict, series: list[Windows],
+           bulk: bool, length: int) -> Array:
+    """Values of an observed site or an input as part of the main slot, (*batch|1, dims)."""
+    ctx, want = factor.context, [p.name for p in factor.plates]
+    if key := input_key(instance):
+        values = series[ctx.scan].steps[key].astype(float)
+        start = (ctx.first if bulk else ctx.at) - lag(instance)
+        values = values[start:start + length] if bulk else values[start]
+        return values.reshape((*(length,) * bulk, *(1,) * len(want), -1))
+    site, local = graph.program.sites[base_name(instance)], _local(graph, instance)
+    have = [p.name for p in local]
+    if site.scan is None:
+        array = align(split(outer[site.name], site, local), 0, have, want, 1)
+        return array[None] if bulk else array
+    values = series[site.scan].known[site.name]
+    back = -int(instance.split("@")[1])
+    if bulk:
+        values = values[ctx.first - back:ctx.first - back + length]
+        return align(split(values, site, local), 1, have, want, 1)
+    return align(split(values[ctx.at - back], site, local), 0, have, want, 1)
+
+
+def _own_value(factor: Factor, outer: dict, series: list[Windows], bulk: bool,
+               length: int) -> Array:
+    site, ctx = factor.site, factor.context
+    batch = ((length,) if bulk else ()) + tuple(p.size for p in factor.plates)
+    if not site.observed or site.partial or "value" not in site.outputs:
+        return jnp.zeros((*batch, factor.dims))
+    if ctx.scan is None:
+        value = outer[site.name]
+    else:
+        values = series[ctx.scan].known[site.name]
+        value = values[ctx.first:] if bulk else values[ctx.at]
+    # What is missing weighs nothing; here it only has to be a value that can be.
+    filler = {"wishart": jnp.eye(site.shape[-1] if site.shape else 1), "gamma": 1.0}
+    value = jnp.where(jnp.isnan(value), filler.get(site.family, 0.0), value)
+    return split(value.astype(jnp.result_type(float)), site, factor.plates)
+
+
+def without_gaps(a: FactorArrays) -> FactorArrays:
+    """What missing values of other sites made of a factor that weighs nothing there anyway.
+
+    Where it does weigh something the NaN stays: the run finds it and says so.
+    """
+    batch = a.offset.ndim - 1
+    seen = (a.weight > 0).any(-1)
+
+    def quiet(x: Array) -> Array:
+        here = seen
+        for axis in range(batch):
+            if x.shape[axis] < seen.shape[axis]:
+                here = here.any(axis, keepdims=True)
+        here = here.reshape((*here.shape, *(1,) * (x.ndim - batch)))
+        return jnp.where(jnp.isnan(x) & ~here, 0.0, x)
+
+    a = a._replace(K=quiet(a.K), known=quiet(a.known))
+    if a.precision is None or a.precision.ndim < batch:
+        return a
+    return a._replace(precision=quiet(a.precision), logdet=quiet(a.logdet))
+
+
+def _weight(factor: Factor, evaluate: _Evaluator, length: int | None) -> Array:
+    """(*batch, n) where elements have weights of their own, else (*batch, 1)."""
+    site = factor.site
+    batch = tuple(p.size for p in factor.plates)
+    if "weight" not in site.outputs:
+        return jnp.ones((*(() if length is None else (length,)), *batch, 1))
+
+    def one(step: Array | int) -> Array:
+        (weight,) = evaluate([site.outputs["weight"]], {}, step)
+        weight = weight.reshape((1,) * (len(site.shape) - weight.ndim) + weight.shape)
+        axes = {p.axis for p in factor.plates}
+        if all(n == 1 for i, n in enumerate(weight.shape) if i not in axes):
+            moved = jnp.moveaxis(weight, [p.axis for p in factor.plates], range(len(axes)))
+            return jnp.broadcast_to(moved.reshape((*moved.shape[:len(axes)], 1)), (*batch, 1))
+        return split(jnp.broadcast_to(weight, site.shape), site, factor.plates)
+
+    return one(0) if length is None else jax.vmap(one)(jnp.arange(length))
+
+
+def asymmetry(matrix: Array) -> Array:
+    """Where a matrix differs from its transpose by more than single precision explains."""
+    size = jnp.sqrt(jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1)))
+    gap = jnp.abs(matrix - jnp.swapaxes(matrix, -1, -2))
+    return gap > 1e-4 * size[..., :, None] * size[..., None, :]
+
+
+def symmetric_or_nan(matrix: Array) -> Array:
+    """The matrix; NaN where it is not symmetric, which the run then finds and reports."""
+    return jnp.where(asymmetry(matrix), jnp.nan, matrix)
+
+
+def to_precision(factor: Factor, noise: Array) -> tuple[Array, Array]:
+    """(precision, log-precision), split by plates, from the parameter the user gave."""
+    site = factor.site
+    if factor.noise_key == "scale":
+        scale = split(jnp.broadcast_to(noise, site.shape), site, factor.plates)
+        return scale**-2, -2 * jnp.log(scale)
+    n = noise.shape[-1]
+    matrix = jnp.moveaxis(noise, [p.axis for p in factor.plates], range(len(factor.plates)))
+    matrix = matrix.reshape((*matrix.shape[:len(factor.plates)], n, n))
+    if factor.noise_key == "precision_matrix":
+        chol = jnp.linalg.cholesky(matrix)
+        return matrix, 2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
+    chol = matrix if factor.noise_key == "scale_tril" else jnp.linalg.cholesky(matrix)
+    eye = jnp.broadcast_to(jnp.eye(n, dtype=matrix.dtype), chol.shape)
+    white = solve_triangular(chol, eye, lower=True)
+    precision = jnp.swapaxes(white, -1, -2) @ white
+    return precision, -2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
+
+
+def is_observed(site: Site) -> bool:
+    """Whether the site is data everywhere."""
+    return site.observed and not site.partial

@@ -1,0 +1,205 @@
+"""Forward in time: moments of steps that smoothing left out, and the roll-out of a plan.
+
+The state (head, last k nodes) is carried with its mean and covariance. Where smoothing has settled
+it, it is taken from there; after that the program's sites follow one another, each with its
+conditional mean and covariance, over beliefs about what is shared (as if drawn afresh each step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.engine.chain_belief import ChainBelief
+from jopa_ppl.engine.steps import Coordinates, SiteMap, at_mean, spread_of
+from jopa_ppl.graph.factor import Block
+from jopa_ppl.linalg.factors import Moments, augment
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.engine import Bound, Engine
+
+
+class Follow(NamedTuple):
+    """How a site of a step follows from h: z = M h + noise, noise ~ N(0, C), M uncertain or not.
+
+    Axes: time (or 1), plates; mean (.., n, H), cov (.., n, n), K and slots of a `SiteMap`.
+    """
+
+    mean: Array
+    cov: Array
+    K: Array | None = None
+    slots: tuple[Moments, ...] = ()
+
+
+class Smoothed(NamedTuple):
+    """What smoothing settled; arrays (T, *plates, ..).
+
+    state_*: (head, last k nodes) before step t, elements of which hold where `settled`; node_*: the
+    step's own sites, elements of which hold where `free`; cross: covariance of state and node.
+    """
+
+    state_mean: Array
+    state_cov: Array
+    node_mean: Array
+    node_cov: Array
+    cross: Array
+    settled: Array
+    free: Array
+
+
+def nature(site: SiteMap, where: np.ndarray) -> Follow:
+    """A latent site drawn by the program: its residual is z - M h."""
+    K = site.K.at[..., where].set(0.0)
+    return Follow(-at_mean(K, site.slots), site.covariance, K if site.slots else None, site.slots)
+
+
+def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool = False
+              ) -> tuple[Any, Any]:
+    """lax.scan over the leading axis of the leaves; leaves with one entry serve all steps."""
+    leaves, treedef = jax.tree.flatten(tree)
+    moving = [x.shape[0] == length and length > 1 for x in leaves]
+
+    def body(carry: Any, here: list[Array]) -> tuple[Any, Any]:
+        given = iter(here)
+        return step(carry, treedef.unflatten(
+            [next(given) if m else x[0] for m, x in zip(moving, leaves)]))
+
+    return jax.lax.scan(body, carry, [x for m, x in zip(moving, leaves) if m], length=length,
+                        reverse=reverse)
+
+
+def settled(engine: Engine, block: Block, moments: dict, bound: Bound) -> Smoothed:
+    """The smoother's share of a chain, and where it holds: where some observation reaches."""
+    belief: ChainBelief = engine.beliefs[block.name]
+    c, w = Coordinates(belief), belief.width
+    free = jnp.concatenate(
+        [jnp.broadcast_to(bound.alive[n][..., None],
+                          (*bound.alive[n].shape, engine.graph.variables[n].dims))
+         for n in block.variables], -1)
+    ahead = jnp.ones((c.k, *free.shape[1:]), bool)
+    nodes = jnp.concatenate([ahead, free])
+    before = [jnp.ones((*free.shape[:-1], c.head_dims), bool),
+              *(nodes[j:j + belief.length] for j in range(c.k))]
+    stats = belief.stats(moments[block.name], bound.clamps[block.name])
+    node_mean = jnp.concatenate([belief.steps(stats[0], n, 1) for n in block.variables], -1)
+    blocks = jnp.stack([stats[1][belief.h:, ..., j * w:(j + 1) * w, j * w:(j + 1) * w]
+                        for j in range(c.k)], 1)
+    node_cov = blocks.reshape((-1, *blocks.shape[2:]))[:belief.length]
+    mean, cov = _states(belief, stats, c)
+    state, node = slice(0, c.state), slice(c.state, None)
+    return Smoothed(mean[..., state], cov[..., state, state], node_mean, node_cov,
+                    cov[..., state, node], jnp.concatenate(before, -1),
+                    free.astype(jnp.result_type(float)))
+
+
+def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinates
+            ) -> tuple[Array, Array]:
+    """Moments of (head, z_{t-k}, .., z_{t-1}, z_t) for every t."""
+    means, covs = [], []
+    first = belief.first(stats)
+    for t in range(0 if belief.seeds else min(c.k, belief.length)):
+        index, live = list(range(c.head_dims)), [1.0] * c.head_dims
+        for node in range(t - c.k, t + 1):
+            at = belief.place(node) if node >= 0 else 0
+            index += list(range(at, at + c.width))
+            live += [float(node >= 0)] * c.width
+        at, on = np.array(index, int), np.array(live)
+        means.append((first[0][..., at] * on)[None])
+        covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
+    if belief.seeds or belief.length > c.k:
+        names = [f"{n}@{-back}" for back in range(c.k, -1, -1) for n in belief.block.variables]
+        mean, cov = belief.windows(stats, names, c.k)
+        pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]
+        means.append(jnp.pad(mean, pad))
+        covs.append(jnp.pad(cov, [*pad, (c.head_dims, 0)]))
+    return jnp.concatenate(means), jnp.concatenate(covs)
+
+
+def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follow]]]],
+         c: Coordinates, look: Array | None = None) -> tuple[Array, ...]:
+    """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step; with
+    `look` (*plates), a step that is rolled out, E[h h'] (*plates, H, H) of that one too.
+
+    Steps come from smoothing up to the first that it did not settle as a whole; from there on they
+    are rolled out one by one. `segments`: (number of steps, sites in program order with their
+    places in h).
+    """
+    shift, z = c.shift()[1:], slice(c.size - c.width, c.size)
+    whole = (start.free > 0).all(-1) & start.settled.all(-1)
+    whole = whole.reshape((len(whole), -1)).all(-1)
+    first = jnp.where(whole.all(), len(whole), jnp.argmin(whole))
+    begun = jnp.minimum(first, len(whole) - 1)
+    carry = (start.state_mean[begun], start.state_cov[begun])
+    nodes, at = (start.node_mean, start.node_cov), 0
+    seen = () if look is None else (jnp.zeros((*look.shape, c.size, c.size)),)
+
+    def advance(carry: tuple[Array, Array], given: Smoothed, places: list[np.ndarray],
+                rules: list[Follow]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        mean, cov = carry
+        known = given.settled
+        mean = jnp.where(known, given.state_mean, mean)
+        cov = jnp.where(known[..., :, None] & known[..., None, :], given.state_cov, cov)
+        pad = [(0, 0)] * (mean.ndim - 1)
+        h = jnp.pad(augment(mean), [*pad, (0, c.width)])
+        S = jnp.pad(cov, [*pad, (1, c.width), (1, c.width)])
+        # What smoothing knows of the step comes first: the other sites follow from it.
+        free = given.free > 0
+        both = free[..., :, None] & free[..., None, :]
+        cross = jnp.where(known[..., None] & free[..., None, :], given.cross, 0.0)
+        mixed = free.any(-1) & ~known.all(-1)
+        cross = jax.lax.cond(mixed.any(), _across, lambda cross, *_: cross, cross, cov, known)
+        h = h.at[..., z].set(jnp.where(free, given.node_mean, 0.0))
+        S = S.at[..., z, z].set(jnp.where(both, given.node_cov, 0.0))
+        S = S.at[..., 1:z.start, z].set(cross)
+        S = S.at[..., z, 1:z.start].set(jnp.swapaxes(cross, -1, -2))
+        for where, rule in zip(places, rules):
+            new = jnp.zeros(h.shape, bool).at[..., where].set(~free[..., where - z.start])
+            drawn, spread = follow(h, S, where, rule)
+            h = jnp.where(new, drawn, h)
+            S = jnp.where(new[..., :, None] | new[..., None, :], spread, S)
+        return (h[..., shift], S[..., shift, :][..., :, shift]), (h, S)
+
+    for length, sites in segments:
+        places, rules = [w for w, _ in sites], [rule for _, rule in sites]
+
+        def step(i: Array, carried: Any, at: int = at, length: int = length,
+                 places: list = places, rules: list = rules) -> Any:
+            carry, nodes, seen = carried
+            given = jax.tree.map(lambda a: a[at + i], start)
+            here = jax.tree.map(lambda a: a[i] if len(a) == length else a[0], rules)
+            carry, (h, S) = advance(carry, given, places, here)
+            found = h[..., z], S[..., z, z]
+            seen = tuple(jnp.where((at + i == look)[..., None, None],
+                                   S + h[..., :, None] * h[..., None, :], x) for x in seen)
+            return carry, tuple(a.at[at + i].set(x) for a, x in zip(nodes, found)), seen
+
+        carry, nodes, seen = jax.lax.fori_loop(jnp.clip(first - at, 0, length), length, step,
+                                               (carry, nodes, seen))
+        at += length
+    return *nodes, *seen
+
+
+def _across(cross: Array, cov: Array, known: Array) -> Array:
+    """Covariance of state and node where smoothing knows but a part of the state: the rest was
+    predicted from that part, and tells no more of the node than it does."""
+    both = known[..., :, None] & known[..., None, :]
+    unit = jnp.where(known & (jnp.diagonal(cov, axis1=-2, axis2=-1) > 0), 0.0, 1.0)
+    inner = jnp.where(both, cov, 0.0) + unit[..., None] * jnp.eye(cov.shape[-1], dtype=cov.dtype)
+    outer = jnp.where(~known[..., :, None] & known[..., None, :], cov, 0.0)
+    return cross + outer @ jnp.linalg.solve(inner, cross)
+
+
+def follow(h: Array, S: Array, where: np.ndarray, rule: Follow) -> tuple[Array, Array]:
+    """Put z = M h + noise in its place in h: its mean, and its covariance with all of h."""
+    z = jnp.einsum("...nh,...h->...n", rule.mean, h)
+    across = jnp.einsum("...nh,...hk->...nk", rule.mean, S)
+    own = jnp.einsum("...nh,...mh->...nm", across, rule.mean) + rule.cov
+    if rule.K is not None:
+        own = own + spread_of(rule.K, rule.slots, S + h[..., :, None] * h[..., None, :])
+    S = S.at[..., where, :].set(across).at[..., :, where].set(jnp.swapaxes(across, -1, -2))
+    return h.at[..., where].set(z), S.at[..., where[:, None], where[None, :]].set(own)

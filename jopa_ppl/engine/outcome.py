@@ -1,0 +1,68 @@
+"""What is made of a run before and after its sweeps: errors and warnings, or nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jopa_ppl.engine.faults import raise_for_plan, raise_if_missing, warn_if_untold
+from jopa_ppl.engine.rounding import raise_for_rounding, raise_or_warn
+from jopa_ppl.errors import ConvergenceWarning, NumericalError
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.compiled import Compiled
+    from jopa_ppl.engine.engine import State
+    from jopa_ppl.engine.signature import Call
+    from jopa_ppl.posterior.posterior import Posterior
+
+
+def before(compiled: Compiled, call: Call, checks: dict[str, Any]) -> None:
+    """Refuse data that no run can be made of.
+
+    Raises:
+        DataError, StructureError: see `checks.py`. Warns with a DataWarning.
+    """
+    raise_if_missing(compiled.graph, checks)
+    if compiled.decide:
+        raise_for_plan(compiled.decide, compiled.decision.apart, checks)
+    else:
+        warn_if_untold(checks)
+    if checks["negative"] or checks["shape"]:
+        compiled.raise_for_data(call.dynamic)
+
+
+def after(compiled: Compiled, call: Call, told: State, history: np.ndarray,
+          posterior: Callable[[], Posterior]) -> None:
+    """Refuse a run that went wrong, tell of one that did not settle or lost digits.
+
+    Args:
+        told: the state of the run on the host; posterior: makes the posterior, for an error.
+
+    Raises:
+        DataError, PriorError: the data or a prior made it go wrong. NumericalError: something
+            else did, or rounding. Warns with a ConvergenceWarning or NumericalWarning.
+    """
+    sweeps, bad = int(told.sweep), int(told.bad)
+    if bad >= 0:
+        compiled.raise_for_data(call.dynamic)
+        raise_for_rounding(compiled, posterior(), bad)
+        where = (f"block '{compiled.blocks[bad].name}'" if bad < len(compiled.blocks)
+                 else "the free energy")
+        raise NumericalError(
+            "the free energy stopped being finite", posterior=posterior(),
+            found=f"a non-finite value in sweep {sweeps + 1}, at {where}",
+            expected="finite beliefs",
+            fix="look at the scale of the data and at the priors; `error.posterior` holds "
+                f"the state after {sweeps} sweeps")
+    raise_or_warn(compiled, told, posterior)
+    if told.converged or compiled.single:
+        return
+    change = float(history[sweeps - 1] - history[sweeps - 2]) if sweeps > 1 else float("nan")
+    if compiled.tol == 0 and abs(change) <= 1e-12 * abs(float(told.free_energy)):
+        return
+    moved = f", the free energy by {change:.3g} nats a sweep" if sweeps > 1 else ""
+    warnings.warn(f"not converged: after {sweeps} sweeps the beliefs still move{moved} "
+                  f"(tol={compiled.tol}); raise max_iters", ConvergenceWarning, stacklevel=3)

@@ -1,0 +1,43 @@
+"""The ordered updates of a sweep, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jopa_ppl.graph.factor import Block, Factor, Graph
+from jopa_ppl.graph.tables import schedule_table
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.energy import Energy
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step of a sweep: a block and the factors whose messages it takes in."""
+
+    block: Block
+    factors: tuple[Factor, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The updates of one sweep, in order: states first, then what is shared between them."""
+
+    updates: tuple[Update, ...]
+    held: tuple[Block, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether one sweep is all there is to do: one block, no approximate message."""
+        return len(self.updates) <= 1 and all(
+            f.family != "likelihood" for u in self.updates for f in u.factors)
+
+    @staticmethod
+    def of(graph: Graph, energy: Energy) -> Schedule:
+        """Every block that may move, once: chains, local Gaussians, globals, precisions."""
+        return Schedule(tuple(Update(b, tuple(energy.touching(b))) for b in graph.blocks
+                              if not b.held), tuple(b for b in graph.blocks if b.held))
+
+    def __str__(self) -> str:
+        return schedule_table(self)

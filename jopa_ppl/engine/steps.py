@@ -1,0 +1,170 @@
+"""The sites of a chain's step as linear maps on one vector: what planning and prediction share.
+
+At step t the vector is h = (1, head, z_{t-k}, .., z_t), k the order of the chain, and every
+Gaussian site of the step has a residual r = K(theta) h. The first k steps may have maps of
+their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.engine.beliefs import in_bulk
+from jopa_ppl.engine.chain_belief import ChainBelief
+from jopa_ppl.engine.layout import align
+from jopa_ppl.graph.factor import Block, Factor
+from jopa_ppl.linalg.factors import Moments, at_mean, batch_einsum, moving
+from jopa_ppl.linalg.families import inverse_and_logdet
+from jopa_ppl.program.carry import base_name, lag
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.engine import Bound, Engine
+    from jopa_ppl.engine.evidence import FactorArrays
+
+
+class SiteMap(NamedTuple):
+    """One site of a step. Batch axes: (steps of the context, *plates of the factor).
+
+    K (*batch|1, n, slots.., H): its residual on h; slots: moments of what K is uncertain of;
+    precision E[P] (n,) or (n, n) and covariance E[P^-1] (n, n); weight (*batch, n|1).
+    """
+
+    K: Array
+    slots: tuple[Moments, ...]
+    precision: Array
+    covariance: Array
+    weight: Array
+
+
+class Coordinates:
+    """Where sites lie in h."""
+
+    def __init__(self, belief: ChainBelief) -> None:
+        self.belief = belief
+        self.k, self.width = belief.k, belief.width
+        self.head_dims = 0 if belief.seeds else sum(n for _, n in belief.head.values())
+        self.state = self.head_dims + self.k * self.width
+        self.size = 1 + self.state + self.width
+
+    def of(self, instance: str) -> np.ndarray:
+        """Indices of an instance ("x0", "x@-1", "x@0") in h."""
+        back = lag(instance)
+        if back is None:
+            start, size = self.belief.head[instance]
+            start += 1
+        else:
+            at, size = self.belief.node[base_name(instance)]
+            start = 1 + self.head_dims + (self.k - back) * self.width + at
+        return np.arange(start, start + size)
+
+    def shift(self) -> np.ndarray:
+        """Indices in h_t of the state of step t + 1 (with the leading 1)."""
+        nodes = np.arange(1 + self.head_dims + self.width, self.size)
+        return np.concatenate([np.arange(1 + self.head_dims), nodes])
+
+
+def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Bound,
+             moments: dict) -> SiteMap:
+    """The map of a factor's site, from its numbers and the beliefs about what it shares."""
+    arrays = bound.arrays[factor.name]
+    energy, stats = engine.energy, engine.stats(moments, bound.clamps)
+    precision, _ = energy.noise(factor, arrays, stats)
+    views = [(b, n, engine.beliefs[b.name].view(stats[b.name], factor))
+             for b, n in energy.slots[factor.name] if b is not None]
+    chain: Block = coordinates.belief.block
+    slots = tuple(v for b, _, v in views if b is not chain)
+    names = next((n for b, n, _ in views if b is chain), [])
+    K, q = arrays.K, sum(len(coordinates.of(n)) for n in names)
+    known, offset = arrays.known, arrays.offset
+    if known.shape[-1]:
+        seen = known.reshape((*known.shape[:-1], *(1,) * (K.ndim - known.ndim), known.shape[-1]))
+        K = _with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
+    else:
+        K = K[..., :1 + q]
+    if factor.value is None:
+        constant = offset.reshape((*offset.shape, *(1,) * len(slots)))
+        pads = [(0, 0)] * offset.ndim + [(0, n - 1) for n in K.shape[offset.ndim:-1]]
+        K = _with_constant(K, jnp.pad(constant, pads))
+    where = np.concatenate([[0], *(coordinates.of(n) for n in names)]).astype(int)
+    spread = np.zeros((len(where), coordinates.size))
+    spread[np.arange(len(where)), where] = 1
+    K = jnp.einsum("...l,lh->...h", K, spread)
+    weight = arrays.weight
+    covariance = noise_covariance(engine, factor, arrays, moments, stats)
+    if not in_bulk(factor):
+        K, precision, covariance, weight = (x[None] for x in (K, precision, covariance, weight))
+        slots = tuple(Moments(s.mean[None], s.cov[None]) for s in slots)
+    return SiteMap(K, slots, precision, covariance, weight)
+
+
+def _with_constant(K: Array, constant: Array) -> Array:
+    shape = jnp.broadcast_shapes(K.shape[:-1], constant.shape)
+    first = jnp.broadcast_to(K[..., 0], shape) + constant
+    rest = jnp.broadcast_to(K[..., 1:], (*shape, K.shape[-1] - 1))
+    return jnp.concatenate([first[..., None], rest], -1)
+
+
+def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, moments: dict,
+                     stats: dict) -> Array:
+    """E[P^-1] of a Gaussian site as (.., n, n): exact for known, Gamma and Wishart precisions.
+
+    P is linear in every precision it is a product of, so E[P^-1] is P^-1 at their harmonic means,
+    1 / E[1 / tau] = (a - 1) / b and (nu - n - 1) V^-1; at E[P] where they do not exist.
+    """
+    harmonic = dict(stats)
+    for name in factor.noise:
+        block = engine.graph.block_of(name).name
+        q, (mean, log) = moments[block], stats[block]
+        if hasattr(q, "dof"):
+            less = q.rate.shape[-1] + 1
+            ratio = jnp.where(q.dof > less, (q.dof - less) / q.dof, 1.0)[..., None, None]
+        else:
+            ratio = jnp.where(q.a > 1, (q.a - 1) / q.a, 1.0)
+        harmonic[block] = (mean * ratio, log)
+    precision = engine.energy.noise(factor, arrays, harmonic)[0]
+    if factor.family == "normal":
+        return jnp.eye(precision.shape[-1], dtype=precision.dtype) / precision[..., None]
+    return inverse_and_logdet(precision)[0]
+
+
+def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
+    """E[K' P K] over what K is uncertain of, (*batch, H, H); P is (n,) or (n, n)."""
+    nbatch = K.ndim - 2 - len(slots)
+    mean = at_mean(K, slots)
+    p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
+    total = batch_einsum([(mean, "nl"), (precision, p), (mean, other + "k")], "lk", [True] * nbatch)
+    return total + excess(K, slots, precision)
+
+
+def excess(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
+    """E[K' P K] less what it is at the mean of K."""
+    nbatch = K.ndim - 2 - len(slots)
+    p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
+    total = jnp.zeros(())
+    for part, a, b, spreads in moving(K, slots, nbatch):
+        total += batch_einsum([(part, "n" + a + "l"), (precision, p), (part, other + b + "k"),
+                               *spreads], "lk", [True] * nbatch)
+    return total
+
+
+def spread_of(K: Array, slots: Sequence[Moments], second: Array) -> Array:
+    """Covariance of K h that is due to K, for E[h h'] = second (H, H): (*batch, n, n)."""
+    nbatch = K.ndim - 2 - len(slots)
+    total = jnp.zeros(())
+    for part, a, b, spreads in moving(K, slots, nbatch):
+        total += batch_einsum([(part, "n" + a + "l"), (second, "lk"), (part, "m" + b + "k"),
+                               *spreads], "nm", [True] * nbatch)
+    return total
+
+
+def to_chain_plates(array: Array, factor: Factor, block: Block, tail: int) -> Array:
+    """Sum over the factor's plates that the chain has not, order the rest as the chain's."""
+    have = [p.name for p in factor.plates]
+    drop = tuple(1 + i for i, p in enumerate(have) if p not in block.plates)
+    kept = [p for p in have if p in block.plates]
+    return align(array.sum(axis=drop) if drop else array, 1, kept, block.plates, tail)

@@ -1,0 +1,211 @@
+"""Many runs of one compiled program at once: `VMP.run_batch` and what it returns."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.tree_util import tree_flatten_with_path
+
+from jopa_ppl.compilation import often, once
+from jopa_ppl.engine.compiled import CHUNK
+from jopa_ppl.engine.marginals import parts
+from jopa_ppl.engine.outcome import after, before
+from jopa_ppl.engine.signature import own
+from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
+from jopa_ppl.language.query import unwrapped
+from jopa_ppl.posterior.posterior import Posterior, outward
+from jopa_ppl.settings import ours
+
+if TYPE_CHECKING:
+    from jopa_ppl.infer.vmp import VMP
+
+
+class PosteriorBatch:
+    """The posteriors of many runs: `batch[i]` is a `Posterior`, `.mean(name)` has all of them.
+
+    Attributes:
+        free_energy: (batch,) of the last sweep, in nats; converged, num_iters: (batch,).
+    """
+
+    def __init__(self, make: Callable[[int], Posterior], shaped: dict, told: Any) -> None:
+        self._make, self._shaped = make, shaped
+        self.free_energy = np.asarray(told.free_energy)
+        self.converged = np.asarray(told.converged, bool)
+        self.num_iters = np.asarray(told.sweep, int)
+
+    def __len__(self) -> int:
+        return len(self.free_energy)
+
+    def __getitem__(self, index: int) -> Posterior:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"run {index} of a batch of {len(self)}")
+        return self._make(int(index) % len(self))
+
+    def __iter__(self) -> Iterator[Posterior]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"PosteriorBatch({len(self)} runs, sites={list(self._sites)})"
+
+    @cached_property
+    def _sites(self) -> dict[str, tuple]:
+        return self._shaped()
+
+    def _site(self, name: str) -> tuple:
+        if name not in self._sites:
+            self[0].mean(name)                  # tells what is wrong with the name
+        return self._sites[name]
+
+    def mean(self, name: str) -> Array:
+        """Posterior means of a site, (batch, *site shape)."""
+        return outward(self._site(name)[0])
+
+    def variance(self, name: str) -> Array:
+        """Posterior variances of every element of a site, (batch, *site shape)."""
+        return outward(self._site(name)[1])
+
+
+def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], key: Array
+              ) -> PosteriorBatch:
+    """See `VMP.run_batch`."""
+    over = (over,) if isinstance(over, str) else tuple(over)
+    (model, args, kwargs), axes = _marked((vmp.model, args, kwargs), over)
+    leaves, tree = jax.tree.flatten((model, args, kwargs))
+    size = _size([x for x, a in zip(leaves, axes) if a == 0], over)
+    one = tree.unflatten([x[0] if a == 0 else x for x, a in zip(leaves, axes)])
+    compiled, call = vmp._compiled(one[1], one[2], one[0])
+    arrays = [_is_array(x) for x in leaves]
+    dynamic = [own(x) for x, a in zip(leaves, arrays) if a]
+    axes = tuple(x for x, a in zip(axes, arrays) if a)
+    first, more, shape = _stages(compiled, axes)
+
+    def call_of(i: int) -> Any:
+        return call._replace(dynamic=[x[i] if a == 0 else x for x, a in zip(dynamic, axes)])
+
+    with ours():
+        until = min(compiled.max_iters, CHUNK)
+        bound, state, history, plan, sites, told = first(dynamic, key, until)
+        rows = [compiled.told.unpack(row) for row in np.asarray(told)]
+        for i, (_, _, checks) in enumerate(rows):
+            _in_run(i, lambda i=i, checks=checks: before(compiled, call_of(i), checks))
+        while not compiled.single and until < compiled.max_iters and not np.asarray(
+                state.converged | (state.bad >= 0)).all():
+            until = min(until + CHUNK, compiled.max_iters)
+            state, history = more(state, bound, history, until)
+        told, past = jax.device_get((state._replace(moments=None), history))
+
+    def make(i: int) -> Posterior:
+        own_state, own_bound, own_plan, own_sites = jax.tree.map(
+            lambda x: x[i], (state, bound, plan, sites))
+        mine = jax.tree.map(lambda x: x[i], told)._replace(moments=own_state.moments)
+        return Posterior(compiled, call_of(i), mine, own_bound, past[i], own_plan,
+                         sites=own_sites)
+
+    def shaped() -> dict[str, tuple]:
+        if sites is not None:
+            return sites[1]
+        with ours():
+            return shape(state.moments, bound, plan)[1]
+
+    for i in range(size):
+        mine = jax.tree.map(lambda x, i=i: x[i], told)
+        _in_run(i, lambda i=i, mine=mine: after(compiled, call_of(i), mine, past[i],
+                                                partial(make, i)))
+    return PosteriorBatch(make, shaped, told)
+
+
+def _in_run(i: int, check: Callable[[], None]) -> None:
+    try:
+        check()
+    except JopaError as error:
+        raise error.inside(f"run {i} of the batch") from None
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+
+
+def _marked(call: tuple, over: tuple[str, ...]) -> tuple[tuple, list[int | None]]:
+    """The call with its batched distributions in the shape of one run, and for every leaf the axis
+    that is the batch's: 0 or None.
+
+    Raises:
+        SiteError: a name of `over` is neither an argument with arrays nor a site with data or a
+            belief of its own.
+    """
+    call = _with_single_shapes(call, over)
+    model, args, _ = call
+    own = list(inspect.signature(unwrapped(model)).parameters)[:len(args)]
+    used, axes, known = set(), [], set()
+    for path, leaf in tree_flatten_with_path(call)[0]:
+        named = {k.key for k in path if isinstance(getattr(k, "key", None), str)}
+        if getattr(path[0], "idx", None) == 1 and path[1].idx < len(own):
+            named.add(own[path[1].idx])
+        if _is_array(leaf):
+            known |= named
+        found = named & set(over) if _is_array(leaf) else set()
+        used |= found
+        axes.append(0 if found else None)
+    if lost := [n for n in over if n not in used]:
+        raise SiteError("unknown name in over=", site=lost[0], found=f"'{lost[0]}'",
+                        expected=f"some of {names(sorted(known))}: arguments, or sites of "
+                                 "jp.condition or jp.given, that hold arrays",
+                        fix="name what has one more axis in front, a value a run")
+    return call, axes
+
+
+def _with_single_shapes(call: tuple, over: tuple[str, ...]) -> tuple:
+    """Distributions under a name of `over` told that their first batch axis is the batch's: the
+    shapes of a distribution are no leaves of it."""
+    def single(fn: dist.Distribution) -> dist.Distribution:
+        new = copy.copy(fn)
+        new._batch_shape = tuple(fn.batch_shape)[1:]
+        if hasattr(fn, "base_dist"):
+            new.base_dist = single(fn.base_dist)
+        return new
+
+    def whole(fn: dist.Distribution) -> dist.Distribution:
+        """With a value a run in every parameter: NumPyro gives shared ones a first axis of 1."""
+        runs = fn.batch_shape[:1]
+        return jax.tree.map(lambda x: np.broadcast_to(x, runs + np.shape(x)[1:])
+                            if runs and np.shape(x)[:1] == (1,) else x, fn)
+
+    is_dist = lambda x: isinstance(x, dist.Distribution)
+    leaves, tree = jax.tree.flatten(call, is_leaf=is_dist)
+    paths = [path for path, _ in tree_flatten_with_path(call, is_leaf=is_dist)[0]]
+    batched = [is_dist(x) and any(getattr(k, "key", None) in over for k in path)
+               for x, path in zip(leaves, paths)]
+    return tree.unflatten([single(whole(x)) if b else x for x, b in zip(leaves, batched)])
+
+
+def _size(arrays: list[Any], over: tuple[str, ...]) -> int:
+    """How many runs the batched arrays make.
+
+    Raises:
+        ShapeError: they differ, or there is none.
+    """
+    sizes = {np.shape(x)[0] if np.ndim(x) else None for x in arrays}
+    if len(sizes) != 1 or None in sizes or 0 in sizes:
+        raise ShapeError("the arrays of a batch differ in length",
+                         found=f"{names(over)} with {sorted(map(str, sizes))} values",
+                         expected="one value a run, along the first axis",
+                         fix="stack one array a run: jnp.stack([first, second, ..])")
+    return sizes.pop()
+
+
+def _stages(compiled: Any, axes: tuple) -> tuple[Callable, Callable, Callable]:
+    """The stages of a run, over a batch: compiled once for the same batched arguments."""
+    if axes not in compiled.batches:
+        compiled.batches[axes] = (
+            jax.jit(jax.vmap(compiled._first, (list(axes), None, None)), compiler_options=often()),
+            jax.jit(jax.vmap(compiled._more, (0, 0, 0, None)), compiler_options=often()),
+            jax.jit(jax.vmap(partial(parts, compiled.engine)), compiler_options=once()))
+    return compiled.batches[axes]

@@ -1,0 +1,213 @@
+"""The steps of variational EM, compiled: message passing on all data, gradients on minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax, random
+
+from jopa_ppl.compilation import often, once, together
+from jopa_ppl.engine.compiled import Compiled
+from jopa_ppl.engine.engine import Bound, Engine
+from jopa_ppl.engine.rounding import Digits
+from jopa_ppl.engine.signature import Call, split_call
+from jopa_ppl.errors import JopaError, StructureError
+from jopa_ppl.graph.factor import Block, Factor
+from jopa_ppl.infer.vmp import VMP
+from jopa_ppl.language.networks import Minibatch, Weights, WithWeights
+from jopa_ppl.linalg.nonconjugate import drawn_score
+
+if TYPE_CHECKING:
+    from jopa_ppl.infer.variational_em import Progress, VariationalEM
+
+
+class Data(NamedTuple):
+    """The arguments of a run, as calls of the whole model and of its minibatches."""
+
+    whole: Call
+    batch: Call
+
+
+def scored(engine: Engine) -> list[Factor]:
+    """The factors whose messages stand for a likelihood: amortised, linearised, by cubature."""
+    found = [f for f in engine.graph.factors if f.message != "exact"]
+    for f in found:
+        blocks = [b for b, _ in engine.energy.slots[f.name] if b is not None]
+        names = {n for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.context)
+                 for n in d.names if n in engine.graph.variables or n.split("@")[0]
+                 in engine.graph.variables}
+        if len(blocks) != 1 or not names <= set(f.latents):
+            raise StructureError("its decoder sees more than its message is about",
+                                 site=f.site.name, found=f"{sorted(names)} in the decoder, "
+                                 f"{sorted(f.latents)} in the message", expected="the same latents",
+                                 fix="let `on` and the decoder depend on one state")
+    return found
+
+
+def objective(engine: Engine, factors: list[Factor], moments: dict[str, Any], bound: Bound,
+              key: Array, draws: int) -> tuple[Array, Array]:
+    """F with the decoders' log p at `draws` draws of the state, and its Monte-Carlo variance.
+
+    The messages' own energies, which shaped q, are taken out again.
+    """
+    stats = engine.stats(moments, bound.clamps)
+    value, variance = engine.free_energy(moments, bound), jnp.zeros(())
+    for i, f in enumerate(factors):
+        arrays = bound.arrays[f.name]
+        score, view = engine.energy.score(f, arrays), engine.energy.view(f, arrays, stats)
+        noise = random.normal(random.fold_in(key, i), (draws, *view.mean.shape))
+        found = jax.vmap(lambda eps, s=score, v=view: drawn_score(s, v, eps))(noise)
+        value = value + engine.energy.factor(f, arrays, stats) - found.mean(0).sum()
+        if draws > 1:       # steps and trajectories are drawn apart, so their variances add
+            variance = variance + found.var(0, ddof=1).sum() / draws
+    return value, variance
+
+
+class Learner:
+    """A model compiled for EM: the E-step on all data, the M-step on minibatches."""
+
+    def __init__(self, em: VariationalEM, weights: Weights, args: tuple, kwargs: dict) -> None:
+        self.em, self.plate, self.size = em, None, 1
+        self.optim = optax.with_extra_args_support(em.optim)
+        vmp = partial(VMP, damping=em.damping, messages=em.messages, blocks=em.blocks,
+                      progress=False)
+        self.full, call = vmp(WithWeights(em.model, weights))._compiled(args, kwargs)
+        self.traced = call.traced
+        self.factors = scored(self.full.engine)
+        self.local = self._blocks(self.full.engine)
+        self.small = self.full
+        if em.batch is not None:
+            self.plate, self.size = self._plate(em.batch)
+            self.small = self._part(vmp, weights, args, kwargs)
+        self.call = self.data(weights, args, kwargs).batch      # for its static parts
+        self.begin = jax.jit(self._begin, compiler_options=once())
+        self.traces, self.light = 0, None
+
+    def compile(self, data: Data, now: Progress, key: Array, light: bool) -> None:
+        """Make `e_step` and `m_step` for the arrays of this run, once; if `light`, XLA spends less
+        time on them than it could, and they are made again for a run where that would not do."""
+        if self.light is None or (self.light and not light):
+            self.light = light
+            self.m_step, self.e_step = (jax.jit(f, compiler_options=once() if light else often())
+                                        for f in (self._m_step, self._e_step))
+            leaves = self.leaves(data.whole, now.weights)
+            together((self.m_step, (data.batch.dynamic, now.weights, now.optimiser, now.moments,
+                                    key)),
+                     (self.e_step, (leaves, now.moments, key, 1)))
+
+    def _part(self, vmp: Callable, weights: Weights, args: tuple, kwargs: dict) -> Compiled:
+        try:
+            return vmp(self._model(weights, jnp.arange(self.em.batch))).compile(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, JopaError):
+                raise
+            raise StructureError(
+                "batch= takes a part of the plate, and the program cannot run on a part of it",
+                site=self.plate, found=str(error).partition("\n")[0],
+                expected="every array with one entry a trajectory to be a site's data, or to be "
+                "indexed by the plate",
+                fix=f"index it inside: with jp.plate('{self.plate}', {self.size}) as i: c[i]"
+            ) from error
+
+    def _model(self, weights: Weights, index: Array | None) -> Callable:
+        model = WithWeights(self.em.model, weights)
+        return model if index is None else Minibatch(model, self.plate, index)
+
+    def data(self, weights: Weights, args: tuple, kwargs: dict) -> Data:
+        """The calls of a run."""
+        index = None if self.plate is None else jnp.arange(self.em.batch)
+        return Data(*(split_call(self._model(weights, i), args, kwargs) for i in (None, index)))
+
+    def leaves(self, call: Call, weights: Weights, index: Array | None = None) -> list[Array]:
+        """The array leaves of a call with other weights (and elements of the plate)."""
+        _, args, kwargs = call.rebuild(call.dynamic)
+        return split_call(self._model(weights, index), args, kwargs).dynamic
+
+    def _blocks(self, engine: Engine) -> list[Block]:
+        """The blocks of states: chains, and Gaussians local to a plate."""
+        return [u.block for u in engine.schedule.updates
+                if u.block.kind == "chain" or (u.block.kind == "dense" and u.block.plates)]
+
+    def _plate(self, batch: int) -> tuple[str, int]:
+        sizes = {p: self.full.graph.sizes[p] for b in self.local for p in b.plates}
+        if len(sizes) != 1:
+            raise StructureError(
+                "batch= needs one plate of trajectories", found=f"plates of the states: {sizes}",
+                expected="one plate",
+                fix="put the trajectories in a jp.plate, or leave batch out")
+        if not 1 <= batch <= min(sizes.values()):
+            raise StructureError("batch= is out of range", found=f"batch={batch}",
+                                 expected=f"1 to {min(sizes.values())}, the plate's size",
+                                 fix="take fewer trajectories a step")
+        return next(iter(sizes.items()))
+
+    def _begin(self, leaves: list[Array], key: Array) -> dict[str, Any]:
+        engine = self.full.engine
+        return engine.start(key, engine.bind(self.full.data(leaves))).moments
+
+    def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
+                ) -> tuple[Bound, dict[str, Any], Array, Array, Digits]:
+        """Bound, beliefs, F, its standard error, and what rounding worked on in the last sweep."""
+        self.traces += 1
+        engine = self.full.engine
+        bound = engine.bind(self.full.data(leaves))
+
+        def sweep(_: Array, now: tuple[dict, Digits]) -> tuple[dict, Digits]:
+            moments, _, measured, _ = engine.sweep(now[0], bound, self.em.damping)
+            return moments, measured
+
+        moments, measured = lax.fori_loop(0, sweeps, sweep, (moments, engine.unmeasured()))
+        value, variance = objective(engine, self.factors, moments, bound, key, draws=2)
+        return bound, moments, value, jnp.sqrt(variance), measured
+
+    def _loss(self, weights: Weights, call: Call, index: Array | None, moments: dict[str, Any],
+              key: Array) -> Array:
+        engine = self.small.engine
+        bound = engine.bind(self.small.data(self.leaves(call, weights, index)))
+        factors = self.factors if index is None else scored(engine)
+        for block in self._blocks(engine):
+            moments = engine.update(block, engine.energy.touching(block), moments, bound)
+        value, _ = objective(engine, factors, moments, bound, key, self.em.draws)
+        return value * (1.0 if index is None else self.size / len(index))
+
+    def _m_step(self, leaves: list[Array], weights: Weights, optimiser: Any,
+                moments: dict[str, Any], key: Array) -> tuple[Weights, Any, Array]:
+        """Weights, the optimiser's state, and whether the weights are finite."""
+        self.traces += 1
+        call = self.call._replace(dynamic=leaves)
+
+        def one(carry: tuple, key: Array) -> tuple[tuple, None]:
+            weights, optimiser = carry
+            pick, draw = random.split(key)
+            index, here = None, moments
+            if self.plate is not None:
+                index = random.choice(pick, self.size, (self.em.batch,), replace=False)
+                here = {**moments, **{b.name: take(b, moments[b.name], self.plate, index)
+                                      for b in self.local}}
+            loss = partial(self._loss, call=call, index=index, moments=here, key=draw)
+            value, slope = jax.value_and_grad(loss)(weights)
+            # Line searches and schedules by plateau ask for these.
+            change, new = self.optim.update(slope, optimiser, weights, value=value, grad=slope,
+                                            value_fn=loss)
+            new = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, optimiser)
+            return (optax.apply_updates(weights, change), new), None
+
+        keys = random.split(key, self.em.m_steps)
+        weights, optimiser = lax.scan(one, (weights, optimiser), keys)[0]
+        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)]
+        return weights, optimiser, jnp.stack(finite).all()
+
+
+def take(block: Block, moments: Any, plate: str, index: Array) -> Any:
+    """The beliefs of some elements of a plate."""
+    axis = block.plates.index(plate)
+    if block.kind == "dense":
+        return jax.tree.map(lambda a: jnp.take(a, index, axis), moments)
+    return moments._replace(logdet=jnp.take(moments.logdet, index, axis), **{
+        name: jnp.take(getattr(moments, name), index, axis + 1)
+        for name in ("mean", "cov", "cross", "diag", "off")})

@@ -1,0 +1,139 @@
+"""Variational message passing: `VMP(model).run(*args)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from jopa_ppl.engine.compiled import Compiled, compiled_for, refuse_traced
+from jopa_ppl.engine.outcome import after
+from jopa_ppl.engine.signature import Call
+from jopa_ppl.errors import JopaError, whole, within
+from jopa_ppl.graph.factor import RULES
+from jopa_ppl.infer.batches import PosteriorBatch, run_batch
+from jopa_ppl.language.keys import as_key
+from jopa_ppl.posterior.posterior import Posterior
+
+METHODS = ("auto", "sequential", "parallel", "funsor")
+
+
+class VMP:
+    """Compile a NumPyro program into variational message passing and run it.
+
+    Each sweep sets every block's belief to its exact conjugate update, the gradient of
+    U = E_q[log p] in the block's expected statistics; the free energy F = -ELBO (nats) never rises.
+
+    Args:
+        model: a NumPyro program (jp.condition and jp.given wrap it).
+        decide: site, or sites, of actions: plan instead of infer (see jopa_ppl.engine.plan).
+        blocks: tuples of site names that share one joint belief; default: see `jp.compile`.
+        chain: "auto", "sequential", "parallel" or "funsor": how a chain block is eliminated.
+        max_iters: sweeps at most.
+        tol: stop when a sweep changes F by less than tol * max(1, |F|) and the means of every block
+            by less than sqrt(tol) of their standard deviations (root mean square); F is quadratic
+            in the beliefs' errors. 0 stops only where nothing changes any more.
+        damping: weight of the old belief after each update, in [0, 1); None for none.
+        messages: {observed site: "linearise", "cubature" or "amortised"}: the message of a site
+            that is not conjugate: slope and curvature of log p at the belief's mean ("linearise": F
+            is then Laplace's approximation, no bound), or expected over the belief ("cubature": by
+            Gauss-Hermite points up to three latents, by 2 n points above). A step that would raise
+            F is halved. Default: its encoder's where it has one (jp.Amortized), "linearise" in
+            programs that declare a network (jp.module), else an error.
+        progress: show a bar when a run takes long.
+
+    Raises (in `run`):
+        StructureError, ShapeError, DataError, SiteError, PriorError, NumericalError; each names
+        the site, what was found, what was expected and the way out.
+
+    Source: Winn & Bishop 2005; Hoffman, Johnson & Tran 2018 ("Autoconj").
+    """
+
+    def __init__(self, model: Callable, *, decide: str | tuple[str, ...] | None = None,
+                 blocks: tuple[tuple[str, ...], ...] | None = None, chain: str = "auto",
+                 max_iters: int = 200, tol: float = 1e-6, damping: float | None = None,
+                 messages: Mapping[str, str] | None = None, progress: bool = True) -> None:
+        if not callable(model):
+            raise JopaError("the model is not callable", found=type(model).__name__,
+                            expected="a NumPyro program (a function)", fix="pass the function")
+        if chain not in METHODS:
+            raise JopaError("unknown chain method", found=repr(chain), expected=METHODS,
+                            fix="leave it at 'auto'")
+        whole("jp.VMP", max_iters=max_iters)
+        within("jp.VMP", 0, float("inf"), tol=tol)
+        within("jp.VMP", 0, 1, damping=damping or 0)
+        if not isinstance(progress, bool | np.bool_) or not isinstance(messages or {}, Mapping):
+            raise JopaError("an option has the wrong type",
+                            found=f"progress={progress!r}, messages={messages!r}",
+                            expected="True or False, and a dict {site: message} or None",
+                            fix="see help(jp.VMP)")
+        self.model, self.progress = model, progress
+        decide = _sites((decide,) if isinstance(decide, str) else decide, "decide", "'u' or ('u',)")
+        expected = "[('A', 'B'), ('x', 'u')]"
+        lists = isinstance(blocks, Sequence) and not isinstance(blocks, str)
+        blocks = tuple(_sites(b, "blocks", expected) for b in (blocks if lists else [blocks])
+                       ) if blocks else None
+        kinds = (*RULES, "amortised")
+        for name, kind in (messages or {}).items():
+            if kind not in kinds:
+                raise JopaError("unknown message in messages=", site=name, found=repr(kind),
+                                expected=kinds, fix="choose one of them")
+        self.options = (decide, blocks, chain, int(max_iters), float(tol), damping,
+                        tuple(sorted((messages or {}).items())))
+
+    def compile(self, *args: Any, **kwargs: Any) -> Compiled:
+        """The compiled program for these arguments (compiled once per program and shapes)."""
+        return self._compiled(args, kwargs)[0]
+
+    def _compiled(self, args: tuple, kwargs: dict, model: Callable | None = None
+                  ) -> tuple[Compiled, Call]:
+        model = self.model if model is None else model
+        return compiled_for(model, self.options, args, kwargs)
+
+    def run(self, *args: Any, rng_key: Array | int | None = None, **kwargs: Any) -> Posterior:
+        """Run the model's program on data; arguments are those of the model.
+
+        `rng_key`, a key or a seed, only serves to break symmetries at the start (default: 0).
+        """
+        key = as_key(rng_key)
+        refuse_traced(key)
+        compiled, call = self._compiled(args, kwargs)
+        ran = compiled.run(call, key, self.progress)
+        posterior = Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
+                              ran.history, ran.plan, sites=ran.sites)
+        after(compiled, call, ran.told, ran.history, lambda: posterior)
+        return posterior
+
+    def run_batch(self, *args: Any, over: str | Sequence[str], rng_key: Array | int | None = None,
+                  **kwargs: Any) -> PosteriorBatch:
+        """Many runs at once, side by side in one compiled program: data sets, goals, starts.
+
+            plans = jp.VMP(model, decide="u").run_batch(goals, T=20, over="y")
+            plans.mean("u")     # (batch, 20, du)
+            plans[3]            # a Posterior
+
+        Args:
+            over: names of arguments of the model, or of sites of `jp.condition` and of
+                distributions of `jp.given`, that hold a value for every run: one more axis in
+                front. Everything else is shared.
+
+        Raises:
+            SiteError, ShapeError: `over` does not fit the call. As `run` for any of the runs, the
+            first one that is at fault named by its number.
+        """
+        return run_batch(self, args, kwargs, over, as_key(rng_key))
+
+
+def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:
+    """The site names that an option lists."""
+    if value is None:
+        return ()
+    fine = isinstance(value, Iterable) and not isinstance(value, str)
+    names = tuple(value) if fine else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise JopaError(f"{option}= takes tuples of site names", found=repr(value),
+                        expected=f"such as {option}={expected}", fix="see help(jp.VMP)")
+    return names
+

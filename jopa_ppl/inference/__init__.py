@@ -1,1 +1,0 @@
-"""Schedules, sweeps and planning over the messages."""

@@ -1,0 +1,4 @@
+"""The mathematics of message passing: families, factors, chains, elimination.
+
+Knows nothing of ours.
+"""

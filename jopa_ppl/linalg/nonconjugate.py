@@ -1,0 +1,107 @@
+"""Gaussian messages of likelihoods that are not conjugate.
+
+For q = N(m, S) the complete message of a likelihood p(y | x) is the gradient of U = E_q[log p]:
+
+    dU/dm = E_q[d log p / dx],      dU/dS = -C / 2,   C = -E_q[d^2 log p / dx^2]   (Bonnet, Price)
+
+with the positive part of C for C, so that a message never has negative precision. The derivatives
+are those of x -> log p(y | x) as a whole: how a likelihood is written (logits or probabilities, a
+network or a formula) makes no difference. The expectations are sums over points m + L z, S = L L':
+"linearise" takes the mean alone (at its fixed point, the mode and the curvature there: Laplace's
+approximation); "cubature" takes products of Gauss-Hermite points up to three latents, which is
+E_q but for rounding in one and for smooth densities in three, and above three the 2 n points of the
+cubature rule, exact to the third degree.
+
+Source: Khan & Lin 2017, "Conjugate-computation variational inference"; Opper & Archambeau 2009;
+Arasaratnam & Haykin 2009 (cubature).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jopa_ppl.linalg.factors import Moments
+
+# A likelihood, x (*batch, n) -> log p: a value for every element of the factor's batch, each made
+# of its own element of x alone (an axis of x may have size 1: one latent for many elements).
+Score = Callable[[Array], Array]
+
+HERMITE = {1: 15, 2: 5, 3: 3}     # points a latent, by the number of latents
+
+
+def expected_score(score: Score, at: Moments, rule: str) -> Array:
+    """sum of E_q[log p] by the points of a rule.
+
+    Args:
+        at: the belief, mean (*batch, n) and covariance (*batch, n, n).
+        rule: "linearise" or "cubature".
+    """
+    return _over_points(lambda x: jnp.sum(score(x)), at, rule)
+
+
+def curvature(score: Score, at: Moments, rule: str) -> Array:
+    """The positive part of C = -E_q[d^2 log p / dx^2], (*batch, n, n) of `at`."""
+    n = at.mean.shape[-1]
+    slope = jax.grad(lambda x: jnp.sum(score(x)))
+    # One element of the batch never moves another, so one tangent serves all of them.
+    eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
+    tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
+
+    def bend(x: Array) -> Array:
+        rows = jax.vmap(lambda t: jax.jvp(slope, (x,), (t,))[1])(tangents)
+        return -jnp.moveaxis(rows, 0, -1)
+
+    C = _over_points(bend, at, rule)
+    values, vectors = jnp.linalg.eigh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
+    return jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
+
+
+def remainder(score: Score, at: Moments, rule: str) -> Array:
+    """What `expected_score` lacks of the message's precision, R = C + 2 dU/dS of the sum itself.
+
+    At `at`, the gradient of U - 1/2 <R, S> is the message.
+    """
+    own = jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
+    return lax.stop_gradient(curvature(score, at, rule) + 2 * own)
+
+
+def drawn_score(score: Score, at: Moments, noise: Array) -> Array:
+    """log p at draws of x, x = m + L noise with S = L L' (differentiable in all), by element of
+    the batch. `noise`: standard normal, of the shape of the mean."""
+    return score(draw(at, noise))
+
+
+def draw(at: Moments, noise: Array) -> Array:
+    """m + L noise; elements of no spread (data, or barren) stay at m."""
+    spread = jnp.diagonal(at.cov, axis1=-2, axis2=-1)
+    fixed = spread <= 0
+    ridge = jnp.where(fixed, 1.0, 1e-14 * spread)         # S may be singular but for rounding
+    chol = jnp.linalg.cholesky(at.cov + ridge[..., None] * jnp.eye(at.cov.shape[-1]))
+    return at.mean + jnp.einsum("...ij,...j->...i", chol, jnp.where(fixed, 0.0, noise))
+
+
+def _over_points(fn: Callable[[Array], Array], at: Moments, rule: str) -> Array:
+    """sum of w fn(x) over the points of a rule, one after the other: decoders are large."""
+    n = at.mean.shape[-1]
+    if rule == "linearise" or n == 0:
+        return fn(at.mean)
+    points, weights = _points(n)
+    noise = points.reshape((len(points), *(1,) * (at.mean.ndim - 1), n))
+    one = lambda z: fn(draw(at, jnp.broadcast_to(z, at.mean.shape)))
+    found = lax.map(jax.checkpoint(one), noise)
+    return jnp.tensordot(weights, found, 1)
+
+
+def _points(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points z (K, n) and weights (K,) for E of a standard normal in n dimensions."""
+    if n in HERMITE:
+        z, w = np.polynomial.hermite_e.hermegauss(HERMITE[n])
+        grid = np.stack(np.meshgrid(*[z] * n, indexing="ij"), -1).reshape(-1, n)
+        return grid, reduce(np.multiply.outer, [w / w.sum()] * n).ravel()
+    return np.sqrt(n) * np.concatenate([np.eye(n), -np.eye(n)]), np.full(2 * n, 0.5 / n)

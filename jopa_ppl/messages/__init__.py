@@ -1,1 +1,0 @@
-"""The mathematics of message passing: families, factors, chains and elimination."""

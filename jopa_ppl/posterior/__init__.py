@@ -1,0 +1,1 @@
+"""What a run is looked at with: marginals, draws, densities, predictions, ArviZ, files."""

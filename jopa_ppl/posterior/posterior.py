@@ -1,0 +1,362 @@
+"""Beliefs after inference: look at them, draw from them, predict, save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, random
+
+from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
+from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
+from jopa_ppl.language import replay as predictive
+from jopa_ppl.language.distributions import ArrayNormal
+from jopa_ppl.language.given import JointBelief
+from jopa_ppl.language.keys import as_key
+from jopa_ppl.language.missing import from_masked
+from jopa_ppl.posterior import arviz as export
+from jopa_ppl.posterior import density, draws, prediction
+from jopa_ppl.posterior import write as writing
+from jopa_ppl.settings import is_traced, ours
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.compiled import Compiled
+    from jopa_ppl.engine.engine import Bound, State
+    from jopa_ppl.engine.signature import Call
+    from jopa_ppl.graph.factor import Block, Graph
+
+
+def outward(x: Any) -> Any:
+    """Arrays in the caller's default float."""
+    floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+    if not floating or x.dtype == (wanted := jnp.result_type(float)):
+        return x
+    with ours(x, double=False):
+        return jnp.asarray(x, wanted)
+
+
+class Posterior:
+    """Beliefs about the latents of a program. Immutable.
+
+    `posterior["A"]` is a NumPyro distribution; sites of a scan carry time in front, (T, ...).
+    Latents that no observation reaches are predicted from the beliefs about the others; so are
+    sites that nothing observed depends on, by `mean`, `variance` and `[name]` (see
+    `jopa_ppl.posterior.prediction`).
+
+    Attributes:
+        free_energy: (sweeps,) in nats, = -ELBO with every normaliser in it.
+        free_energy_noise: its Monte-Carlo standard error; zero but for `jp.VariationalEM`.
+        converged: whether it settled within `tol`; num_iters: sweeps done (steps of EM).
+        header: of the file that it was read from, None where it was not.
+    """
+
+    header: dict[str, Any] | None = None
+
+    @ours(double=False)
+    def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,
+                 plan: Any = None, noise: Array | None = None,
+                 sites: tuple[dict, dict] | None = None) -> None:
+        self.compiled, self.call, self._sites = compiled, call, sites
+        self.state, self.bound, self.plan = state, bound, plan
+        self.num_iters = int(state.sweep)
+        self.converged = bool(state.converged)
+        self.free_energy = np.asarray(history)[:self.num_iters]
+        self._predictions: dict[str, Marginal] = {}
+        self.free_energy_noise = (np.zeros(self.num_iters) if noise is None
+                                  else np.asarray(noise))
+
+    # -- sites -----------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the latent sites, in program order."""
+        return tuple(self.compiled.graph.variables)
+
+    @property
+    def global_sites(self) -> tuple[str, ...]:
+        """Latent sites outside scans and plates, first states excluded."""
+        graph = self.compiled.graph
+        return tuple(n for n in self.sites if graph.block_of(n).kind != "chain"
+                     and not (graph.block_of(n).plates or graph.variables[n].plates))
+
+    @cached_property
+    def _parts(self) -> tuple[dict, dict]:
+        """Arrays of every site's marginal, as `marginals.parts` tells them."""
+        if self._sites is not None:
+            return self._sites
+        with ours():
+            return compiled_parts(self.compiled, self.state, self.bound, self.plan)
+
+    @cached_property
+    def _marginals(self) -> dict[str, Marginal]:
+        return marginals(self.compiled.graph.variables, self._parts[1])
+
+    def _marginal(self, name: str) -> Marginal:
+        if name not in self._marginals:
+            graph = self.compiled.graph
+            if name in self._predictions:
+                return self._predictions[name]
+            site = graph.program.sites.get(name)
+            if name in graph.predicted and not site.observed and self.call is not None:
+                self._predictions[name] = prediction.predicted(self, name)
+                return self._predictions[name]
+            if site is not None:
+                found = "data" if site.observed else "a site that is only predicted, and no program"
+                raise SiteError("the site has no belief", site=name, found=found,
+                                expected=f"one of {names(self.sites)}",
+                                fix="draw it with posterior.predict(rng_key=0)")
+            raise SiteError("unknown site", site=name, found=f"'{name}'",
+                            expected=f"one of {names(self.sites)}", fix="check the spelling")
+        return self._marginals[name]
+
+    def __getitem__(self, name: str) -> dist.Distribution:
+        return self._distribution(name, ())
+
+    def at(self, name: str, step: int) -> dist.Distribution:
+        """The belief about a site of a scan at one step, negative ones counted from the end.
+
+        `jp.given(model, {"x0": filtered.at("x", -1)}, update=True)` goes on from a filtered state.
+
+        Raises:
+            SiteError: the site is not in a scan. ShapeError: there is no such step.
+        """
+        mean = self._marginal(name).mean
+        if self.compiled.graph.program.sites[name].scan is None:
+            raise SiteError("the site has no steps", site=name, found="a site outside of scans",
+                            expected="a site of a scan", fix=f"use posterior['{name}']")
+        if not -len(mean) <= step < len(mean):
+            raise ShapeError("there is no such step", site=name, found=f"step {step}",
+                             expected=f"a step in [{-len(mean)}, {len(mean)})",
+                             fix="check the horizon")
+        return self._distribution(name, (step,))
+
+    @ours(double=False)
+    def _distribution(self, name: str, at: tuple[int, ...]) -> dist.Distribution:
+        m = self._marginal(name)
+        if not m.parts:
+            return prediction.distribution(m, name, outward(m.mean[at]))
+        parts = {k: outward(v[at]) for k, v in m.parts.items()}
+        if m.family == "gamma":
+            return dist.Gamma(parts["a"], parts["b"])
+        if m.family == "wishart":
+            return dist.Wishart(parts["dof"], scale_tril=parts["scale_tril"], validate_args=False)
+        mean, cov = parts["mean"], parts["cov"]
+        if (np.asarray(m.variance[at]) == 0).any():               # conditioned in part
+            return ArrayNormal(mean, cov.reshape((*mean.shape, 1, 1)) if m.event_dim == 0 else cov,
+                               m.event_dim)
+        if m.event_dim == 0:
+            return dist.Normal(mean, jnp.sqrt(cov[..., 0, 0]).reshape(mean.shape))
+        if m.event_dim == 1:
+            return dist.MultivariateNormal(mean, covariance_matrix=cov)
+        return ArrayNormal(mean, cov, m.event_dim)
+
+    def mean(self, name: str) -> Array:
+        """Posterior mean of a site, of the site's shape (time in front inside a scan)."""
+        return outward(self._marginal(name).mean)
+
+    def variance(self, name: str) -> Array:
+        """Posterior variance of every element of a site (of a Wishart: of every entry)."""
+        return outward(self._marginal(name).variance)
+
+    # -- draws -----------------------------------------------------------------------------------
+
+    def sample(self, rng_key: Array | int, sample_shape: tuple[int, ...] | int = ()
+               ) -> dict[str, Array]:
+        """Joint draws of all latent sites: {name: (*sample_shape, *site shape)}; a key or a seed.
+
+        Sites of one block are drawn jointly (a trajectory as a whole); steps that no observation
+        reaches follow the program, each draw with parameters of its own.
+        """
+        key = as_key(rng_key)
+        _refuse_single(key)
+        single = not isinstance(sample_shape, tuple | list)
+        sample_shape = (sample_shape,) if single else tuple(sample_shape)
+        for size in sample_shape:
+            whole("jp.Posterior.sample", 0, sample_shape=size)
+        with ours(key):
+            count = int(np.prod(sample_shape, dtype=int))
+            found = draws.sample(self.compiled, self.state, self.bound, self.plan, key, count)
+            found = {n: x.reshape((*sample_shape, *x.shape[1:])) for n, x in found.items()}
+        return {n: outward(x) for n, x in found.items()}
+
+    def log_prob(self, values: Mapping[str, Array]) -> Array:
+        """log q of joint draws, in nats: {site: (*sample_shape, *site shape)} -> (*sample_shape,).
+
+        With NumPyro's `log_density` of the same draws: F = E_q[log q - log p], and log p - log q
+        are importance weights. Steps that no observation reaches count with the program's density.
+
+        Raises:
+            SiteError: a latent site has no value. JopaError: the posterior is a plan, or was loaded
+            from a file (it has no program) and has steps that no observation reaches.
+        """
+        if self.plan is not None:
+            raise JopaError("a plan has no density", found="decide=...", expected="a posterior",
+                            fix="run VMP without decide=")
+        lost = [n for n in self.sites if n not in values]
+        if lost:
+            raise SiteError("a latent site has no value", site=lost[0], found=names(values),
+                            expected=names(self.sites), fix="pass what `sample` returned")
+        _refuse_single(dict(values))
+        first = self.sites[0]
+        shape = np.shape(values[first])
+        lead = shape[:len(shape) - self._marginal(first).mean.ndim]
+        with ours(values):
+            flat = {n: jnp.asarray(values[n], float).reshape(
+                (-1, *np.shape(values[n])[len(lead):])) for n in self.sites}
+            found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call, flat)
+            found = found.reshape(lead)
+        return outward(found)
+
+    def predict(self, *args: Any, rng_key: Array | int | None = None, num_samples: int = 100,
+                **kwargs: Any) -> dict[str, Array]:
+        """Posterior predictive draws of every site of the program, observed ones included.
+
+        Without arguments: for the steps of this run. With arguments (those of the model): the
+        program is run on them, with draws of the global sites; data that are passed stay as they
+        are, what is missing in them (None, or single entries NaN) is drawn from its site.
+
+        Returns:
+            {name: (num_samples, *site shape)}; time in front of the site shape inside a scan.
+        """
+        key = as_key(rng_key)
+        whole("jp.Posterior.predict", num_samples=num_samples)
+        with ours(key, double=False):
+            draw_key, run_key = random.split(key)
+        found = self.sample(draw_key, (num_samples,))
+        model, own_args, own_kwargs = self.call.program()
+        if args or kwargs:
+            found = {n: found[n] for n in self.global_sites}
+            own_args, own_kwargs = from_masked((args, kwargs))
+        return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
+                                 keep_data=bool(args or kwargs), draw_gaps=True)
+
+    # -- beliefs for `given`, files, tables ------------------------------------------------------
+
+    def beliefs(self, sites: Sequence[str] | None = None
+                ) -> tuple[dict[str, JointBelief], dict[str, dist.Distribution], tuple]:
+        """Beliefs about global sites: joint Gaussians by block, distributions for the rest."""
+        graph = self.compiled.graph
+        chosen = self.global_sites if sites is None else tuple(sites)
+        joint, single, shapes = {}, {}, []
+        for name in chosen:
+            if name not in graph.variables:
+                self._marginal(name)
+            if graph.program.sites[name].scan is not None:
+                raise SiteError("a site inside a scan cannot be given", site=name,
+                                found="a site of a scan", expected=f"one of {self.global_sites}",
+                                fix="give the first state: jp.given(model, {'x0': ...})")
+            block = graph.block_of(name)
+            if block.kind == "dense":
+                belief, m = self.compiled.engine.beliefs[block.name], self._completed(block)
+                members = [n for n in block.members if n in chosen]
+                if name == members[0]:
+                    index = np.concatenate([np.arange(*_span(belief.pieces[n])) for n in members])
+                    mean, cov = jax.device_get((m.mean, m.cov))     # NumPy: nothing to compile
+                    with jax.enable_x64(True):          # a covariance needs all of its digits
+                        joint[",".join(members)] = JointBelief(*map(jnp.asarray, (
+                            mean[..., index], cov[..., index[:, None], index[None, :]])))
+                    shapes += [(n, (graph.variables[n].site.shape,
+                                    len(graph.variables[n].local))) for n in members]
+            elif len(members := _outside_plates(graph, block, chosen)) > 1 and name in members:
+                if name == members[0]:
+                    belief = self.compiled.engine.beliefs[block.name]
+                    with ours():
+                        mean, cov = belief.joint(self._completed(block), members)
+                    joint[",".join(members)] = JointBelief(mean, cov)
+                    shapes += [(n, (graph.variables[n].site.shape, 0)) for n in members]
+            else:
+                with ours():
+                    single[name] = self[name]
+        return joint, single, tuple(shapes)
+
+    @ours(double=False)
+    def known(self, name: str) -> Array | None:
+        """The values of a site that was conditioned in part, NaN where it is latent; else None."""
+        if not self.compiled.graph.program.sites[name].partial:
+            return None
+        return jnp.where(self.variance(name) == 0, self.mean(name), jnp.nan)
+
+    def _completed(self, block: Block) -> Any:
+        """Moments of a block, what is not inferred in its place: data, or predicted."""
+        clamps = getattr(self.bound, "clamps", None)        # a file's moments are complete
+        own = clamps[block.name] if clamps is not None else ()
+        parts = own.values() if isinstance(own, dict) else (own,) if own else ()
+        if all((np.asarray(part.free) > 0).all() for part in parts):
+            return self.state.moments[block.name]
+        with ours():
+            return complete(self.compiled.engine, self.state.moments, self.bound,
+                            (block,))[0][block.name]
+
+    def summary(self) -> str:
+        """A table of all global sites, elementwise: mean, standard deviation, 90 % interval."""
+        rows = [("site", "mean", "sd", "5 %", "95 %")]
+        for name in self.sites:
+            if self.compiled.graph.program.sites[name].scan is not None:
+                continue
+            mean = np.asarray(self.mean(name))
+            sd = np.sqrt(np.asarray(self.variance(name)))
+            draws_ = np.asarray(self[name].sample(random.key(0), (2000,)))
+            low, high = np.quantile(draws_, [0.05, 0.95], axis=0)
+            for index in np.ndindex(mean.shape):
+                label = name + (f"[{','.join(map(str, index))}]" if index else "")
+                rows.append((label, *(f"{float(a[index]):.4g}" for a in (mean, sd, low, high))))
+        widths = [max(len(r[i]) for r in rows) for i in range(5)]
+        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w)
+                           for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
+        status = "converged" if self.converged else "not converged"
+        end = f"{self.free_energy[-1]:.6g}" if self.num_iters else "none"
+        lines.append(f"free energy {end} nats after {self.num_iters} sweeps, {status}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (f"Posterior(sites={list(self.sites)}, num_iters={self.num_iters}, "
+                f"converged={self.converged})")
+
+    def __copy__(self) -> Posterior:
+        return self          # it never changes
+
+    def __deepcopy__(self, memo: dict) -> Posterior:
+        return self
+
+    def to_arviz(self, num_samples: int = 500, rng_key: Array | int | None = None,
+                 dims: Mapping[str, Sequence[str]] | None = None,
+                 groups: Sequence[str] | None = None) -> Any:
+        """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x).
+
+        `dims` names the axes of sites, `groups` what it holds; see `posterior.arviz.to_arviz`.
+        """
+        key = as_key(rng_key)
+        return export.to_arviz(self, num_samples, key, dims, groups)
+
+    def save(self, path: str | PathLike, weights: Any = None) -> None:
+        """Write the beliefs, and weights {module: nested dict of arrays}, to a safetensors file.
+
+        Read them with `jp.load_posterior`, or both with `jp.load_checkpoint`.
+        """
+        writing.save_checkpoint(path, self, weights)
+
+
+def _outside_plates(graph: Graph, block: Block, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """The chosen members of an elimination block that are in no plate."""
+    return tuple(n for n in block.members if block.kind == "elimination" and n in chosen
+                 and not graph.variables[n].plates)
+
+
+def _refuse_single(values: Any) -> None:
+    """Refuse what is traced in single precision: no part of a trace can be in float64."""
+    if is_traced(values) and not jax.config.jax_enable_x64:
+        raise JopaError("it computes in float64, inside a trace in float32",
+                        found="a key or values traced by JAX", expected="arrays of numbers",
+                        fix="call it outside of jit, vmap and grad (sample_shape= makes many "
+                        "draws), or after jax.config.update('jax_enable_x64', True)")
+
+
+def _span(piece: tuple[int, int]) -> tuple[int, int]:
+    return piece[0], piece[0] + piece[1]

@@ -1,0 +1,76 @@
+"""Beliefs about sites that are only predicted: nothing observed depends on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, random
+
+from jopa_ppl.engine.compiled import compiled_for
+from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
+from jopa_ppl.engine.outcome import after
+from jopa_ppl.errors import JopaError, SiteError
+from jopa_ppl.language.given import given
+from jopa_ppl.language.keys import as_key
+from jopa_ppl.language.query import condition
+from jopa_ppl.language.replay import replay
+from jopa_ppl.program.parameters import GAUSSIAN
+from jopa_ppl.settings import ours
+
+if TYPE_CHECKING:
+    from jopa_ppl.posterior.posterior import Posterior
+
+DRAWS = 2000
+
+
+def predicted(posterior: Posterior, name: str) -> Marginal:
+    """The prediction of a site, from the beliefs about what it depends on.
+
+    A Gaussian site's is what message passing predicts for a latent that nothing observed reaches,
+    the beliefs about global sites held. Any other's has, over draws z of all that it depends on,
+
+        mean = E[m(z)],   variance = E[v(z)] + Var[m(z)]         m, v: of the site given z
+
+    by 2,000 draws with a key of their own.
+    """
+    site = posterior.compiled.graph.program.sites[name]
+    model, args, kwargs = posterior.call.program()
+    if site.family in GAUSSIAN and posterior.plan is None:
+        program = posterior.compiled.graph.program
+        lead = (program.scans[site.scan].length,) if site.is_series else ()
+        held = given(model, posterior) if posterior.global_sites else model
+        unseen = condition(held, {name: np.full((*lead, *site.shape), np.nan)})
+        options = ((), None, *posterior.compiled.options[2:])
+        try:
+            compiled, call = compiled_for(unseen, options, args, kwargs)
+            ran = compiled.run(call, as_key(None), progress=False)
+            after(compiled, call, ran.told, ran.history, lambda: posterior)
+            with ours():
+                _, shaped = ran.sites or compiled_parts(
+                    compiled, ran.told._replace(moments=ran.moments), ran.bound, ran.plan)
+            return marginals(compiled.graph.variables, shaped)[name]
+        except JopaError:       # it sees what message passing cannot follow: draws can
+            pass
+    draw_key, run_key = random.split(random.key(0))
+    found = replay(model, args, kwargs, posterior.sample(draw_key, (DRAWS,)), run_key, DRAWS,
+                   moments=True)
+    mean, variance = (np.asarray(x, np.float64) for x in found[name])
+    return Marginal(site.described, len(site.event_shape), mean.mean(0),
+                    variance.mean(0) + mean.var(0), {})
+
+
+def distribution(m: Marginal, name: str, mean: Array) -> dist.Distribution:
+    """The distribution of a prediction by draws, where its mean tells all of it.
+
+    Raises:
+        SiteError: it does not.
+    """
+    if m.family.startswith("Bernoulli"):
+        return dist.Bernoulli(jnp.clip(mean, 0.0, 1.0))
+    raise SiteError("its prediction is a mixture that has no name", site=name, found=m.family,
+                    expected="a Gaussian, or a Bernoulli",
+                    fix=f"use posterior.mean('{name}') and .variance('{name}'), or draws: "
+                        "posterior.predict(rng_key=0)")

@@ -1,0 +1,188 @@
+"""Posteriors on disk: safetensors with a JSON header, never pickle.
+
+The header tells the program's name, its sites and blocks, the schedule, the free energy and the
+versions that wrote it; the tensors, in float64, are
+
+    blocks/<block>/<statistic>   the belief of every block, as inference left it
+    sites/<site>/<parameter>     the marginal of every site, predicted steps included
+    smoothed/<block>             where a chain was smoothed (elsewhere it is data, or predicted)
+
+Data are not kept.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from jopa_ppl.compilation import in_batches, often
+from jopa_ppl.engine.engine import Engine, State
+from jopa_ppl.errors import JopaError
+from jopa_ppl.graph.factor import Block, Factor, Graph, Variable
+from jopa_ppl.linalg import chain
+from jopa_ppl.posterior import draws
+from jopa_ppl.posterior.posterior import Posterior
+from jopa_ppl.posterior.storage import check, expect, flat
+from jopa_ppl.posterior.write import Kept, describe
+from jopa_ppl.program.carry import CarryForm, Context
+from jopa_ppl.program.program import Plate, Program, Scan, Site
+from jopa_ppl.settings import ours
+
+_PARTS = {"gaussian": ("mean", "cov"), "gamma": ("a", "b"),
+          "wishart": ("dof", "rate", "mean", "variance")}
+
+# What a header holds (`storage.expect`).
+_NAMES, _PLATES = [str], [(str, int, int)]
+_FORM = {
+    "program": str, "num_iters": int, "converged": bool, "schedule": str,
+    "free_energy": [float | int], "free_energy_noise": [float | int],
+    "sites": [{**dict.fromkeys(("name", "family", "role"), str), "scan": int | None,
+               **dict.fromkeys(("observed", "partial", "held", "amortized"), bool),
+               "batch_shape": [int], "event_shape": [int], "plates": _PLATES}],
+    "scans": [{"index": int, "length": int, "sites": _NAMES, "order": int,
+               "seeds": [(str, (str, int))]}],
+    "latents": [{"name": str, "family": str, "local": _PLATES}],
+    "blocks": [{"name": str, "kind": str, "variables": _NAMES, "head": _NAMES, "scan": int | None,
+                "order": int, "plates": _NAMES, "held": bool}],
+    "factors": [{"site": str, "latents": _NAMES, "plates": _PLATES, "context": list}],
+    "predicted": _NAMES, "sizes": {...: int}}
+
+
+class StoredPosterior(Posterior):
+    """A posterior read from a file: everything but what needs the model itself.
+
+    `sample` draws every block jointly, chains where they are smoothed; the predicted steps after
+    the last observation are drawn from their marginals, one by one.
+    """
+
+    def __init__(self, header: dict[str, Any], graph: Graph, engine: Engine, moments: dict,
+                 kept: Kept) -> None:
+        history = np.asarray(header["free_energy"], np.float64)
+        state = State(moments, history[-1:].sum(), header["num_iters"], -1, header["converged"])
+        super().__init__(_Restored(graph, engine, header["schedule"]), None, state, kept, history,
+                         noise=header.get("free_energy_noise"))
+        self.header = header
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """Not without the model: raises JopaError."""
+        raise JopaError(
+            "a loaded posterior cannot predict by itself",
+            found=f"beliefs about '{self.header['program']}', without its model and arguments",
+            expected="the model and its arguments",
+            fix="run it again from these beliefs, jp.VMP(jp.given(model, posterior)).run(...), "
+                "and call predict on the result")
+
+
+class _Restored:
+    """Stands for the compiled program of a stored posterior."""
+
+    def __init__(self, graph: Graph, engine: Engine, schedule: str) -> None:
+        self.graph, self.engine, self.schedule = graph, engine, schedule
+        self.draw = jax.jit(self._draw, compiler_options=often())
+
+    def stored_arrays(self, moments: dict, kept: Kept, plan: None) -> dict[str, dict[str, Array]]:
+        return kept.sites
+
+    def _draw(self, keys: Array, moments: dict, kept: Kept, plan: None) -> dict[str, Array]:
+        return in_batches(lambda k: _one(self.engine, moments, kept, k), keys, 64)
+
+
+def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Array]:
+    """One joint draw of every site; predicted steps from their marginals."""
+    shared, inside = random.split(key)
+    _, values = draws.point(engine, moments, shared)
+    for i, block in enumerate(engine.graph.blocks):
+        if block.kind != "chain":
+            continue
+        belief, m, free = engine.beliefs[block.name], moments[block.name], kept.smoothed[block.name]
+        joint, alone = random.split(random.fold_in(inside, i))
+        z = m.mean + jnp.where(free, chain.sample(joint, m.diag, m.off), 0.0)
+        for j, name in enumerate(block.variables):
+            own = kept.sites[name]
+            eps = random.normal(random.fold_in(alone, j), own["mean"].shape, own["mean"].dtype)
+            single = own["mean"] + jnp.einsum("...nm,...m->...n", draws._root(own["cov"]), eps)
+            drawn = jnp.where(belief.steps(free, name, 1), belief.steps(z, name, 1), single)
+            values[name] = draws._site(engine, name, drawn, 1)
+        for name, (start, size) in belief.head.items():
+            values[name] = draws._site(engine, name, z[0][..., start:start + size], 0)
+    return values
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPosterior:
+    """The posterior of a file that `storage.read` read, within `storage.damaged`.
+
+    Raises:
+        FileError: the tensors are not those of its program; or whatever a damaged header breaks.
+    """
+    with ours():
+        expect({"free_energy_noise": [], **header}, _FORM)
+        graph = _graph(header)
+        engine = Engine(graph)
+        tree = {"blocks": {n: jax.eval_shape(b.zero) for n, b in engine.beliefs.items()},
+                **Kept({v.name: dict.fromkeys(_PARTS[v.family], 0)
+                        for v in graph.variables.values()},
+                       {b.name: 0 for b in graph.blocks if b.kind == "chain"})._asdict()}
+        wanted = flat(tree)
+        shapes = {n: getattr(leaf if hasattr(leaf, "shape") else tensors.get(n), "shape", ())
+                  for n, leaf in wanted.items()}
+        check(shapes, tensors, "the file", f"of '{header['program']}'",
+              "save the posterior again")
+        for name in wanted:
+            kind = bool if name.startswith("smoothed/") else np.float64
+            if tensors[name].dtype != kind:
+                raise TypeError(f"tensor '{name}' holds {tensors[name].dtype}")
+        leaves = [jnp.asarray(tensors[n]) for n in wanted]
+        tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+        return StoredPosterior(header, graph, engine, tree["blocks"],
+                               Kept(tree["sites"], tree["smoothed"]))
+
+
+def _graph(header: dict[str, Any]) -> Graph:
+    """The sites, blocks and eliminated factors of the program, as far as beliefs need them."""
+    sites = {r["name"]: Site(**_read_record(r), outputs={}) for r in header["sites"]}
+    scans = tuple(Scan(r["index"], r["length"], (), (), {}, tuple(r["sites"]))
+                  for r in header["scans"])
+    forms = {r["index"]: CarryForm(r["order"], (), tuple((n, tuple(at)) for n, at in r["seeds"]))
+             for r in header["scans"]}
+    variables = {r["name"]: Variable(**_read_record(r), site=sites[r["name"]])
+                 for r in header["latents"]}
+    factors = []
+    for r in header["factors"]:
+        site, found = sites[r["site"]], _read_record(r)
+        factors.append(Factor(
+            site, Context(*r["context"]), site.family, found["plates"], found["latents"],
+            knowns=(), noise=(), varying=frozenset(), noise_varying=False, products=(),
+            noise_key=""))
+    blocks = tuple(Block(**_read_record(r)) for r in header["blocks"])
+    return Graph(Program(header["program"], sites, scans, None, (), {}),
+                 SimpleNamespace(forms=forms), variables, tuple(factors), blocks,
+                 tuple(header["predicted"]), header["sizes"])
+
+
+def _read_record(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples and plates they were."""
+    def value(x: Any) -> Any:
+        if not isinstance(x, list):
+            return x
+        return tuple(Plate(*i) if isinstance(i, list) else i for i in x)
+
+    return {k: value(x) for k, x in record.items()}
+
+
+def _reduced(posterior: Posterior) -> tuple:
+    """Pickled as `save` writes it: what comes back is what `jp.load_posterior` returns."""
+    header, tensors = describe(posterior)
+    return restore, (header, {n: np.asarray(x) for n, x in tensors.items()})
+
+
+for _kind in (Posterior, StoredPosterior):
+    copyreg.pickle(_kind, _reduced)

@@ -1,0 +1,175 @@
+"""Sites outside a scan that see what it returned: they are sites of its steps, written elsewhere.
+
+A Gaussian site whose parameters depend on the stacked outputs of a scan element by element in time
+(proved from the jaxpr, time as if it were a plate) belongs to every step; an observed one that
+depends on the last carry belongs to the last step. `inline` moves both into the scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr
+
+from jopa_ppl.program.parameters import GAUSSIAN
+from jopa_ppl.program.program import Plate, Program, Site
+from jopa_ppl.proof.analyse import analyse
+from jopa_ppl.proof.dependence import Dependence, constant, variable
+
+TIME = "!time"       # the plate that stands for time in the proof
+
+
+class Home(NamedTuple):
+    """The scan a site belongs to: to every step, or to its last one.
+
+    `moving`: parameters that data make differ from step to step.
+    """
+
+    scan: int
+    last: bool
+    moving: frozenset[str]
+
+
+def inline(program: Program) -> Program:
+    """The program with every site that belongs to the steps of a scan moved into it."""
+    homes = _homes(program)
+    if not homes:
+        return program
+    closed = program.jaxpr
+    aval = dict(zip(program.inputs, closed.in_avals))
+    # A value that is one a step inside the scan is the whole series to statements outside of it.
+    series = {}
+    for name, home in homes.items():
+        key = _value_key(program.sites[name])
+        if not home.last and key in aval:
+            series[key] = f"ys/{home.scan}/:{name}"
+            whole = aval[key]
+            aval[series[key]] = whole
+            aval[key] = jax.ShapeDtypeStruct(whole.shape[1:], whole.dtype)
+    steps = {home.scan: f"xs/{home.scan}/#step" for home in homes.values()}
+    aval |= dict.fromkeys(steps.values(), jax.ShapeDtypeStruct((), jnp.arange(1).dtype))
+    keys, places = tuple(aval), {}
+
+    def collect(*flat: Array) -> list[Array]:
+        given = dict(zip(keys, flat))
+        outputs = program.evaluate(range(len(closed.jaxpr.outvars)),
+                                   {**given, **{k: given[s] for k, s in series.items()}})
+        inside = dict(given)
+        for scan in program.scans:
+            for i, o in enumerate(scan.ys):
+                inside[f"ys/{scan.index}/{i}"] = _every_step(outputs[o], scan.length)
+            inside |= {f"after/{scan.index}/{i}": outputs[o] for i, o in enumerate(scan.carry)}
+        for key, whole in series.items():
+            inside[key] = _every_step(given[key], aval[whole].shape[0])
+
+        def put(array: Array) -> int:
+            outputs.append(array)
+            return len(outputs) - 1
+
+        for name, home in homes.items():
+            site = program.sites[name]
+            found = dict(zip(site.outputs, program.evaluate(tuple(site.outputs.values()), inside)))
+            at = given[steps[home.scan]]
+            found = (_last(site, found, at == program.scans[home.scan].length - 1) if home.last
+                     else {k: _step(site, x, at if k in home.moving else 0)
+                           for k, x in found.items()})
+            places[name] = {k: put(x) for k, x in found.items()}
+        for index, key in steps.items():
+            places[key] = put(jnp.arange(program.scans[index].length))
+        return outputs
+
+    jaxpr = jax.make_jaxpr(collect)(*aval.values())
+    sites = {n: _moved(s, homes[n], places[n]) if n in homes else s
+             for n, s in program.sites.items()}
+    scans = tuple(replace(s, sites=(*s.sites, *(n for n, h in homes.items() if h.scan == s.index)),
+                          xs=s.xs | ({steps[s.index]: places[steps[s.index]]}
+                                     if s.index in steps else {}))
+                  for s in program.scans)
+    return replace(program, sites=sites, scans=scans, inputs=keys, _picked={},
+                   jaxpr=ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts),
+                   shapes={k: tuple(a.shape) for k, a in aval.items()})
+
+
+def _every_step(value: Array, length: int) -> Array:
+    return jnp.broadcast_to(value, (length, *jnp.shape(value)))
+
+
+def _step(site: Site, parameter: Array, at: Array | int) -> Array:
+    """A parameter at one step; weights and matrices may have fewer axes than the site, or one."""
+    rank = len(site.shape)
+    if jnp.ndim(parameter) < rank or parameter.shape[0] not in (1, site.shape[0]):
+        return parameter
+    at = at if parameter.shape[0] > 1 else 0
+    return jax.lax.dynamic_index_in_dim(parameter, at, 0, keepdims=False)
+
+
+def _last(site: Site, parameters: Mapping[str, Array], now: Array) -> dict[str, Array]:
+    """The parameters of a site that counts at the last step alone."""
+    weight = parameters.get("weight", jnp.ones((1,) * len(site.shape)))
+    return {**parameters, "weight": jnp.where(now, weight, 0.0)}
+
+
+def _moved(site: Site, home: Home, outputs: dict[str, int]) -> Site:
+    if home.last:
+        return replace(site, scan=home.scan, outside="last", outputs=outputs, likelihood=None)
+    batch = site.batch_shape
+    plates = tuple(Plate(p.name, p.axis - 1, p.size) for p in site.plates if p.axis > 0)
+    return replace(site, scan=home.scan, outside="steps" if batch else "event", outputs=outputs,
+                   batch_shape=batch[1:], event_shape=site.event_shape if batch
+                   else site.event_shape[1:], plates=plates, likelihood=None)
+
+
+def _value_key(site: Site) -> str:
+    return f"{'known' if site.observed and not site.partial else 'latent'}/{site.name}"
+
+
+def _homes(program: Program) -> dict[str, Home]:
+    """Where the sites outside scans belong that see what a scan returned, so far as provable."""
+    found: dict[str, Home] = {}
+    for site in program.sites.values():
+        if site.scan is not None or site.family not in GAUSSIAN or site.amortized:
+            continue
+        needs = program.needs(tuple(site.outputs.values()))
+        last = {int(k.split("/")[1]) for k in needs if k.startswith("after/")}
+        steps = {int(k.split("/")[1]) for k in needs if k.startswith("ys/")}
+        steps |= {h.scan for n, h in found.items()
+                  if not h.last and _value_key(program.sites[n]) in needs}
+        if len(last | steps) != 1 or (last and steps):
+            continue
+        (scan,) = last | steps
+        if last and site.observed and not site.partial:
+            found[site.name] = Home(scan, True, frozenset())
+        elif steps and (moving := _moving(program, site, scan, found)) is not None:
+            found[site.name] = Home(scan, False, moving)
+    return found
+
+
+def _moving(program: Program, site: Site, scan: int, homes: Mapping[str, Home]
+            ) -> frozenset[str] | None:
+    """Parameters that differ from step to step by data; None if it mixes steps."""
+    length = program.scans[scan].length
+    if site.shape[:1] != (length,) or not (site.batch_shape or site.family == "normal"):
+        return None
+    timed = {_value_key(program.sites[n]) for n, h in homes.items() if not h.last}
+
+    def state(key: str) -> Dependence:
+        shape = program.shapes[key]
+        if key.startswith("ys/") or key in timed:
+            return variable(key, shape, {0: TIME})
+        return constant(shape)
+
+    outputs = tuple(site.outputs.values())
+    found = analyse(program.pruned(outputs)[0], [state(k) for k in program.inputs])
+    moving = set()
+    for key, dependence in zip(site.outputs, found):
+        along = [i for i, axis in enumerate(dependence.axes) if axis.plate == TIME]
+        if dependence.lost or along != [0] * bool(dependence.names):
+            return None
+        if dependence.axes and dependence.axes[0].varies:
+            moving.add(key)
+    return frozenset(moving)

@@ -1,0 +1,296 @@
+"""Where a step of a scan looks back to: the order of its carry, found by composing the body.
+
+Names are relative to a step: "x@0" is site x of this step, "x@-1" of the one before; sites outside
+a scan keep their own name; "~xs/0/1@-1" is data that differs from step to step, as it was one step
+before: a slice of an input, or a leaf of the carry that is data; "!.." is a placeholder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.errors import StructureError
+from jopa_ppl.program.program import Program, Scan
+from jopa_ppl.proof.analyse import analyse
+from jopa_ppl.proof.dependence import Dependence, constant, variable
+
+MAX_ORDER = 8
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a site's factor stands: outside (scan None), at step `at` of a scan, or in its bulk.
+
+    All steps from `first` on share one context (`at` None). Where the first carry is not simply
+    made of latents, the first `order` steps still see it, so each has a context of its own.
+    """
+
+    scan: int | None = None
+    at: int | None = None
+    order: int = 0
+    first: int = 0
+
+    @property
+    def depth(self) -> int:
+        """How many earlier steps are looked back to."""
+        return 0 if self.scan is None else (self.order if self.at is None else self.at)
+
+    @property
+    def label(self) -> str:
+        return "" if self.scan is None else ("[t]" if self.at is None else f"[{self.at}]")
+
+
+@dataclass(frozen=True)
+class CarryForm:
+    """How a scan carries its past: order, and which leaves of its carry are data.
+
+    `seeds`: where every leaf of the first carry is itself a latent that stands for an earlier value
+    of a site of the step, {latent: (site, steps back)}; then all steps are alike.
+    """
+
+    order: int
+    data_leaves: tuple[int, ...]
+    seeds: tuple[tuple[str, tuple[str, int]], ...] = ()
+
+
+def base_name(instance: str) -> str:
+    """The site of an instance: "x@-1" -> "x"."""
+    return instance.split("@")[0]
+
+
+def input_key(instance: str) -> str | None:
+    """The input of the program that an instance is a step of: "~xs/0/1@-1" -> "xs/0/1"."""
+    return base_name(instance)[1:] if instance.startswith("~") else None
+
+
+def lag(instance: str) -> int | None:
+    """How many steps back an instance lies; None for sites outside scans."""
+    return -int(instance.split("@")[1]) if "@" in instance else None
+
+
+class Reader:
+    """Dependences and values of a program's parameters in any context."""
+
+    def __init__(self, program: Program, dense: frozenset[tuple[str, str]] = frozenset()) -> None:
+        self.program = program
+        self.dense = dense
+        self.forms = {scan.index: self._carry_form(scan) for scan in program.scans}
+
+    # -- dependences -------------------------------------------------------------------------
+
+    def _state(self, key: str, step: int | None) -> Dependence:
+        """Dependence of an input: latents and known sites are variables, the rest is data."""
+        kind, name = key.split("/", 1)
+        shape = self.program.shapes[key]
+        if kind in ("latent", "known"):
+            site = self.program.sites[name]
+            plates = {p.axis: p.name for p in site.axes if (name, p.name) not in self.dense}
+            instance = name if site.scan is None else f"{name}@{step or 0}"
+            return variable(instance, shape, plates)
+        if kind in ("after", "ys"):
+            return variable(f"!scan{name.split('/')[0]}", shape, {})
+        if kind == "xs":
+            return variable(f"~{key}@{step or 0}", shape, {})
+        return constant(shape)
+
+    def _analyse(self, outputs: Sequence[int], step: int | None,
+                 carry: dict[str, Dependence]) -> list[Dependence]:
+        closed, _ = self.program.pruned(outputs)
+        states = [carry[k] if k in carry else self._state(k, step) for k in self.program.inputs]
+        return analyse(closed, states)
+
+    def _carry_keys(self, scan: Scan) -> list[str]:
+        return [f"carry/{scan.index}/{i}" for i in range(len(scan.carry))]
+
+    def _carry_form(self, scan: Scan) -> CarryForm:
+        keys = self._carry_keys(scan)
+        init = self._analyse(scan.init, None, {})
+        data = {i for i, d in enumerate(init) if not any(n[0] != "~" for n in d.names)}
+        while True:
+            # A leaf is data if nothing latent ever flows into it (a counter, a schedule).
+            states = {k: constant(self.program.shapes[k]) if i in data
+                      else variable(f"!carry{i}", self.program.shapes[k], {})
+                      for i, k in enumerate(keys)}
+            out = self._analyse(scan.carry, 0, states)
+            kept = {i for i in data if not any(n[0] != "~" for n in out[i].names)}
+            if kept == data:
+                break
+            data = kept
+        for order in range(MAX_ORDER + 1):
+            left = [i for i, k in enumerate(keys) if i not in data
+                    and any(n.startswith("!carry") for n in states[k].names)]
+            if not left:
+                return CarryForm(order, tuple(sorted(data)), self._seeds(scan, data))
+            out = self._analyse(scan.carry, 0, states)
+            states = {k: states[k] if i in data else out[i] for i, k in enumerate(keys)}
+        if self._forgets(scan, keys):
+            raise StructureError(
+                "a carry that keeps several past values in one array is not supported yet",
+                found=f"leaf {left[0]} of the carry: an array counts as made of all that any of "
+                      "its elements is made of, so that it seems to look back for ever",
+                expected="past values that are leaves of their own",
+                fix="carry a tuple: (x, *past[:-1]) for jnp.concatenate([x[None], past[:-1]]), and "
+                    "(x1, x0) for jnp.stack([x1, x0]) as the first one")
+        raise StructureError(
+            "the carry of the scan never forgets its first value",
+            found=f"leaf {left[0]} of the carry still depends on the first carry after "
+                  f"{MAX_ORDER} steps (a deterministic recursion, or an order above {MAX_ORDER})",
+            expected="a carry made of the last few latent values",
+            fix="make the recursion a latent: x = jp.latent('x', Normal(mean, scale))")
+
+    def _forgets(self, scan: Scan, keys: list[str]) -> bool:
+        """Whether the numbers of the carry do not depend on those of MAX_ORDER steps before."""
+        program, rng = self.program, np.random.default_rng(0)
+        values = {k: jnp.asarray(rng.normal(size=a.shape) if jnp.issubdtype(a.dtype, jnp.floating)
+                                 else np.zeros(a.shape), a.dtype)
+                  for k, a in zip(program.inputs, program.jaxpr.in_avals)
+                  if not jnp.issubdtype(a.dtype, jax.dtypes.extended)}
+        real = [k for k in keys if jnp.issubdtype(values[k].dtype, jnp.floating)]
+
+        def later(first: dict[str, Array]) -> list[Array]:
+            carry = values | first
+            for _ in range(MAX_ORDER):
+                carry |= zip(keys, program.evaluate(scan.carry, carry))
+            return [carry[k] for k in real]
+
+        slopes = jax.jacfwd(later)({k: values[k] for k in real})
+        return not any((slope != 0).any() for slope in jax.tree.leaves(slopes))
+
+    def _seeds(self, scan: Scan, data: set[int]) -> tuple[tuple[str, tuple[str, int]], ...]:
+        """Latents of the first carry by the value they stand for; empty if it is not so simple."""
+        sites, jaxpr = self.program.sites, self.program.jaxpr.jaxpr
+        key = dict(zip(map(id, jaxpr.invars), self.program.inputs))
+        found: dict[str, tuple[str, int]] = {}
+        for i in range(len(scan.carry)):
+            if i in data:
+                continue
+            back, at = 1, i
+            source = key.get(id(jaxpr.outvars[scan.carry[at]]), "")
+            while source.startswith("carry/") and back <= MAX_ORDER:
+                back, at = back + 1, int(source.rsplit("/", 1)[1])
+                source = key.get(id(jaxpr.outvars[scan.carry[at]]), "")
+            first = key.get(id(jaxpr.outvars[scan.init[i]]), "")
+            if not (source.startswith("latent/") and first.startswith("latent/")):
+                return ()
+            seed, site = sites[first[7:]], sites[source[7:]]
+            plates = [[(p.name, p.axis) for p in s.axes] for s in (seed, site)]
+            if (seed.scan is not None or seed.partial or seed.held != site.held
+                    or seed.shape != site.shape
+                    or plates[0] != plates[1] or site.scan is None
+                    or (site.name, back) in found.values() or seed.name in found):
+                return ()
+            found[seed.name] = (site.name, back)
+        seen = self._body_names(scan)
+        return () if seen & set(found) else tuple(found.items())
+
+    def _body_names(self, scan: Scan) -> set[str]:
+        """Names that the sites of a step see directly, not through the carry."""
+        outputs = tuple(i for n in scan.sites for i in self.program.sites[n].parameters)
+        opaque = {k: variable("!carry", self.program.shapes[k], {}) for k in self._carry_keys(scan)}
+        return {n for d in self._analyse(outputs, 0, opaque) for n in d.names}
+
+    def heads(self, scan: Scan) -> set[str]:
+        """Outer sites that the first carry is made of and that no step sees directly."""
+        seen = self._body_names(scan)
+        return {n for d in self._analyse(scan.init, None, {}) for n in d.names} - seen
+
+    def contexts(self, scan: Scan) -> list[Context]:
+        """The contexts of a scan's sites: its first steps, then the bulk."""
+        form = self.forms[scan.index]
+        if form.seeds:
+            return [Context(scan.index, None, form.order, 0)]
+        order = form.order
+        firsts = [Context(scan.index, t, order, t) for t in range(min(order, scan.length))]
+        return firsts + ([Context(scan.index, None, order, order)] if scan.length > order else [])
+
+    def dependence(self, outputs: Sequence[int], context: Context) -> list[Dependence]:
+        """How the given outputs depend on latents, known sites and data in a context."""
+        if context.scan is None:
+            return self._analyse(outputs, None, {})
+        scan = self.program.scans[context.scan]
+        keys, form = self._carry_keys(scan), self.forms[scan.index]
+
+        def moving(states: list[Dependence], step: int) -> dict[str, Dependence]:
+            return {k: variable(f"~{k}@{step}", self.program.shapes[k], {})
+                    if i in form.data_leaves else states[i] for i, k in enumerate(keys)}
+
+        first = ([constant(self.program.shapes[k]) for k in keys] if context.at is None
+                 else self._analyse(scan.init, None, {}))
+        carry = moving(first, -context.depth)
+        for step in range(-context.depth, 0):
+            carry = moving(self._analyse(scan.carry, step, carry), step + 1)
+        return self._analyse(outputs, 0, carry)
+
+    # -- values ------------------------------------------------------------------------------
+
+    def values(self, outputs: Sequence[int], context: Context, instances: dict[str, Array],
+               data: dict[str, Array], steps: Sequence[dict[str, Array]] = ()) -> list[Array]:
+        """The given outputs, from the values of the instances and the data of the steps.
+
+        Args:
+            instances: values by instance name ("A", "x@-1", ..), of full site shape.
+            data: the program's data inputs.
+            steps: one dict of step inputs (slices, data leaves of the carry) per step looked at,
+                the oldest first, this step last.
+        """
+        program = self.program
+
+        def inputs(step: int | None) -> dict[str, Array]:
+            found = dict(data)
+            for key in program.inputs:
+                kind, name = key.split("/", 1)
+                if kind == "latent" or (kind == "known" and not program.sites[name].amortized):
+                    inside = program.sites[name].scan is not None
+                    value = instances.get(f"{name}@{step or 0}" if inside else name)
+                    if value is not None:
+                        found[key] = value
+            return found
+
+        if context.scan is None:
+            return program.evaluate(outputs, inputs(None))
+        scan = program.scans[context.scan]
+        keys = self._carry_keys(scan)
+        carry = ({} if context.at is None
+                 else dict(zip(keys, program.evaluate(scan.init, inputs(None)))))
+        for step, given in zip(range(-context.depth, 1), steps):
+            carry.update({k: v for k, v in given.items() if k.startswith("carry/")})
+            here = {**inputs(step), **given, **carry}
+            if step == 0:
+                return program.evaluate(outputs, here)
+            carry = dict(zip(keys, program.evaluate(scan.carry, here)))
+        raise ValueError("no steps given")
+
+    def step_inputs(self, scan: Scan, data: dict[str, Array],
+                    instances: dict[str, Array]) -> dict[str, Array]:
+        """All step inputs of a scan as series: slices (T, ...) and data leaves of the carry."""
+        program = self.program
+        outer = {**data, **{f"{'known'}/{n}": v for n, v in instances.items()}}
+        series = dict(zip(scan.xs, program.evaluate(tuple(scan.xs.values()), outer)))
+        leaves = self.forms[scan.index].data_leaves
+        if leaves:
+            keys = [f"carry/{scan.index}/{i}" for i in leaves]
+            outputs = tuple(scan.carry[i] for i in leaves)
+            first = program.evaluate(tuple(scan.init[i] for i in leaves), outer)
+
+            def move(carry: list[Array], step: dict[str, Array]) -> tuple[list[Array], list[Array]]:
+                new = program.evaluate(outputs, {**outer, **step, **dict(zip(keys, carry))})
+                return [jnp.asarray(n, c.dtype) for n, c in zip(new, carry)], carry
+
+            _, past = jax.lax.scan(move, first, series, length=scan.length)
+            series |= dict(zip(keys, past))
+        return series
+
+
+def with_free_heads(program: Program) -> Program:
+    """The program with first states that are inferred where `given` holds them: a plan starts from
+    that belief, and what was seen before the first decision still tells of it."""
+    reader = Reader(program)
+    heads = {n for scan in program.scans for n in reader.heads(scan)} & program.sites.keys()
+    return replace(program, sites={n: replace(s, held=s.held and n not in heads)
+                                   for n, s in program.sites.items()})

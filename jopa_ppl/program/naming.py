@@ -1,0 +1,44 @@
+"""Names of sites that the compiler can keep apart from its own: "x@-1", "A,B", "~..", "!scan0"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from jopa_ppl.errors import SiteError
+from jopa_ppl.program.program import Site
+
+
+def check_name(name: object) -> None:
+    """Refuse the name of a site that would be read as something else.
+
+    Raises:
+        SiteError: it is no string, is empty, holds "@" or ",", or begins with "~" or "!".
+    """
+    if isinstance(name, str) and name and not re.search(r"[@,]|^[~!]", name):
+        return
+    legal = re.sub(r"[@,]", "_", str(name).lstrip("~!")) or "x"
+    raise SiteError("the name cannot be used", site=name, found=repr(name),
+                    expected="a string without '@' and ',' that does not begin with '~' or '!'",
+                    fix=f"call it '{legal}'")
+
+
+def check_labels(sites: Mapping[str, Site]) -> None:
+    """Refuse names that the program's other names make ambiguous in tables and schedules.
+
+    Raises:
+        SiteError: "x[t]" or "x[0]" beside a site "x" of a scan, a plate "x.0" beside an array "x".
+    """
+    for name, site in sites.items():
+        base, bracket, _ = name.rpartition("[")
+        if bracket and name.endswith("]") and base in sites and sites[base].scan is not None:
+            raise SiteError("the name is that of a step", site=name,
+                            found=f"'{name}' beside the site '{base}' of a scan",
+                            expected="names that are no other site's with a step in brackets",
+                            fix=f"call it '{name.replace('[', '_')[:-1]}'")
+        for plate in site.plates:
+            base, dot, axis = plate.name.rpartition(".")
+            if dot and axis.isdigit() and base in sites:
+                raise SiteError("the plate's name is that of an axis of a site", site=plate.name,
+                                found=f"plate '{plate.name}' beside the site '{base}'",
+                                expected="another name", fix=f"call it '{base}_{axis}'")

@@ -1,0 +1,228 @@
+"""Read a NumPyro distribution: its family and the parameters its author gave.
+
+NumPyro keeps the arguments a user passed (`precision_matrix`, `covariance_matrix`, ..) on the
+object; what it derives from them (a Cholesky factor) would hide a latent precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+
+from jopa_ppl.arrays import native
+from jopa_ppl.errors import ShapeError
+from jopa_ppl.language.distributions import ArrayNormal
+from jopa_ppl.language.missing import mask_missing, without_gaps
+from jopa_ppl.language.precision import as_network_takes
+from jopa_ppl.language.primitives import Amortized
+
+GAUSSIAN = ("normal", "mvn")
+MATRICES = ("precision_matrix", "covariance_matrix", "scale_tril")
+
+
+class Likelihood(NamedTuple):
+    """The density an observed site is scored by: `tree.unflatten(leaves).log_prob(value)`.
+
+    Its elements that are not the base distribution's own event are independent. Leaves and value
+    are arrays; in a `Site`, the outputs of the program that hold them.
+    """
+
+    tree: Any
+    leaves: tuple
+    value: Any
+
+
+@dataclass(frozen=True)
+class Described:
+    """Family and parameters of a site, all of the site's full shape (matrices: batch + (n, n)).
+
+    Keys: loc and one of scale, precision_matrix, covariance_matrix, scale_tril, row/column factors
+    (Gaussian); concentration and rate (gamma); concentration and a matrix (wishart); value, present
+    and weight where observed, observed in part, scaled or masked.
+    """
+
+    family: str
+    params: dict[str, Array]
+    amortized: bool = False
+    event_shape: tuple[int, ...] = ()
+    kind: str = ""             # the name of its class, without wrappers
+    likelihood: Likelihood | None = None
+
+
+def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
+             rank: int, partial: bool, given: ArrayLike | None) -> Described:
+    """Family and parameters of the site `name`, whose distribution and plates have `rank` axes;
+    `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing.
+
+    Raises:
+        ShapeError: the value is not exactly of the site's shape, or is not real-valued.
+    """
+    shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
+    params: dict[str, Array] = {}
+    if value is not None:
+        value = jnp.asarray(native(value))
+        own = shape[len(shape) - rank:]
+        if value.shape != own:
+            many = value.ndim > rank and value.shape[value.ndim - rank:] == own
+            batch = own[:rank - len(fn.event_shape)]
+            raise ShapeError("the value has the wrong shape", site=name, found=value.shape,
+                             expected=f"batch {batch} + event {tuple(fn.event_shape)}",
+                             fix="values are never broadcast: pass exactly one value per element"
+                             + (f"; many of one kind go into a plate: with numpyro.plate('n', "
+                                f"{value.shape[0]}): .." if many else ""))
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise ShapeError("the value has the wrong dtype", site=name, found=value.dtype,
+                             expected="real numbers", fix="pass floats")
+        present = ~jnp.isnan(value)
+        params["value"], whole = jnp.asarray(given), fn
+        fn, value = mask_missing(fn, value)
+    base, mask = _unwrap(fn, shape)
+    amortized = isinstance(base, Amortized)
+    if amortized and value is not None:
+        value = as_network_takes(base.message, value)
+    likelihood = None if value is None else _likelihood(base, value)
+    if amortized:
+        base, given = _message(name, base, value, params)
+        if base is None:
+            return Described("amortized", {}, True, tuple(fn.event_shape))
+        shape, mask = given, _to_batch(mask, fn)
+        mask = None if mask is None else mask[..., None]
+    family, found, elementwise = _parameters(base, shape)
+    if family == "unknown" and base.event_dim:
+        elementwise = False
+    params.update(found)
+    if partial and family in GAUSSIAN and not amortized:    # the rest of an event stays data
+        params["present"] = present.astype(jnp.result_type(float))
+        mask = _unwrap(without_gaps(whole), shape)[1]
+    weight = None if mask is None else mask.astype(jnp.result_type(float))
+    if scale is not None:
+        factor = jnp.asarray(scale, jnp.result_type(float))
+        factor = factor.reshape(factor.shape + (1,) * len(fn.event_shape))
+        if jnp.broadcast_shapes(factor.shape, shape) != shape and not amortized:
+            raise ShapeError("handlers.scale does not fit the site", site=name,
+                             found=f"scale of shape {jnp.shape(scale)}",
+                             expected=f"broadcastable to batch shape {tuple(fn.batch_shape)}",
+                             fix="give one weight per element of the batch; inside a scan, put "
+                                 "handlers.scale into the body")
+        weight = factor if weight is None else weight * factor
+    if weight is not None and (family != "unknown" or likelihood is not None):
+        if not elementwise:
+            weight = weight.reshape((1,) * (len(shape) - weight.ndim) + weight.shape)
+            events = tuple(range(len(shape) - _event_dim(family, base), len(shape)))
+            weight = weight.min(axis=events, keepdims=True)
+        params["weight"] = weight
+    # An amortised site is a Gaussian over what its message is about.
+    return Described(family, params, amortized, shape[len(fn.batch_shape):],
+                     type(base).__name__, likelihood)
+
+
+def _likelihood(base: dist.Distribution, value: Array) -> Likelihood:
+    if isinstance(base, Amortized):
+        base, _ = _unwrap(base.likelihood, ())
+    leaves, tree = jax.tree.flatten(base)
+    return Likelihood(tree, tuple(map(jnp.asarray, leaves)), value)
+
+
+def _unwrap(fn: dist.Distribution, shape: tuple[int, ...]
+            ) -> tuple[dist.Distribution, Array | None]:
+    """The innermost distribution and the product of all masks, right-aligned with `shape`."""
+    mask = None
+    while True:
+        if isinstance(fn, dist.MaskedDistribution):
+            here = jnp.asarray(fn._mask)
+            here = here.reshape(here.shape + (1,) * fn.event_dim)
+            mask = here if mask is None else mask & here
+        elif not isinstance(fn, dist.Independent | dist.ExpandedDistribution):
+            return fn, mask
+        fn = fn.base_dist
+
+
+def _to_batch(mask: Array | None, fn: dist.Distribution) -> Array | None:
+    if mask is None:
+        return None
+    events = tuple(range(mask.ndim - fn.event_dim, mask.ndim))
+    return mask.all(axis=events)
+
+
+def _event_dim(family: str, base: dist.Distribution) -> int:
+    return {"wishart": 2, "normal": 0, "gamma": 0}.get(family, getattr(base, "event_dim", 0))
+
+
+def _message(name: str, fn: Amortized, value: Array | None, params: dict[str, Array]
+             ) -> tuple[dist.Distribution | None, tuple[int, ...]]:
+    """The encoder's potential as the density of a pseudo-observation m under N(on, P^-1)."""
+    if value is None:
+        return None, ()
+    sent = fn.message(value)
+    on = jnp.asarray(fn.on)
+    if tuple(sent.batch_shape) + tuple(sent.event_shape) != on.shape:
+        raise ShapeError("the encoder's message does not fit what it is about", site=name,
+                         found=f"a message of shape {tuple(sent.batch_shape)} + "
+                               f"{tuple(sent.event_shape)}",
+                         expected=f"shape {on.shape}, that of `on`",
+                         fix="let `message` return one Gaussian over `on` for every frame")
+    base, _ = _unwrap(sent, on.shape)
+    family, found, _ = _parameters(base, on.shape)
+    if family not in GAUSSIAN:
+        raise ShapeError("the encoder's message is not Gaussian", site=name,
+                         found=type(base).__name__, expected="Normal or MultivariateNormal",
+                         fix="return dist.Normal(mean, std).to_event(1)")
+    params["value"] = found["loc"]
+    return _Shifted(base, on), on.shape
+
+
+class _Shifted:
+    """A Gaussian whose location has been replaced: the residual is m(y) - on."""
+
+    def __init__(self, base: dist.Distribution, loc: Array) -> None:
+        self.base, self.loc = base, loc
+        self.event_dim = base.event_dim
+
+
+def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Array], bool]:
+    """(family, parameters, whether its elements are independent)."""
+    loc = fn.loc if isinstance(fn, _Shifted) else getattr(fn, "loc", None)
+    base = fn.base if isinstance(fn, _Shifted) else fn
+
+    def real(array: ArrayLike) -> Array:
+        """Normal(0, 1) is a distribution over real numbers too."""
+        array = jnp.asarray(array)
+        return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+    def full(array: ArrayLike) -> Array:
+        return jnp.broadcast_to(real(array), shape)
+
+    def matrix(array: ArrayLike, event_dim: int = 1) -> Array:
+        array = real(array)
+        return array.reshape((1,) * (len(shape) - event_dim + 2 - array.ndim) + array.shape)
+
+    if isinstance(base, dist.Normal):
+        return "normal", {"loc": full(loc), "scale": full(base.scale)}, True
+    if isinstance(base, dist.MultivariateNormal):
+        key = next(k for k in MATRICES if k in vars(base))
+        return "mvn", {"loc": full(loc), key: matrix(getattr(base, key))}, False
+    if isinstance(base, dist.MatrixNormal):
+        rows, columns = base.scale_tril_row, base.scale_tril_column
+        kron = jnp.einsum("...ij,...kl->...ikjl", rows, columns)
+        n = rows.shape[-1] * columns.shape[-1]
+        return "mvn", {"loc": full(loc),
+                       "scale_tril": matrix(kron.reshape((*kron.shape[:-4], n, n)), 2)}, False
+    if isinstance(base, ArrayNormal):
+        return "mvn", {"loc": full(loc), 
+                       "covariance_matrix": matrix(base.covariance, base.event_dim)}, False
+    if isinstance(base, dist.Exponential):
+        return "gamma", {"concentration": full(jnp.ones(())), "rate": full(base.rate)}, True
+    if isinstance(base, dist.Gamma):
+        return "gamma", {"concentration": full(base.concentration), "rate": full(base.rate)}, True
+    if isinstance(base, dist.Wishart):
+        chol = base.base_dist
+        key = next(k for k in ("rate_matrix", "scale_matrix", "scale_tril") if k in vars(chol))
+        return "wishart", {"concentration": jnp.broadcast_to(chol.concentration, shape[:-2]),
+                           key: full(getattr(chol, key))}, False
+    return "unknown", {}, True

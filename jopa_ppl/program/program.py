@@ -1,0 +1,143 @@
+"""A traced program, as data: its sites, scans, and one jaxpr from latents to every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
+
+from jopa_ppl.program.parameters import Likelihood
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A batch axis (counted from the left of the site's batch shape) that is a numpyro.plate."""
+
+    name: str
+    axis: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample statement. `outputs` maps its parameters to outputs of the program's jaxpr."""
+
+    name: str
+    family: str
+    observed: bool
+    scan: int | None
+    batch_shape: tuple[int, ...]
+    event_shape: tuple[int, ...]
+    plates: tuple[Plate, ...]
+    outputs: dict[str, int]
+    partial: bool = False      # conditioned, but only where its data are not NaN
+    held: bool = False         # its belief is used but not moved (given(..., update=False))
+    updated: bool = False      # its belief is the prior of new data (given(..., update=True))
+    amortized: bool = False
+    role: str = "latent"
+    described: str = ""        # the name of its distribution
+    likelihood: Likelihood | None = None    # of observed sites, as the program scores them
+    outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """Outputs that its density is made of."""
+        scored = self.family == "unknown" and self.likelihood is not None
+        return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.batch_shape + self.event_shape
+
+    @property
+    def is_series(self) -> bool:
+        """Whether it has a value a step, time in front."""
+        return self.scan is not None and self.outside != "last"
+
+    @property
+    def axes(self) -> tuple[Plate, ...]:
+        """The batch axes that message passing runs over: plates, and for matrix-valued families
+        every other batch axis (elements of a Normal outside plates are one diagonal event)."""
+        if self.family not in ("mvn", "wishart"):
+            return self.plates
+        named = {p.axis: p for p in self.plates}
+        return tuple(named.get(i, Plate(f"{self.name}.{i}", i, n))
+                     for i, n in enumerate(self.batch_shape) if i in named or n > 1)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan: its length and where the jaxpr keeps what enters and leaves a step."""
+
+    index: int
+    length: int
+    init: tuple[int, ...]            # outputs: the first carry
+    carry: tuple[int, ...]           # outputs: the carry after one step
+    xs: dict[str, int]               # input key of a slice -> output that holds the whole series
+    sites: tuple[str, ...]
+    ys: tuple[int, ...] = ()         # outputs: what a step adds to the stacked outputs
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced program: sites, scans and one jaxpr from placeholders to every parameter."""
+
+    name: str
+    sites: dict[str, Site]
+    scans: tuple[Scan, ...]
+    jaxpr: ClosedJaxpr
+    inputs: tuple[str, ...]          # keys of the jaxpr's inputs: kind/name
+    shapes: dict[str, tuple[int, ...]]
+    networks: bool = False           # whether it declares networks with jp.module
+    _picked: dict = field(default_factory=dict)
+
+    def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:
+        """The given outputs of the jaxpr, as a function of the inputs they need (others are 0)."""
+        closed, used = self.pruned(outputs)
+        args = []
+        for i, (k, aval) in enumerate(zip(self.inputs, closed.in_avals)):
+            value = values.get(k)
+            if value is None:
+                if i in used and k.startswith("data/"):
+                    raise KeyError(k)
+                value = jnp.zeros(aval.shape, aval.dtype)
+            args.append(jnp.asarray(value, aval.dtype)
+                        if jnp.issubdtype(aval.dtype, jnp.floating) else value)
+        return [jnp.asarray(x) for x in jaxpr_as_fun(closed)(*args)]
+
+    def needs(self, outputs: Sequence[int]) -> set[str]:
+        """Keys of the inputs that the given outputs depend on."""
+        used = self.pruned(outputs)[1]
+        return {k for i, k in enumerate(self.inputs) if i in used}
+
+    def is_real(self, key: str) -> bool:
+        """Whether an input of the jaxpr holds real numbers."""
+        return jnp.issubdtype(self.jaxpr.in_avals[self.inputs.index(key)].dtype, jnp.floating)
+
+    def pruned(self, outputs: Sequence[int]) -> tuple[ClosedJaxpr, set[int]]:
+        """`prune` of the program's jaxpr, once for the same outputs."""
+        key = tuple(outputs)
+        if key not in self._picked:
+            self._picked[key] = prune(self.jaxpr, key)
+        return self._picked[key]
+
+
+def prune(closed: ClosedJaxpr, outputs: Sequence[int]) -> tuple[ClosedJaxpr, set[int]]:
+    """Only the equations that the given outputs need, and the positions of the inputs they use."""
+    jaxpr = closed.jaxpr
+    outvars = [jaxpr.outvars[i] for i in outputs]
+    needed = {v for v in outvars if isinstance(v, Var)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in needed for v in eqn.outvars):
+            kept.append(eqn)
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+    used = {i for i, v in enumerate(jaxpr.invars) if v in needed}
+    small = jaxpr.replace(eqns=kept[::-1], outvars=outvars,
+                          debug_info=jaxpr.debug_info.with_unknown_names()
+                          if hasattr(jaxpr.debug_info, "with_unknown_names")
+                          else jaxpr.debug_info)
+    return ClosedJaxpr(small, closed.consts), used

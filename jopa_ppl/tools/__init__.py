@@ -1,0 +1,1 @@
+"""What is made with posteriors: validation, comparison's guides, `jp.compile` and `jp.explain`."""
