@@ -121,7 +121,7 @@ def raise_if_missing(graph: Graph, checks: Mapping[str, Any], needed: bool = Fal
     for name, count in partly.items():
         warnings.warn(f"site '{name}': {count} rows are left out, for a NaN in a part of them: a "
                       "multivariate Normal's row is seen as a whole or not at all; "
-                      + way_out.format(name), DataWarning, stacklevel=4)
+                      + way_out.format(name), DataWarning, stacklevel=5)
 
 
 def warn_if_untold(checks: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ def warn_if_untold(checks: Mapping[str, Any]) -> None:
             f"{'s' * (len(untold) == 1)} as given. What moves a state is learnt from the next one "
             "that is seen: start a window at the last state seen, {'x0': last.at('x', -2)}, with "
             "NaN for its frame (it is counted already) and the new frames after it",
-            DataWarning, stacklevel=4)
+            DataWarning, stacklevel=5)
 
 
 def raise_for_plan(decide: tuple[str, ...], apart: list[str], checks: dict[str, Any]) -> None:
