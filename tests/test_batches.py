@@ -65,3 +65,14 @@ def test_what_is_wrong_is_told_with_its_number():
         vmp.run_batch(y, over="z")
     with pytest.raises(jp.ShapeError, match="differ in length"):
         jp.VMP(jp.condition(act, {"u": np.zeros((2, 4, 1))})).run_batch(y, over=("y", "u"))
+
+
+def test_masked_entries_are_missing_in_a_batch():
+    def program(y):
+        w = jp.latent("w", dist.Normal(0.0, 1.0))
+        with jp.plate("n", 3):
+            jp.observe("y", dist.Normal(w, 1.0), y)
+
+    y = np.ma.masked_array(np.ones((2, 3)), [[False, False, True], [False] * 3])
+    np.testing.assert_allclose(jp.VMP(program).run_batch(y, over="y").mean("w"), [2 / 3, 3 / 4],
+                               rtol=1e-6)

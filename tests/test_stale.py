@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from flax import nnx
@@ -411,3 +412,36 @@ def test_a_thousand_runs_of_nested_beliefs_compile_once():
         posterior = jp.VMP(model, progress=False).run(np.float32(i % 3))
         compiled.add(posterior.compiled)
     assert len(compiled) == 1 and compiled.pop().traces == 1
+
+
+@pytest.mark.parametrize("change", ["a column", "a value"])
+def test_a_table_of_pandas_that_changed_is_seen(change):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"y": [1.0, 1.0, 1.0]})
+
+    def program():
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+        with numpyro.plate("n", len(table)):
+            numpyro.sample("y", dist.Normal(w, 1.0), obs=table["y"].to_numpy())
+
+    assert np.isclose(jp.VMP(program).run().mean("w"), 0.75)
+    if change == "a column":
+        table.loc[:, "y"] = 2.0
+    else:
+        table.iat[0, 0] = 4.0
+    assert np.isclose(jp.VMP(program).run().mean("w"), 1.5)
+
+
+@pytest.mark.parametrize("f", [jax.nn.relu, jax.nn.softplus, jax.nn.log_sigmoid,
+                               lambda x: jnp.logaddexp(x, 0.0),
+                               lambda x: jax.scipy.special.xlogy(x, x)])
+def test_functions_with_their_own_derivatives_are_told_apart(f):
+    x = np.array([0.5, 1.5])
+
+    def program(y):
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(w * f(jnp.asarray(x)), 1.0).to_event(1), obs=y)
+
+    features = np.asarray(f(jnp.asarray(x)))
+    found = jp.VMP(program).run(x)
+    assert np.isclose(found.mean("w"), features @ x / (1 + features @ features), rtol=1e-5)

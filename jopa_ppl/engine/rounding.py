@@ -142,8 +142,9 @@ def _error(compiled: Compiled, posterior: Posterior, block: Block, end: str, far
         found = (f"a scale of {scale:.2g} beside {names(block.members)}, whose beliefs are "
                  f"{tie.spread:.2g} wide")
         expected = f"scales above {safe:.1g}, for that width"
-        fix = (f"a scale of {safe:.1g} says the same to six digits; where the link is exact, write "
-               "it into the means of the other sites instead of drawing it")
+        fix = (f"where it stands for an exact link, a scale of {safe:.1g} says the same to six "
+               "digits, or write the link into the means of the other sites; where it does not, "
+               "let what it tells apart stand further apart: other units, centred inputs")
     return lambda what: NumericalError(what, site=tie.site, posterior=posterior,
                                        found=found + end, expected=expected, fix=fix)
 

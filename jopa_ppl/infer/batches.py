@@ -20,6 +20,7 @@ from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import after, before
 from jopa_ppl.engine.signature import own
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
+from jopa_ppl.language.missing import from_masked
 from jopa_ppl.language.query import unwrapped
 from jopa_ppl.posterior.posterior import Posterior, outward
 from jopa_ppl.settings import ours
@@ -77,6 +78,7 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
               ) -> PosteriorBatch:
     """See `VMP.run_batch`."""
     over = (over,) if isinstance(over, str) else tuple(over)
+    args, kwargs = from_masked((args, kwargs))
     (model, args, kwargs), axes = _marked((vmp.model, args, kwargs), over)
     leaves, tree = jax.tree.flatten((model, args, kwargs))
     size = _size([x for x, a in zip(leaves, axes) if a == 0], over)

@@ -16,6 +16,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from itertools import chain, repeat
 from operator import call, is_
@@ -331,6 +332,9 @@ class _Walk:
         slots = tuple(s for s in slots if (whole or s.__name__ in self.names) and _is_set(x, s))
         if slots:
             found += self._probe(_slots, x, slots, names=[s.__name__ for s in slots], where=where)
+        if library and any(_is_extension(b) for b in kind.__mro__):
+            with suppress(Exception):       # the rest of it, where pickle can see that
+                self._probe(_pickled, x, where=where)
         return found
 
     def _opaque(self, x: Any) -> Iterable[Any]:
@@ -350,6 +354,13 @@ class _Walk:
 
 def _plain(probe: _Probe) -> bool:
     return probe.read is _slots or (probe.read is _items and isinstance(probe.args[0], dict))
+
+
+def _is_extension(kind: type) -> bool:
+    """Whether a class is written in C with fields that are no attributes (pandas' blocks)."""
+    return kind.__module__ != "builtins" and any(
+        type(v).__name__ == "getset_descriptor" and n not in ("__dict__", "__weakref__")
+        for n, v in vars(kind).items())
 
 
 def _is_set(x: Any, slot: Any) -> bool:

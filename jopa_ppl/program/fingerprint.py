@@ -63,8 +63,10 @@ def _function(f: Any) -> Hashable:
         if depth > 100 or (code is not None and not library_file(code.co_filename)):
             return id(f), f
         cells = [c.cell_contents for c in getattr(g, "__closure__", None) or ()]
+        # By identity: what JAX wraps is no judge of whether it equals something else.
         inner += [h for h in (*cells, *(getattr(g, n, None) for n in (
-            "f", "fun", "func", "__wrapped__", "__func__"))) if callable(h) and h not in inner]
+            "f", "fun", "func", "__wrapped__", "__func__")))
+            if callable(h) and not any(h is i for i in inner)]
     return getattr(f, "__qualname__", type(f).__qualname__)
 
 
