@@ -172,6 +172,18 @@ def test_precisions_and_offsets_that_do_no_harm():
     assert p.num_iters <= 2
 
 
+@pytest.mark.parametrize("width", [1e6, 1e7, 1e8, 1e10])
+def test_a_wide_prior_is_no_fault_where_the_posterior_is_narrow(width):
+    def program(y):
+        x = jp.latent("x", dist.Normal(0.0, width))
+        z = jp.latent("z", dist.Normal(x, 1.0))
+        jp.observe("y", dist.Normal(z, 0.1), y)
+
+    p = jp.VMP(program, progress=False).run(np.asarray(3.0))
+    np.testing.assert_allclose(p.mean("x"), 3.0, rtol=1e-9)
+    np.testing.assert_allclose(p.variance("x"), 1.01, rtol=1e-9)
+
+
 # -- plans and training ----------------------------------------------------------------------------
 
 

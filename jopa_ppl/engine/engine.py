@@ -249,7 +249,8 @@ class Engine:
             bent = [replace(f, message="linearise") for f in touching if f.family == "likelihood"]
             if block.kind == "chain" and not bent:
                 continue
-            moments = self.update(block, own, moments, prior)
+            # A prior may be singular to rounding (1e8 beside 1) where the posterior is not.
+            moments = _if_finite(self.update(block, own, moments, prior), moments, block)
             if key is not None and not block.held and block.kind in ("dense", "elimination"):
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:
@@ -257,8 +258,7 @@ class Engine:
                 factors = [replace(f, message="linearise") if f.family == "likelihood" else f
                            for f in update.factors]
                 new, *_ = self.step(update.block, factors, moments, bound)
-                fine = finite(new[update.block.name])
-                moments = jax.tree.map(lambda a, b, ok=fine: jnp.where(ok, a, b), new, moments)
+                moments = _if_finite(new, moments, update.block)
         zero = jnp.zeros(())
         return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
                      self.unmeasured(), zero)
@@ -370,6 +370,12 @@ class Engine:
         solved = next((u.block.name for u in self.schedule.updates
                        if exact and u.block.is_gaussian), None)
         return jax.lax.while_loop(running, body, (state, history))
+
+
+def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Block) -> dict[str, Any]:
+    """The `new` beliefs, or the old ones where that about a block went wrong."""
+    fine = finite(new[block.name])
+    return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
 
 
 def finite(moments: Any) -> Array:
