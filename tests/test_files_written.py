@@ -172,7 +172,7 @@ def test_many_threads_write_one_file(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_signals_at_any_time(tmp_path, number):
     """A process that writes 8 MB again and again is stopped at 12 moments: the file is whole."""
-    code = (HEEDING + "import numpy as np; from jopa_ppl import storage\n"
+    code = (HEEDING + "import numpy as np; from jopa_ppl.posterior import storage\n"
             "for i in range(10**6):\n"
             "    storage.write(sys.argv[1], {'i': i}, {'a': np.full(10**6, float(i))})\n"
             "    print(i, flush=True)\n")

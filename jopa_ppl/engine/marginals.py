@@ -49,7 +49,8 @@ def parts(engine: Engine, moments: dict, bound: Bound, plan: Any,
           arrays: Callable | None = None) -> tuple[dict, dict]:
     """By site, the arrays of its marginal (split by plates), and these in the shape of the site."""
     found = (arrays or partial(_arrays, engine))(moments, bound, plan)
-    return found, {name: _shaped(v, found[name]) for name, v in engine.graph.variables.items()}
+    return found, {name: shaped_marginal(v, found[name])
+                   for name, v in engine.graph.variables.items()}
 
 
 def _event_dim(v: Variable) -> int:
@@ -57,7 +58,7 @@ def _event_dim(v: Variable) -> int:
     return {"gamma": 0, "wishart": 2}.get(v.family, len(v.site.shape) - len(v.local))
 
 
-def _shaped(v: Variable, parts: dict[str, Array]) -> tuple[Array, Array, dict[str, Array]]:
+def shaped_marginal(v: Variable, parts: dict[str, Array]) -> tuple[Array, Array, dict[str, Array]]:
     """Mean and variance of the site's shape, and the parameters of its distribution."""
     if v.family == "gamma":
         return parts["a"] / parts["b"], parts["a"] / parts["b"]**2, parts

@@ -13,6 +13,7 @@ Data are not kept.
 from __future__ import annotations
 
 import copyreg
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from jax import Array, random
 
 from jopa_ppl.compilation import in_batches, often
 from jopa_ppl.engine.engine import Engine, State
+from jopa_ppl.engine.marginals import shaped_marginal
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Block, Factor, Graph, Variable
 from jopa_ppl.linalg import chain
@@ -142,6 +144,14 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
                 raise TypeError(f"tensor '{name}' holds {tensors[name].dtype}")
         leaves = [jnp.asarray(tensors[n]) for n in wanted]
         tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+        for name, v in graph.variables.items():
+            lead = (graph.program.scans[v.site.scan].length,) if v.site.is_series else ()
+            found = jax.eval_shape(partial(shaped_marginal, v), tree["sites"][name])[:2]
+            if any(x.shape != (*lead, *v.site.shape) for x in found):
+                raise TypeError(f"the marginal of '{name}' has the shape {found[0].shape}")
+        for name, free in tree["smoothed"].items():
+            if free.shape != tree["blocks"][name].mean.shape:
+                raise TypeError(f"'smoothed/{name}' has the shape {free.shape}")
         return StoredPosterior(header, graph, engine, tree["blocks"],
                                Kept(tree["sites"], tree["smoothed"]))
 
