@@ -25,7 +25,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 gc.set_threshold(100_000, 20, 50)
 
-import jax  # noqa: E402
 import pytest  # noqa: E402
 
 LONG = tuple(line for line in (Path(__file__).parent / "long.txt").read_text().splitlines()
@@ -42,7 +41,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def empty_caches() -> Iterator[None]:
     yield
-    from jopa_ppl.engine.compiled import COMPILED
-    COMPILED.entries.clear()
-    jax.clear_caches()
+    from tests.caches import forget
+    forget()
     gc.collect()

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.engine.compiled import COMPILED
+from tests.caches import forget
 from tests.fuzz.families import FAMILIES, written
 from tests.programs import cases, lds, simulate
 
@@ -60,8 +60,7 @@ def record(seeds: int) -> dict[str, np.ndarray]:
             found[f"{name}/{site}/mean"] = np.asarray(posterior.mean(site))
             found[f"{name}/{site}/variance"] = np.asarray(posterior.variance(site))
         if i % 20 == 19:
-            COMPILED.entries.clear()
-            jax.clear_caches()
+            forget()
     return found
 
 

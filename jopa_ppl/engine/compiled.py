@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jopa_ppl.engine.faults import diagnose, raise_for_data
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import before
 from jopa_ppl.engine.plan import Decision
+from jopa_ppl.engine.rounding import ties
 from jopa_ppl.engine.signature import Cache, Call, split_call, traced
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import build_graph
@@ -58,8 +60,12 @@ class Compiled:
         # One call for everything where one pass is exact; else the sweeps are compiled apart.
         self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
         self.more = jax.jit(self._more, compiler_options=often())
+        # Compiled only where something is wrong.
         self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self.data(leaves)),
                                 compiler_options=once())
+        self.ties = jax.jit(partial(ties, self.engine), static_argnums=0, compiler_options=once())
+        self.precisions = jax.jit(lambda leaves, moments: self.decision.precisions(
+            self.data(leaves), moments), compiler_options=once())
 
     def data(self, dynamic: list[Array]) -> dict[str, Array]:
         """What a call holds, as the engine reads it."""
@@ -151,6 +157,11 @@ def compiled_for(model: Callable, options: tuple, args: tuple, kwargs: dict
 
 
 def refuse_traced(values: Any) -> None:
+    """Refuse to run inside a function that JAX is tracing.
+
+    Raises:
+        JopaError: a leaf of the values is traced.
+    """
     if is_traced(values):
         raise JopaError("VMP.run compiles itself", found="an argument traced by JAX",
                         expected="arrays of numbers",

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.engine.beliefs import diagonal
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.evidence import FactorArrays
@@ -44,7 +45,6 @@ from jopa_ppl.engine.value import (
     cost,
     cost_of_data,
     decision,
-    diagonal,
     told,
 )
 from jopa_ppl.errors import SiteError, StructureError, names
@@ -291,8 +291,7 @@ class Decision:
         bound, found = self.engine.bind(data), {}
         for f in self.in_scan:
             site = site_map(self.engine, self.c, f, bound, moments)
-            P = site.precision
-            P = P if P.ndim == site.K.ndim - 1 - len(site.slots) else diagonal(P)
+            P = site.precision if site.independent else diagonal(site.precision)
             P = (P.max(-1) * bound.arrays[f.name].weight.max(-1)).max()
             found[f.site.name] = jnp.maximum(P, found.get(f.site.name, 0.0))
         return found

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -30,7 +29,6 @@ from jopa_ppl.settings import ours
 if TYPE_CHECKING:
     from jopa_ppl.engine.compiled import Compiled
     from jopa_ppl.engine.engine import Bound, Engine, State
-    from jopa_ppl.engine.plan import Decision
     from jopa_ppl.posterior.posterior import Posterior
 
 EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more
@@ -167,23 +165,17 @@ def _tightest(compiled: Compiled, posterior: Posterior) -> tuple[str, float, flo
     """The observed site of a plan with the smallest scale, that scale, and how many times larger
     its precision is than that of a decision."""
     with ours():
-        found = jax.device_get(_precisions(compiled.decision, compiled.data(
-            posterior.call.dynamic), posterior.state.moments))
+        found = jax.device_get(compiled.precisions(posterior.call.dynamic,
+                                                   posterior.state.moments))
     own = min(found[name] for name in compiled.decide)
     site = max((n for n in found if n not in compiled.graph.variables), key=found.get)
     return site, float(found[site])**-0.5, float(found[site] / own)
 
 
-@partial(jax.jit, static_argnums=0)
-def _precisions(decision: Decision, data: dict, moments: dict) -> dict[str, Array]:
-    return decision.precisions(data, moments)
-
-
 def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool = False) -> Tie:
     """Compiled only where something is wrong."""
     with ours():
-        found = jax.device_get(_ties(compiled.engine, block, posterior.state.moments,
-                                     posterior.bound))
+        found = jax.device_get(compiled.ties(block, posterior.state.moments, posterior.bound))
     size = lambda t: abs(t[2]) if far else t[0] * (max(t[1], 0.0) or 1.0)
     name = max(found, key=lambda n: size(found[n]))
     precision, variance, mean = map(float, found[name])
@@ -194,8 +186,7 @@ def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool =
     return Tie(name.partition("[")[0], precision, variance**0.5, mean)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _ties(engine: Engine, block: Block, moments: dict, bound: Bound) -> dict[str, Array]:
+def ties(engine: Engine, block: Block, moments: dict, bound: Bound) -> dict[str, Array]:
     """By factor of the block, of the element it holds most tightly: the precision that the factor
     gives to it, its variance and its mean."""
     belief, stats = engine.beliefs[block.name], engine.stats(moments, bound.clamps)

@@ -40,6 +40,11 @@ class SiteMap(NamedTuple):
     covariance: Array
     weight: Array
 
+    @property
+    def independent(self) -> bool:
+        """Whether its elements are, and the precision holds theirs, no matrix."""
+        return self.precision.ndim == self.K.ndim - 1 - len(self.slots)
+
 
 class Coordinates:
     """Where sites lie in h."""

@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from jopa_ppl.engine.beliefs import diagonal
 from jopa_ppl.engine.forward import Follow
 from jopa_ppl.engine.steps import SiteMap, excess, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI
@@ -65,8 +66,7 @@ def cost(site: SiteMap, weight: Array, logdet: Array) -> Array:
     """E[-log p] of a Gaussian site, `weight` (.., n|1) times; logdet E[log P] (.., n) of a diagonal
     precision, E[log|P|] (..) of a matrix."""
     n = site.K.shape[-2 - len(site.slots)]
-    diagonal = site.precision.ndim == site.K.ndim - 1 - len(site.slots)
-    if diagonal:
+    if site.independent:
         form = quadratic(site.K, site.slots, site.precision * weight)
         constant = (jnp.broadcast_to(weight, (*weight.shape[:-1], n)) * (LOG_2PI - logdet)).sum(-1)
     else:
@@ -150,11 +150,6 @@ def decision(form: Form, node: Node, where: np.ndarray
     tied = jnp.where(node.past[..., None], 0.0, tied)
     return (Form(out, after), (gain.at[..., 0].add(node.given * node.value), cov),
             (tied.max(initial=0.0), (tied**2).sum()))
-
-
-def diagonal(matrix: Array) -> Array:
-    """The diagonals of matrices (.., n, n)."""
-    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
 
 
 def _substitute(form: Form, rows: Array, where: np.ndarray) -> Form:

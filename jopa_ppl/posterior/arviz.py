@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import arviz
 import numpy as np
+import xarray
 from jax import Array, random
 from jax.typing import ArrayLike
 
@@ -17,8 +19,6 @@ from jopa_ppl.posterior.storage import versions
 from jopa_ppl.program.program import Program, Site
 
 if TYPE_CHECKING:
-    import xarray
-
     from jopa_ppl.posterior.posterior import Posterior
 
 RUN = ("posterior_predictive", "predictions", "log_likelihood")     # made by running the program
@@ -112,7 +112,6 @@ def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
              if g != "log_likelihood"}
     axes = renamed(site_axes(source, ranks), dims)
     labels = {**step_coords(program, axes), **(coords or {})}
-    import xarray
     return as_arviz({g: xarray.Dataset(
         {_plain(n): _labelled(program, axes, labels, n, x, g) for n, x in arrays.items()},
         attrs=attrs if g == "posterior" else None) for g, arrays in every.items()})
@@ -120,8 +119,6 @@ def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
 
 def as_arviz(groups: Mapping[str, xarray.Dataset]) -> Any:
     """Datasets by group as what the installed ArviZ works on."""
-    import arviz  # with Matplotlib: slow, and for this alone
-    import xarray
     if int(arviz.__version__.split(".")[0]) >= 1:
         return xarray.DataTree.from_dict(dict(groups))
     return arviz.InferenceData(**groups)
@@ -140,7 +137,6 @@ def _labelled(program: Program, axes: Mapping[str, Sequence[str]], labels: Mappi
         _check_shape(program, program.sites[name], shape, group)
     full = [_plain(a) for a in (*lead, *own)]
     known = {_plain(a): np.asarray(v) for a, v in labels.items()}
-    import xarray
     found = xarray.DataArray(array, dims=full, coords={     # predictions are the last steps
         a: known[a][-n:] if a in known else np.arange(n) for a, n in zip(full, array.shape)})
     return _present(found, _plain(name)) if group == "log_likelihood" else found

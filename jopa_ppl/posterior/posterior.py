@@ -21,7 +21,6 @@ from jopa_ppl.language.distributions import ArrayNormal
 from jopa_ppl.language.given import JointBelief
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
-from jopa_ppl.posterior import arviz as export
 from jopa_ppl.posterior import density, draws, prediction
 from jopa_ppl.posterior import write as writing
 from jopa_ppl.settings import is_traced, ours
@@ -332,8 +331,10 @@ class Posterior:
 
         `dims` names the axes of sites, `groups` what it holds; see `posterior.arviz.to_arviz`.
         """
+        # With ArviZ, xarray and Matplotlib: slow to import, and for this alone.
+        from jopa_ppl.posterior.arviz import to_arviz
         key = as_key(rng_key)
-        return export.to_arviz(self, num_samples, key, dims, groups)
+        return to_arviz(self, num_samples, key, dims, groups)
 
     def save(self, path: str | PathLike, weights: Any = None) -> None:
         """Write the beliefs, and weights {module: nested dict of arrays}, to a safetensors file.

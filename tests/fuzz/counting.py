@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-import jax
-
-from jopa_ppl.engine.compiled import COMPILED
+from tests.caches import forget
 from tests.fuzz.families import single, written
 from tests.fuzz.judge import Verdict, judge
 
@@ -30,8 +28,7 @@ class Count:
             self.verdicts[seed] = found = judge(program, single(seed), deep)
             assert found.kind != "wrong", f"\n{program}\n\n{found.text}"
             if len(self.verdicts) % 20 == 0:           # a process holds so many programs
-                COMPILED.entries.clear()
-                jax.clear_caches()
+                forget()
         return self.verdicts[seed]
 
     def judge_all(self, seeds: Iterable[int], deep: Callable[[int], bool] = lambda seed: False

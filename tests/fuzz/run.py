@@ -6,9 +6,7 @@ import argparse
 import time
 from collections import Counter
 
-import jax
-
-from jopa_ppl.engine.compiled import COMPILED
+from tests.caches import forget
 from tests.fuzz.families import FAMILIES, single, written
 from tests.fuzz.judge import judge
 
@@ -38,8 +36,7 @@ def main() -> None:
         if verdict.kind != "right":
             print(f"{verdict.kind}: --family {family} --show {seed}: {verdict.text}", flush=True)
         if i % 20 == 19:
-            COMPILED.entries.clear()
-            jax.clear_caches()
+            forget()
         spent = time.perf_counter() - begun
         if spent > 60 * args.minutes:
             break
