@@ -1,8 +1,8 @@
 """Tensors on disk: one safetensors file with a JSON header, written whole or not at all.
 
-The header's own entries are `format`, `versions` (of what wrote it) and `shapes` (of every
-tensor); the caller adds the rest. Beside it stands `sha256`, a checksum over header and tensors, in
-files that are not older than it. Nothing in a file is ever executed.
+The header's own entries are `format`, `versions` (of what wrote it), `shapes` and `dtypes` (of
+every tensor); the caller adds the rest. Beside it stands `sha256`, a checksum over both.
+Dtypes and checksum are missing in files older than they. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def write(path: str | os.PathLike, header: Mapping[str, Any], tensors: Mapping[s
     """
     try:
         arrays = {name: _native(tensor) for name, tensor in tensors.items()}
-        shapes = {name: list(array.shape) for name, array in sorted(arrays.items())}
-        text = json.dumps({"format": FORMAT, "versions": versions(), **header, "shapes": shapes},
+        told = {"shapes": {name: list(array.shape) for name, array in arrays.items()},
+                "dtypes": {name: str(array.dtype) for name, array in arrays.items()}}
+        text = json.dumps({"format": FORMAT, "versions": versions(), **header, **told},
                           sort_keys=True)
         content = save(arrays, {KEY: text, CHECKSUM: checksum(text, arrays)})
         write_whole(os.fsdecode(path), lambda file: file.writelines(_ordered(content)))
@@ -97,6 +98,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
         if "shapes" in header:
             expect(header["shapes"], {...: [int]})
             check(header["shapes"], tensors, f"'{path}'", "its header tells", "save it again")
+        if "dtypes" in header and header["dtypes"] != {n: str(x.dtype) for n, x in tensors.items()}:
+            raise TypeError("its tensors have other dtypes than the header tells")
         known = {KEY: metadata[KEY]}
         if CHECKSUM in metadata:
             known[CHECKSUM] = checksum(metadata[KEY], tensors)
