@@ -198,7 +198,7 @@ def event(a: Arrays, x: str, start: Shape, end: Shape) -> str:
     if len(end) == 2:
         n, m = end
         if a.rng.random() < 0.5:
-            return f"{event(a, x, start, (n,))}[..., None] * {a.some((n, m))}"
+            return f"{atom(event(a, x, start, (n,)))}[..., None] * {a.some((n, m))}"
         part = atom(event(a, x, start, (n * m,)))
         return f"{part}.reshape((*jnp.shape({part})[:-1], {n}, {m}))"
     if not start:
