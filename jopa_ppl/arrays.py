@@ -11,5 +11,6 @@ def native(x: Any) -> Any:
     """An array in this machine's byte order; long doubles as float64."""
     if not isinstance(x, np.ndarray | np.generic) or x.dtype.kind not in "fiu":
         return x
-    dtype = np.float64 if x.dtype.char == "g" else x.dtype.newbyteorder("=")
-    return x if x.dtype == dtype and x.dtype.isnative else x.astype(dtype)
+    if x.dtype.isnative and x.dtype.char != "g":
+        return x
+    return x.astype(np.float64 if x.dtype.char == "g" else x.dtype.newbyteorder("="))

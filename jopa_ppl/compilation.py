@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 import jax
@@ -63,14 +64,15 @@ class Packed:
         """The numbers of a pytree side by side, whose structure is noted while it is traced."""
         leaves, self.tree = jax.tree.flatten(tree)
         self.shapes = [jnp.shape(x) for x in leaves]
-        flat = [jnp.ravel(x).astype(float) for x in leaves]
-        return jnp.concatenate(flat)
+        ends = list(accumulate(map(math.prod, self.shapes)))
+        self.places = [slice(*at) for at in pairwise([0, *ends])]
+        return jnp.concatenate([jnp.ravel(x).astype(float) for x in leaves])
 
     def unpack(self, vector: Array) -> Any:
         """The pytree with NumPy arrays for leaves."""
-        ends = np.cumsum([math.prod(s) for s in self.shapes])
-        parts = np.split(np.asarray(vector), ends[:-1])
-        return self.tree.unflatten([x.reshape(s) for x, s in zip(parts, self.shapes)])
+        numbers = np.asarray(vector)
+        return self.tree.unflatten([numbers[at].reshape(shape)
+                                    for at, shape in zip(self.places, self.shapes)])
 
 
 def in_batches(fn: Callable, xs: Any, most: int) -> Any:

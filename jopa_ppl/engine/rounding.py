@@ -69,8 +69,8 @@ def digits(means: Any, precisions: Any, variances: Any) -> Digits:
         tied.append(product.max(initial=0.0))
         total.append((product**2).sum())
         seen = (J > 0) & (C > 0)
-        far.append((jnp.abs(m) / jnp.sqrt(jnp.where(seen, C, jnp.inf))).max(initial=0.0))
-    return Digits(jnp.stack(tied).max(), jnp.sqrt(sum(total)), jnp.stack(far).max())
+        far.append((m**2 / jnp.where(seen, C, jnp.inf)).max(initial=0.0))
+    return Digits(jnp.stack(tied).max(), jnp.sqrt(sum(total)), jnp.sqrt(jnp.stack(far).max()))
 
 
 def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Posterior]) -> None:

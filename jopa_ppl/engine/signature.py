@@ -103,7 +103,7 @@ def split_call(model: Callable, args: tuple, kwargs: dict) -> Call:
         arrays, rest = iter(values), iter(static)
         return tree.unflatten([next(arrays) if a else next(rest) for a in where])
 
-    shapes = tuple((np.shape(x), str(x.dtype)) for x in dynamic)
+    shapes = tuple((x.shape, x.dtype) for x in dynamic)
     return Call(dynamic, rebuild, (tree, tuple(map(_identity, static)), shapes, tuple(where)),
                 tuple(static), tree)
 
