@@ -51,7 +51,8 @@ def main() -> None:
         both = [learn(d, T, watched) for watched in (True, False)]
         times = np.array([[run() for run in both] for _ in range(repeats)])
         mine, plain = 1e3 * np.median(times, 0)
-        print(f"{d:5d} {T:7d}  {mine:9.3f}  {plain:13.3f}  {np.median(times[:, 0] / times[:, 1]):.3f}")
+        ratio = np.median(times[:, 0] / times[:, 1])
+        print(f"{d:5d} {T:7d}  {mine:9.3f}  {plain:13.3f}  {ratio:.3f}")
 
 
 if __name__ == "__main__":
