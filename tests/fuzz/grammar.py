@@ -5,8 +5,9 @@ Everything is drawn from `np.random.default_rng(seed)`, so that a seed is a prog
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +70,17 @@ class Program:
         """Run it in plain NumPyro, with a scan of one's own."""
         plain = numpyro.sample
         self.function(latent=plain, observe=plain, scan=scan)(self.data)
+
+    def with_choices(self, value: bool) -> Program:
+        """The program with `jnp.where` on one side everywhere: what its text may depend on."""
+        text, data = self.text, dict(self.data)
+        for closed, passed in re.findall(r"jnp\.where\((?:(k\d+)|D\['(d\d+)'\])", text):
+            if closed:
+                text = re.sub(rf"(?m)^{closed} = (.*)$", rf"{closed} = np.full_like(\1, {value})",
+                              text)
+            else:
+                data[passed] = np.full_like(data[passed], value)
+        return replace(self, text=text, data=data)
 
     def model(self) -> Callable:
         """The program under the library's primitives, or NumPyro's, and its queries."""

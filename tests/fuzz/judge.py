@@ -53,7 +53,10 @@ def judge(program: Program, single: bool = False, deep: bool = False) -> Verdict
 
 
 def compare(program: Program, joint: LogJoint, posterior: Any, tol: float) -> list[str]:
-    """What differs from the truth, in words; nothing where all is right."""
+    """What differs from the truth, in words; nothing where all is right.
+
+    What data reach is read from the program's text: `jnp.where` depends on both of its sides.
+    """
     compare_with = _compare_gaussian if program.quadratic else _compare_mean_field
     graph = posterior.compiled.graph
     faults = compare_with(joint, posterior, list(graph.blocks), joint.reached(), tol)
@@ -61,6 +64,10 @@ def compare(program: Program, joint: LogJoint, posterior: Any, tol: float) -> li
              for n, v in graph.variables.items()}
     if faults and any(mixed.values()):      # a plate that some site mixes is seen as a whole
         faults = compare_with(joint, posterior, list(graph.blocks), joint.reached(mixed), tol)
+    if faults and "jnp.where" in program.text:
+        also = [LogJoint(program.with_choices(value), program.known, program.beliefs())
+                for value in (False, True)]
+        faults = compare_with(joint, posterior, list(graph.blocks), joint.reached(mixed, also), tol)
     return faults
 
 

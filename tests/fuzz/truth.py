@@ -7,7 +7,7 @@ its values, and so is its expectation: every quantity here is a weighted sum of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -145,21 +145,28 @@ class LogJoint:
         """Where the vector holds what is unknown of a site."""
         return self.at[name][self.at[name] >= 0]
 
-    def reached(self, whole: Mapping[str, tuple[int, ...]] | None = None
-                ) -> dict[str, np.ndarray]:
-        """By site the elements of its batch that data depend on (of observed sites: all).
-
-        `whole`: axes of a site's batch along which it counts as one.
-        """
+    def touched(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Log densities by site at many points, and whether element e of all of them depends on
+        coordinate i (i, e)."""
         base = np.random.default_rng(0).uniform(0.5, 1.5, self.size)
         for name, site in self.sites.items():
             if site.family == "wishart":
                 base[self.at[name]] = np.eye(site.shape[-1]) + 0.1
         moved = self.elements(np.concatenate([base[None], base + 1e-2 * np.eye(self.size)]))
-        # touched[i, e]: whether element e of all log densities depends on coordinate i.
+        flat = np.concatenate([moved[n].reshape(self.size + 1, -1) for n in moved], 1)
+        return moved, flat[1:] != flat[0]
+
+    def reached(self, whole: Mapping[str, tuple[int, ...]] | None = None,
+                also: Iterable[LogJoint] = ()) -> dict[str, np.ndarray]:
+        """By site the elements of its batch that data depend on (of observed sites: all).
+
+        `whole`: axes of a site's batch along which it counts as one; `also`: the same program with
+        other masks, for what its text reaches.
+        """
+        moved, touched = self.touched()
+        for other in also:
+            touched = touched | other.touched()[1]
         names = list(moved)
-        flat = np.concatenate([moved[n].reshape(self.size + 1, -1) for n in names], 1)
-        touched = flat[1:] != flat[0]
         start = dict(zip(names, np.cumsum([0, *(moved[n][0].size for n in names)])))
         active = np.ones(touched.shape[1], bool)
         units = []                                       # (elements, coordinates)
