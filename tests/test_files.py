@@ -113,8 +113,8 @@ def test_draws(learned, loaded, drawn):
         np.testing.assert_allclose(np.std(drawn[name], 0), sd, rtol=0.12, atol=1e-6)
     np.testing.assert_allclose(drawn["u"][:, :-1], np.broadcast_to(series()[1], (N, T - 1, 1)))
 
-    block = learned.compiled.graph.block_of("x").name     # neighbours move together
-    belief, cross = learned.compiled.engine.beliefs[block], learned.state.moments[block].cross
+    belief = learned.compiled.graph.block_of("x")          # neighbours move together
+    cross = learned.state.moments[belief.name].cross
     at = slice(*np.cumsum(belief.node["x"]))
     x = np.asarray(drawn["x"], float)
     for t in (0, 3, 6):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "jopa_ppl"
 FLOORS = ("errors arrays atomic settings colours version compilation", "linalg", "language",
-          "proof", "program", "graph", "engine", "posterior", "infer",
+          "proof", "program", "beliefs", "graph", "engine", "posterior", "infer",
           "tools plots compare engines",
           "jopa_ppl __main__")
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names.split()}

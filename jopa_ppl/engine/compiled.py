@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from tqdm.auto import tqdm
 
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, often, once
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.faults import diagnose, raise_for_data
@@ -22,7 +23,7 @@ from jopa_ppl.engine.rounding import ties
 from jopa_ppl.engine.signature import Cache, Call, split_call, traced
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import build_graph
-from jopa_ppl.graph.factor import Block, Graph
+from jopa_ppl.graph.factor import Graph
 from jopa_ppl.program.carry import with_free_heads
 from jopa_ppl.program.program import Program
 from jopa_ppl.settings import is_traced, ours
@@ -51,8 +52,8 @@ class Compiled:
         self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
         self.options, self.traces = options, 0
         program = with_free_heads(program) if self.decide else program
-        self.graph: Graph = build_graph(program, blocks, dict(messages))
-        self.engine = Engine(self.graph, method)
+        self.graph: Graph = build_graph(program, blocks, dict(messages), method)
+        self.engine = Engine(self.graph)
         self.decision = Decision(self.engine, self.decide) if self.decide else None
         self.schedule = self.engine.schedule
         self.single = self.decision is not None or self.schedule.exact
@@ -90,7 +91,7 @@ class Compiled:
         return bound, state, history, plan, sites, told
 
     @property
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[Belief]:
         """The blocks that a run solves for, as `State.digits` has them: of a plan its evidence and
         its decisions."""
         return ([self.decision.block] * 2 if self.decision is not None

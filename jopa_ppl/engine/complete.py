@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.layout import align
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.beliefs.gaussian import at_mean
+from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.steps import noise_covariance
-from jopa_ppl.graph.factor import Block, Factor, Graph
+from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.families import inverse_and_logdet
 from jopa_ppl.program.carry import base_name
 
@@ -27,33 +29,29 @@ def stands_alone(graph: Graph, name: str) -> bool:
     """Whether the prior of a Gaussian latent involves no other block: such a prior may stay, its
     barren elements keep it, move nothing and add nothing to F."""
     members = set(graph.block_of(name).members)
-    return graph.variables[name].family == "gaussian" and all(
+    return graph.block_of(name).gaussian and all(
         not f.noise and {base_name(i) for i in f.latents} <= members
         for f in graph.factors if f.site.name == name)
 
 
-def complete(engine: Engine, moments: dict, bound: Bound, blocks: tuple[Block, ...] | None = None
+def complete(engine: Engine, moments: dict, bound: Bound, blocks: tuple[Belief, ...] | None = None
              ) -> tuple[dict, Bound]:
     """Beliefs of Gaussian blocks with unseen latents predicted and data without spread."""
     graph = engine.graph
     for block in graph.blocks if blocks is None else blocks:
-        if not block.is_gaussian:
-            continue
-        for f in graph.factors:
+        for f in graph.factors if block.gaussian else ():
             name = f.site.name
             if f.context.scan is None and name in block.members and not stands_alone(graph, name):
                 moments, bound = _predict(engine, block, f, moments, bound)
-        seen = engine.beliefs[block.name].stats(moments[block.name], bound.clamps[block.name])
-        parts = dict(zip(("mean", "cov", "cross"), seen))
-        moments = {**moments, block.name: moments[block.name]._replace(**parts)}
+        q = block.completed(moments[block.name], bound.clamps[block.name])
+        moments = {**moments, block.name: q}
     return moments, bound
 
 
-def _predict(engine: Engine, block: Block, f: Factor, moments: dict, bound: Bound
+def _predict(engine: Engine, block: Belief, f: Factor, moments: dict, bound: Bound
              ) -> tuple[dict, Bound]:
     """One site's prior, added where the site is unseen."""
-    belief, old = engine.beliefs[block.name], bound.clamps[block.name]
-    alive, name = bound.alive[f.site.name], f.site.name
+    old, alive, name = bound.clamps[block.name], bound.alive[f.site.name], f.site.name
     unseen = align(~alive, 0, engine.graph.variables[name].plates, [p.name for p in f.plates], 0)
     unseen = jnp.broadcast_to(unseen, tuple(p.size for p in f.plates))
     bound = bound._replace(alive={**bound.alive, name: jnp.ones_like(alive)})
@@ -62,9 +60,8 @@ def _predict(engine: Engine, block: Block, f: Factor, moments: dict, bound: Boun
     arrays = bound.arrays[f.name]
     stats = engine.stats(moments, bound.clamps)
     mine = stats[block.name]
-    others = {n: jax.tree.map(jnp.zeros_like, s[1]) if n != block.name and len(s) == 2 else None
-              for n, s in stats.items() if engine.beliefs[n].block.is_gaussian}
-    fixed = {n: (s[0], others[n]) if others.get(n) is not None else s for n, s in stats.items()}
+    others = {b.name for b in engine.graph.blocks if b.gaussian and b.scan is None} - {block.name}
+    fixed = {n: at_mean(s) if n in others else s for n, s in stats.items()}
     each = [True] * len(f.plates)
 
     def square(given: dict[str, Any]) -> Array:
@@ -78,6 +75,6 @@ def _predict(engine: Engine, block: Block, f: Factor, moments: dict, bound: Boun
         here = jnp.where(unseen[..., None, None], precision * square({**fixed, block.name: own}), 0)
         return -0.5 * jnp.sum(here)
 
-    total = jax.tree.map(jnp.add, belief.gradient(moments[block.name], old), jax.grad(energy)(mine))
-    new = belief.update(moments[block.name], total, bound.clamps[block.name])
+    total = jax.tree.map(jnp.add, block.message(moments[block.name], old), jax.grad(energy)(mine))
+    new = block.update(moments[block.name], total, bound.clamps[block.name])
     return {**moments, block.name: new}, bound

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.beliefs import Belief, in_bulk, slot_of
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.beliefs.layout import join, split
 from jopa_ppl.engine.evidence import (
     SYMMETRIC,
     FactorArrays,
@@ -16,9 +17,8 @@ from jopa_ppl.engine.evidence import (
     symmetric_or_nan,
     to_precision,
 )
-from jopa_ppl.engine.layout import join, split
 from jopa_ppl.engine.likelihoods import score_of
-from jopa_ppl.graph.factor import Block, Factor, Graph
+from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import (
     Moments,
     batch_einsum,
@@ -36,18 +36,17 @@ from jopa_ppl.linalg.families import (
 from jopa_ppl.linalg.nonconjugate import Score, curvature, expected_score, remainder
 
 
-def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | None, list[str]]]:
+def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[tuple[Belief | None, list[str]]]:
     """The factor's instances by block; the one with the most batch axes last, as the main slot."""
-    found = [(b, slot_of(b, factor)) for b in blocks if b.kind in ("chain", "dense", "elimination")]
-    found = [(b, names) for b, names in found if names]
+    found = [(b, names) for b in blocks if (names := factor.instances_of(b))]
     own = lambda b: factor.site.name in b.members       # the chain that a site follows from
-    found.sort(key=lambda s: (s[0].kind == "chain", s[0].kind == "chain" and own(s[0]),
-                              s[0].kind == "elimination", len(s[0].plates)))
+    found.sort(key=lambda s: (s[0].scan is not None, s[0].scan is not None and own(s[0]),
+                              s[0].structured, len(s[0].plates)))
     if not found:
         return [(None, [])]
     last = found[-1][0]
-    if last.kind != "chain" and factor.family != "likelihood" and (factor.knowns or in_bulk(factor)
-                                 or (factor.plates and not last.plates)):
+    if last.scan is None and not factor.approximate and (
+            factor.knowns or factor.in_bulk or (factor.plates and not last.plates)):
         # Only data differ along the batch: let them be the main slot, so that their second moments
         # are summed once and the latents see no batch axis.
         return [*found, (None, [])]
@@ -57,16 +56,16 @@ def slots_of(factor: Factor, blocks: tuple[Block, ...]) -> list[tuple[Block | No
 class Energy:
     """U of a graph and its factors' parts, for given arrays."""
 
-    def __init__(self, graph: Graph, beliefs: dict[str, Belief]) -> None:
-        self.graph, self.beliefs = graph, beliefs
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.slots = {f.name: slots_of(f, graph.blocks) for f in graph.factors}
 
-    def touching(self, block: Block) -> list[Factor]:
+    def touching(self, block: Belief) -> list[Factor]:
         """The factors whose energy depends on a block."""
         return [f for f in self.graph.factors if block in self.blocks_of(f)]
 
-    def blocks_of(self, factor: Factor) -> list[Block]:
-        """Blocks a factor depends on, precisions included."""
+    def blocks_of(self, factor: Factor) -> list[Belief]:
+        """Beliefs a factor depends on, precisions included."""
         blocks = [b for b, _ in self.slots[factor.name] if b is not None]
         names = [*factor.noise, *([factor.site.name] if factor.family in ("gamma", "wishart")
                                   and not factor.site.observed else [])]
@@ -84,7 +83,7 @@ class Energy:
                    stats: dict[str, Any]) -> dict[str, Array]:
         """By factor whose message approximates, `remainder` at the present beliefs."""
         return {f.name: remainder(*self._message(f, arrays[f.name], stats), f.message)
-                for f in factors if f.family == "likelihood"}
+                for f in factors if f.approximate}
 
     def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
                held: Array | None = None) -> Array:
@@ -93,7 +92,7 @@ class Energy:
             return self._gamma(factor, arrays, stats)
         if factor.family == "wishart":
             return self._wishart(factor, arrays, stats)
-        if factor.family == "likelihood":
+        if factor.approximate:
             score, view = self._message(factor, arrays, stats)
             if held is None and factor.message == "linearise":
                 held = curvature(score, view, factor.message)   # the mean alone sees no spread
@@ -114,7 +113,7 @@ class Energy:
         if block is None:
             batch = (1,) * (arrays.offset.ndim - 1)
             return Moments(jnp.zeros((*batch, 0)), jnp.zeros((*batch, 0, 0)))
-        return self.beliefs[block.name].view(stats[block.name], factor)
+        return block.view(stats[block.name], factor)
 
     def score(self, factor: Factor, arrays: FactorArrays) -> Score:
         """The likelihood of an observed site, as its program scores it."""
@@ -134,7 +133,7 @@ class Energy:
     def square(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
                keep: list[bool], diagonal: bool) -> Array:
         """Weighted E[r r'] (or its diagonal), summed over the batch axes that are not kept."""
-        views = [self.beliefs[b.name].view(stats[b.name], factor)
+        views = [b.view(stats[b.name], factor)
                  for b, _ in self.slots[factor.name] if b is not None]
         batch = arrays.offset.shape[:-1]
         one = (1,) * len(batch)
@@ -173,7 +172,7 @@ class Energy:
                                  factor.plates)
                     return rate, jnp.log(rate)
                 return to_precision(factor, found)
-            if not in_bulk(factor):
+            if not factor.in_bulk:
                 return one(0)
             if not factor.noise_varying:
                 first, second = one(0)
@@ -230,7 +229,7 @@ class Energy:
         shape, rate, log_rate = self._gamma_prior(factor, arrays, stats)
         if site.observed:
             mean, log = arrays.offset, jnp.log(arrays.offset)
-            if in_bulk(factor):
+            if factor.in_bulk:
                 shape = shape[None]
                 if rate.ndim < mean.ndim:
                     rate, log_rate = rate[None], log_rate[None]
@@ -241,7 +240,7 @@ class Energy:
     def _wishart(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
         site = factor.site
         if site.observed:
-            mean = join(arrays.offset, site, factor.plates, int(in_bulk(factor)))
+            mean = join(arrays.offset, site, factor.plates, int(factor.in_bulk))
             log = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(mean), axis1=-2, axis2=-1)).sum(-1)
         else:
             mean, log = stats[site.name]
@@ -252,7 +251,7 @@ class Energy:
     @staticmethod
     def _each(factor: Factor, arrays: FactorArrays) -> Array:
         """The weight of every matrix of a Wishart site, where the site has its batch axes."""
-        site, axes, lead = factor.site, [p.axis for p in factor.plates], int(in_bulk(factor))
+        site, axes, lead = factor.site, [p.axis for p in factor.plates], int(factor.in_bulk)
         weight = arrays.weight[..., 0]
         weight = weight.reshape((*weight.shape, *(1,) * (len(site.shape) - 2 - len(axes))))
         return jnp.moveaxis(weight, range(lead, lead + len(axes)), [lead + a for a in axes])

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from jopa_ppl.engine.beliefs import Clamp, DenseBelief, EliminationBelief, at_mean, free_dims
-from jopa_ppl.engine.chain_belief import ChainBelief
+from jopa_ppl.beliefs import Belief, Clamp
+from jopa_ppl.beliefs.gaussian import at_mean, free_dims
 from jopa_ppl.engine.energy import Energy
 from jopa_ppl.engine.evidence import (
     FactorArrays,
@@ -29,14 +29,12 @@ from jopa_ppl.engine.faults import (
     partly_missing,
     telling_factors,
 )
-from jopa_ppl.engine.noise_beliefs import GammaBelief, WishartBelief
 from jopa_ppl.engine.reach import Activity, partial_values
-from jopa_ppl.engine.rounding import POLISHED, Digits, digits
+from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
 from jopa_ppl.engine.schedule import Schedule
-from jopa_ppl.graph.factor import Block, Factor, Graph
+from jopa_ppl.graph.factor import Factor, Graph
 
 PASSES = 5           # at most, of a program that one pass solves but for rounding
-NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
 
 Data = tuple[dict[str, FactorArrays], dict[str, Array]]
 
@@ -73,15 +71,9 @@ class State(NamedTuple):
 class Engine:
     """The arithmetic of one graph."""
 
-    def __init__(self, graph: Graph, method: str = "auto") -> None:
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        makers = {"dense": lambda b: DenseBelief(b, graph),
-                  "elimination": lambda b: EliminationBelief(b, graph),
-                  "chain": lambda b: ChainBelief(b, graph, method),
-                  "gamma": lambda b: GammaBelief(b, graph),
-                  "wishart": lambda b: WishartBelief(b, graph)}
-        self.beliefs = {b.name: makers[b.kind](b) for b in graph.blocks}
-        self.energy = Energy(graph, self.beliefs)
+        self.energy = Energy(graph)
         self.schedule = Schedule.of(graph, self.energy)
 
     # -- data ----------------------------------------------------------------------------------
@@ -124,7 +116,7 @@ class Engine:
         bound = Bound(arrays, {}, activity.alive, series, values, present, checks, priors)
         return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
 
-    def clamp(self, block: Block, bound: Bound) -> Any:
+    def clamp(self, block: Belief, bound: Bound) -> Any:
         """What of a block is not inferred: barren latents and data."""
         alive, values, present = bound.alive, bound.values, bound.present
 
@@ -138,22 +130,7 @@ class Engine:
                 value = jnp.where(present[name], values[name], 0.0)
             return Clamp(free, value)
 
-        parts = {n: one(n) for n in block.members} if block.is_gaussian else {}
-        if block.kind == "dense":
-            return Clamp(*(jnp.concatenate([p[i] for p in parts.values()], -1) for i in (0, 1)))
-        if block.kind == "elimination":
-            return {n: c for n, c in parts.items()}
-        if block.kind != "chain":
-            return None
-        belief = self.beliefs[block.name]
-        both = []
-        for i in (0, 1):
-            nodes = belief.nodes(jnp.concatenate([parts[n][i] for n in block.variables], -1))
-            if block.head:
-                head = belief.head_vector({n: parts[n][i] for n in block.head})
-                nodes = jnp.concatenate([head[None], nodes])
-            both.append(nodes)
-        return Clamp(*both)
+        return block.mask(one)
 
     def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
         """The few faults of the data that do not show as a free energy that is not finite."""
@@ -174,24 +151,22 @@ class Engine:
 
     def stats(self, moments: dict[str, Any], clamps: dict[str, Any]) -> dict[str, Any]:
         """What the energy is differentiated in, by block."""
-        return {n: b.stats(moments[n], clamps[n]) for n, b in self.beliefs.items()}
+        return {b.name: b.stats(moments[b.name], clamps[b.name]) for b in self.graph.blocks}
 
-    def update(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+    def update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                bound: Bound) -> dict[str, Any]:
         """The block's belief from its complete message, the gradient of the energy."""
         return self.measured_update(block, factors, moments, bound)[0]
 
-    def measured_update(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+    def measured_update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                         bound: Bound) -> tuple[dict[str, Any], Digits]:
         """`update`, and what rounding works on in the new belief."""
-        belief, clamp = self.beliefs[block.name], bound.clamps[block.name]
         energy, stats = self._energy_of(block, factors, moments, bound)
-        gradient = jax.grad(energy)(stats)
-        new = belief.update(moments[block.name], gradient, clamp)
-        measured = digits(*belief.diagonals(new, gradient, clamp)) if clamp is not None else NONE
-        return {**moments, block.name: new}, measured
+        message, mask = jax.grad(energy)(stats), bound.clamps[block.name]
+        new = block.update(moments[block.name], message, mask)
+        return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
 
-    def _energy_of(self, block: Block, factors: list[Factor], moments: dict[str, Any],
+    def _energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                    bound: Bound) -> tuple[Callable[[Any], Array], Any]:
         """The energy as a function of what it is differentiated in of a block, and that now."""
         stats = self.stats(moments, bound.clamps)
@@ -199,7 +174,7 @@ class Engine:
         return lambda mine: self.energy(factors, bound.arrays, {**stats, block.name: mine}, held
                                         ), stats[block.name]
 
-    def step(self, block: Block, factors: list[Factor], moments: dict[str, Any], bound: Bound,
+    def step(self, block: Belief, factors: list[Factor], moments: dict[str, Any], bound: Bound,
              size: float = 1.0) -> tuple[dict[str, Any], Digits, Array]:
         """As `update`, for messages that approximate: the largest of the steps `size`, size / 2, ..
         that does not raise F. Returns what rounding works on, and that size, as well.
@@ -208,9 +183,9 @@ class Engine:
         sees the mean alone, only the mean has a way to go: Newton's, damped (next to nothing of the
         old precision stays, for where a flat prior meets no curvature).
         """
-        belief, clamp, old = self.beliefs[block.name], bound.clamps[block.name], moments[block.name]
+        mask, old = bound.clamps[block.name], moments[block.name]
         energy, stats = self._energy_of(block, factors, moments, bound)
-        here, there = belief.gradient(old, clamp), jax.grad(energy)(stats)
+        here, there = block.message(old, mask), jax.grad(energy)(stats)
         spread = any(f.message == "cubature" for f in factors)
 
         def mixed(size: Array | float) -> Any:
@@ -220,16 +195,16 @@ class Engine:
             return (mixed(size)[0], *mixed(size if spread else 1 - 1e-6)[1:])
 
         def new(size: Array | float) -> Any:
-            return belief.update(old, way(size), clamp)
+            return block.update(old, way(size), mask)
 
         def free_energy(mine: Any) -> Array:
-            return -energy(belief.stats(mine, clamp)) - belief.entropy(mine, clamp)
+            return -energy(block.stats(mine, mask)) - block.entropy(mine, mask)
 
         before = free_energy(new(0.0))
         most = before + 1e-7 * jnp.maximum(1.0, jnp.abs(before))  # what float32 networks resolve
         size = halved(size, lambda size: free_energy(new(size)) <= most)
         mine = new(size)
-        measured = digits(*belief.diagonals(mine, way(size), clamp))
+        measured = digits(*block.diagonals(mine, way(size), mask))
         return {**moments, block.name: mine}, measured, size
 
     def start(self, key: Array | None, bound: Bound) -> State:
@@ -239,23 +214,23 @@ class Engine:
         points, which may not be finite for a wide prior, after a step from the mean alone.
         """
         prior = bound._replace(arrays={**bound.arrays, **bound.priors})
-        moments = {n: b.zero() for n, b in self.beliefs.items()}
+        moments = {b.name: b.zero() for b in self.graph.blocks}
         order = list(self.graph.program.sites)
         blocks = sorted(self.graph.blocks, key=lambda b: (
-            b.kind == "chain", min(order.index(m) for m in b.members)))
+            b.scan is not None, min(order.index(m) for m in b.members)))
         for i, block in enumerate(blocks):
             touching = self.energy.touching(block)
             own = [f for f in touching if f.site.name in block.members]
-            bent = [replace(f, message="linearise") for f in touching if f.family == "likelihood"]
-            if block.kind == "chain" and not bent:
+            bent = [replace(f, message="linearise") for f in touching if f.approximate]
+            if block.scan is not None and not bent:
                 continue
             # A prior may be singular to rounding (1e8 beside 1) where the posterior is not.
             moments = _if_finite(self.update(block, own, moments, prior), moments, block)
-            if key is not None and not block.held and block.kind in ("dense", "elimination"):
+            if key is not None and not block.held and block.symmetric:
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:
             if any(f.message == "cubature" for f in update.factors):
-                factors = [replace(f, message="linearise") if f.family == "likelihood" else f
+                factors = [replace(f, message="linearise") if f.approximate else f
                            for f in update.factors]
                 new, *_ = self.step(update.block, factors, moments, bound)
                 moments = _if_finite(new, moments, update.block)
@@ -267,7 +242,7 @@ class Engine:
         """What rounding works on before the first sweep: nothing."""
         return Digits(*jnp.zeros((3, len(self.schedule.updates))))
 
-    def _nudged(self, block: Block, bent: list[Factor], moments: dict[str, Any], bound: Bound,
+    def _nudged(self, block: Belief, bent: list[Factor], moments: dict[str, Any], bound: Bound,
                 key: Array) -> dict[str, Any]:
         """A block moved off its prior, by no more than what costs log p of the factors `bent` a
         nat: a tenth of a wide prior is far away."""
@@ -276,7 +251,7 @@ class Engine:
                                {f.name: jnp.zeros(()) for f in bent})
 
         def moved(size: Array | float) -> dict[str, Any]:
-            return {**moments, block.name: nudge(moments[block.name], key, size)}
+            return {**moments, block.name: block.break_symmetry(moments[block.name], key, size)}
 
         if not bent:
             return moved(0.1)
@@ -294,8 +269,7 @@ class Engine:
         stats, energy = self.stats(moments, bound.clamps), self.energy
         noise = [f for f in self.graph.factors if energy.is_noise_prior(f)]
         rest = [f for f in self.graph.factors if f not in noise]
-        gaussian = [n for n, b in self.beliefs.items() if b.block.kind not in ("gamma", "wishart")]
-        entropy = sum(self.beliefs[n].entropy(moments[n], bound.clamps[n]) for n in gaussian)
+        entropy = sum(b.entropy(moments[b.name], bound.clamps[b.name]) for b in self.graph.blocks)
         if solved is not None:
             stats = {**stats, solved: at_mean(stats[solved])}
             entropy -= 0.5 * free_dims(bound.clamps[solved])
@@ -310,7 +284,7 @@ class Engine:
         bad, measured, least = jnp.full((), -1), [], jnp.ones(())
         for i, step in enumerate(self.schedule.updates):
             old, factors = moments, list(step.factors)
-            if any(f.family == "likelihood" for f in factors):
+            if any(f.approximate for f in factors):
                 moments, found, size = self.step(step.block, factors, old, bound,
                                                  1 - (damping or 0.0))
                 least = jnp.minimum(least, size)
@@ -336,8 +310,8 @@ class Engine:
 
     def moved(self, old: dict[str, Any], new: dict[str, Any]) -> Array:
         """How far a sweep moved the means of the block that it moved most, in spreads."""
-        names = [u.block.name for u in self.schedule.updates]
-        return jnp.stack([jnp.zeros(()), *(self.beliefs[n].moved(old[n], new[n]) for n in names)]
+        blocks = [u.block for u in self.schedule.updates]
+        return jnp.stack([jnp.zeros(()), *(b.moved(old[b.name], new[b.name]) for b in blocks)]
                          ).max()
 
     def advance(self, state: State, bound: Bound, history: Array, until: Array, tol: float,
@@ -368,11 +342,11 @@ class Engine:
 
         exact = self.schedule.exact and not damping
         solved = next((u.block.name for u in self.schedule.updates
-                       if exact and u.block.is_gaussian), None)
+                       if exact and u.block.gaussian), None)
         return jax.lax.while_loop(running, body, (state, history))
 
 
-def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Block) -> dict[str, Any]:
+def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:
     """The `new` beliefs, or the old ones where that about a block went wrong."""
     fine = finite(new[block.name])
     return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
@@ -386,21 +360,3 @@ def finite(moments: Any) -> Array:
 def halved(size: float, fits: Callable[[Array], Array]) -> Array:
     """The first of size, size / 2, .. that fits (or next to nothing, where none does)."""
     return jax.lax.while_loop(lambda s: ~fits(s) & (s > 1e-18), lambda s: s / 2, jnp.asarray(size))
-
-
-def nudge(moments: Any, key: Array, size: Array | float, shrink: float = 0.01) -> Any:
-    """Move means off the prior by `size` of its spread, and start narrow.
-
-    At the prior mean a product of two zero-mean latents has zero gradient: inference would stay.
-    """
-    def one(mean: Array, cov: Array, key: Array) -> Array:
-        std = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1))
-        return mean + size * std * random.normal(key, mean.shape, mean.dtype)
-
-    if isinstance(moments.mean, dict):
-        means = {}
-        for i, (name, mean) in enumerate(moments.mean.items()):
-            noise = random.normal(random.fold_in(key, i), mean.shape, mean.dtype)
-            means[name] = mean + size * noise
-        return moments._replace(mean=means, cov={k: shrink * c for k, c in moments.cov.items()})
-    return moments._replace(mean=one(moments.mean, moments.cov, key), cov=shrink * moments.cov)

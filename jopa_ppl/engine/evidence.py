@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.engine.layout import align, dims, join, split
+from jopa_ppl.beliefs.layout import align, dims, join, split
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.program.carry import Reader, base_name, input_key, lag
 from jopa_ppl.program.program import Site

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.beliefs import in_bulk
 from jopa_ppl.engine.evidence import (
     SYMMETRIC,
     FactorArrays,
@@ -66,7 +65,7 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
         count("negative", bad_weight(a))
         if not f.noise and f.noise_key in SYMMETRIC:
             count("asymmetric", asymmetry(
-                jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if in_bulk(f) else noise(0)))
+                jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if f.in_bulk else noise(0)))
         if f.family == "wishart":
             count("wishart_rate", ~jnp.isfinite(
                 jnp.linalg.cholesky(engine.energy.wishart_rate(f, a))))

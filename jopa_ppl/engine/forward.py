@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jopa_ppl.engine.chain_belief import ChainBelief
+from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.engine.steps import Coordinates, SiteMap, at_mean, spread_of
-from jopa_ppl.graph.factor import Block
 from jopa_ppl.linalg.factors import Moments, augment
 
 if TYPE_CHECKING:
@@ -73,10 +72,9 @@ def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool 
                         reverse=reverse)
 
 
-def settled(engine: Engine, block: Block, moments: dict, bound: Bound) -> Smoothed:
+def settled(engine: Engine, block: ChainBelief, moments: dict, bound: Bound) -> Smoothed:
     """The smoother's share of a chain, and where it holds: where some observation reaches."""
-    belief: ChainBelief = engine.beliefs[block.name]
-    c, w = Coordinates(belief), belief.width
+    c, w = Coordinates(block), block.width
     free = jnp.concatenate(
         [jnp.broadcast_to(bound.alive[n][..., None],
                           (*bound.alive[n].shape, engine.graph.variables[n].dims))
@@ -84,13 +82,13 @@ def settled(engine: Engine, block: Block, moments: dict, bound: Bound) -> Smooth
     ahead = jnp.ones((c.k, *free.shape[1:]), bool)
     nodes = jnp.concatenate([ahead, free])
     before = [jnp.ones((*free.shape[:-1], c.head_dims), bool),
-              *(nodes[j:j + belief.length] for j in range(c.k))]
-    stats = belief.stats(moments[block.name], bound.clamps[block.name])
-    node_mean = jnp.concatenate([belief.steps(stats[0], n, 1) for n in block.variables], -1)
-    blocks = jnp.stack([stats[1][belief.h:, ..., j * w:(j + 1) * w, j * w:(j + 1) * w]
+              *(nodes[j:j + block.length] for j in range(c.k))]
+    stats = block.stats(moments[block.name], bound.clamps[block.name])
+    node_mean = jnp.concatenate([block.steps(stats[0], n, 1) for n in block.variables], -1)
+    blocks = jnp.stack([stats[1][block.h:, ..., j * w:(j + 1) * w, j * w:(j + 1) * w]
                         for j in range(c.k)], 1)
-    node_cov = blocks.reshape((-1, *blocks.shape[2:]))[:belief.length]
-    mean, cov = _states(belief, stats, c)
+    node_cov = blocks.reshape((-1, *blocks.shape[2:]))[:block.length]
+    mean, cov = _states(block, stats, c)
     state, node = slice(0, c.state), slice(c.state, None)
     return Smoothed(mean[..., state], cov[..., state, state], node_mean, node_cov,
                     cov[..., state, node], jnp.concatenate(before, -1),
@@ -112,7 +110,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
         means.append((first[0][..., at] * on)[None])
         covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
     if belief.seeds or belief.length > c.k:
-        names = [f"{n}@{-back}" for back in range(c.k, -1, -1) for n in belief.block.variables]
+        names = [f"{n}@{-back}" for back in range(c.k, -1, -1) for n in belief.variables]
         mean, cov = belief.windows(stats, names, c.k)
         pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]
         means.append(jnp.pad(mean, pad))

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.beliefs import in_bulk
+from jopa_ppl.beliefs.layout import align, join
 from jopa_ppl.engine.evidence import FactorArrays, evaluate_in
-from jopa_ppl.engine.layout import align, join
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.nonconjugate import Score
 from jopa_ppl.program.carry import base_name
@@ -26,7 +25,7 @@ def score_of(graph: Graph, factor: Factor, names: Sequence[str], arrays: FactorA
     """
     likelihood = factor.site.likelihood
     plates = [p.name for p in factor.plates]
-    length = arrays.offset.shape[0] if in_bulk(factor) else None
+    length = arrays.offset.shape[0] if factor.in_bulk else None
     lead = 0 if length is None else 1
     avals = [v.aval for v in graph.program.jaxpr.jaxpr.outvars]
     shape = avals[likelihood.value].shape

@@ -30,12 +30,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.beliefs import diagonal
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.beliefs.gaussian import diagonal
+from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.evidence import FactorArrays
 from jopa_ppl.engine.forward import Follow, nature, over_time, roll, settled
-from jopa_ppl.engine.layout import align
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.steps import Coordinates, SiteMap, site_map, to_chain_plates
 from jopa_ppl.engine.value import (
@@ -48,7 +49,7 @@ from jopa_ppl.engine.value import (
     told,
 )
 from jopa_ppl.errors import SiteError, StructureError, names
-from jopa_ppl.graph.factor import Block, Factor
+from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.families import symmetric
 from jopa_ppl.program.carry import base_name
 
@@ -65,7 +66,7 @@ class Plan(NamedTuple):
     gains: list[dict[str, tuple[Array, Array]]]
     told: list[dict[str, tuple[Array, Array]]]
 
-    def about(self, block: Block) -> bool:
+    def about(self, block: Belief) -> bool:
         """Whether it is the plan of this chain, and not of another one."""
         return self.gains[0].keys() <= set(block.variables)
 
@@ -103,13 +104,13 @@ class Decision:
                                 expected="a latent site", fix="do not condition on it")
         blocks = {graph.block_of(n).name: graph.block_of(n) for n in decide}
         block = next(iter(blocks.values()))
-        if len(blocks) > 1 or block.kind != "chain" or set(decide) & set(block.head):
+        if len(blocks) > 1 or block.scan is None or set(decide) & set(block.head):
             raise StructureError(
                 f"{names(decide)} cannot be decided upon", found=f"blocks {list(blocks)}",
                 expected="actions drawn inside a scan, in one chain with its states",
                 fix="draw the actions in the body of the scan")
-        self.block, self.belief = block, engine.beliefs[block.name]
-        self.c = Coordinates(self.belief)
+        self.block = block
+        self.c = Coordinates(self.block)
         scan = graph.program.scans[block.scan]
         self.contexts = graph.reader.contexts(scan)
         self.length, self.order = scan.length, list(scan.sites)
@@ -120,7 +121,7 @@ class Decision:
                          and {base_name(n) for n in f.latents} & {*self.apart}]
         for f in graph.factors:
             chains = [b.name for b, _ in engine.energy.slots[f.name]
-                      if b is not None and b.kind == "chain"]
+                      if b is not None and b.scan is not None]
             if len(chains) > 1:
                 raise StructureError("planning needs one chain", site=f.site.name,
                                      found=f"chains {chains}", expected="one chain",
@@ -137,7 +138,7 @@ class Decision:
         sites, places = len(self.order), []
         for name in self.decide:
             free = (~present[name].all(-1) if name in present
-                    else jnp.ones((self.length, *self.belief.batch), bool))
+                    else jnp.ones((self.length, *self.block.batch), bool))
             at = sites * jnp.argmax(free, 0) + self.order.index(name)
             places.append(jnp.where(free.any(0), at, sites * self.length))
         return jnp.stack(places).min(0)
@@ -186,7 +187,7 @@ class Decision:
         moments = engine.start(None, bound).moments
         digits = None
         for block in engine.graph.blocks:
-            if block.kind == "chain":
+            if block.scan is not None:
                 moments, found = engine.measured_update(block, engine.energy.touching(block),
                                                         moments, bound)
                 digits = found if block is self.block else digits
@@ -215,14 +216,14 @@ class Decision:
         nodes, costs = [], []
         c, stats = self.c, self.engine.stats(moments, bound.clamps)
         for ctx in self.contexts:
-            sites, total = [], jnp.zeros((1, *(1,) * len(self.belief.batch), c.size, c.size))
+            sites, total = [], jnp.zeros((1, *(1,) * len(self.block.batch), c.size, c.size))
             here = {f.site.name: f for f in self.in_scan if f.context == ctx}
             for f in (here[name] for name in self.order if name in here):
                 if f.family not in ("normal", "mvn"):
                     raise StructureError("only Gaussian sites can follow a decision",
                                          site=f.site.name, found=f.family, expected="normal, mvn",
                                          fix="give it an encoder, jp.Amortized"
-                                         if f.family == "likelihood" else "move it out of the scan")
+                                         if f.approximate else "move it out of the scan")
                 site = site_map(self.engine, c, f, bound, moments)
                 logdet = self.engine.energy.noise(f, bound.arrays[f.name], stats)[1]
                 logdet = logdet if ctx.at is None else logdet[None]
@@ -236,7 +237,7 @@ class Decision:
         return nodes, costs
 
     def _node(self, f: Factor, site: SiteMap, logdet: Array, bound: Bound, split: Split) -> Node:
-        name, n, plates = f.site.name, f.dims, len(self.belief.batch)
+        name, n, plates = f.site.name, f.dims, len(self.block.batch)
         where = self.c.of(f"{name}@0")
         rule, form = nature(site, where), jnp.zeros((1, *(1,) * plates, 1, 1))
         given = value = jnp.zeros((1, *(1,) * plates, n))
@@ -256,7 +257,7 @@ class Decision:
         """The value (*plates, H, H) at the first decision, a form in h of its step `first`, by
         context the decisions' gains, and how many eps of their covariances rounding takes."""
         c, found = self.c, []
-        shift, inner, size = c.shift(), slice(0, 1 + c.state), (*self.belief.batch, c.size, c.size)
+        shift, inner, size = c.shift(), slice(0, 1 + c.state), (*self.block.batch, c.size, c.size)
         whole = Form(jnp.zeros(size), jnp.zeros(size))
         carry = Form(*(x[..., inner, inner] for x in whole)), whole.Q, (jnp.zeros(()),) * 2
         opening = jnp.arange(self.length).reshape((-1, *(1,) * first.ndim)) == first

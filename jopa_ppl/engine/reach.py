@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.beliefs.layout import align, split
 from jopa_ppl.engine.complete import stands_alone
 from jopa_ppl.engine.evidence import FactorArrays, Windows
-from jopa_ppl.engine.layout import align, split
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.program.carry import base_name, lag
 from jopa_ppl.program.program import Scan, Site
@@ -118,7 +118,7 @@ class Activity:
         if site.name in graph.variables:
             want = _local(graph, site.name)
             # Planning keeps all beliefs but about states: they are used, whatever the evidence.
-            state = graph.block_of(site.name).kind == "chain"
+            state = graph.block_of(site.name).scan is not None
             kept = (self.keep_outer and not state) or stands_alone(graph, site.name)
             seeds = self._seeds(site.name)
             alive, told = jnp.full(_shape(graph, site.name), kept) | seeds, seeds.any()
@@ -136,7 +136,7 @@ class Activity:
                 told = told | self.told.get(f.site.name, act.any())
             self.alive[site.name], self.told[site.name] = alive, told
         for f in self._factors(site.name):
-            if site.name in graph.variables and graph.variables[site.name].family == "gaussian":
+            if site.name in graph.variables and graph.block_of(site.name).gaussian:
                 want = [p.name for p in f.plates]
                 self.active[f.name] = jnp.broadcast_to(
                     align(self.alive[site.name], 0, _local(graph, site.name), want, 0),

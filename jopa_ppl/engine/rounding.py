@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.errors import NumericalError, NumericalWarning, names
-from jopa_ppl.graph.factor import Block
 from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
@@ -61,8 +61,13 @@ class Digits(NamedTuple):
         return jnp.minimum(1.0, EPS * self.tied.max(initial=0.0))
 
 
+NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
+
+
 def digits(means: Any, precisions: Any, variances: Any) -> Digits:
     """From the means and the diagonals of J and C of a block (arrays, or dicts of them)."""
+    if not jax.tree.leaves(means):
+        return NONE
     tied, total, far = [], [], []
     for m, J, C in zip(*map(jax.tree.leaves, (means, precisions, variances))):
         product = jnp.maximum(J, 0.0) * C
@@ -109,7 +114,7 @@ def raise_for_rounding(compiled: Compiled, posterior: Posterior, bad: int) -> No
     if compiled.decision is not None:
         if _tightest(compiled, posterior)[2] > SERVES / EPS:
             raise _error_of_plan(compiled, posterior, end)("rounding has eaten the result")
-    elif bad < len(blocks) and blocks[bad].is_gaussian:
+    elif bad < len(blocks) and blocks[bad].gaussian:
         ties = _ties_of(compiled, posterior, blocks[bad])
         if ties.precision**0.5 * ties.spread > 0.1 / EPS**0.5:
             raise _error(compiled, posterior, blocks[bad], end, False)(
@@ -126,7 +131,7 @@ class Tie(NamedTuple):
     mean: float
 
 
-def _error(compiled: Compiled, posterior: Posterior, block: Block, end: str, far: bool
+def _error(compiled: Compiled, posterior: Posterior, block: Belief, end: str, far: bool
            ) -> Callable[[str], NumericalError]:
     """The error, but for its first line; `far`: values are large, not ties tight."""
     tie = _ties_of(compiled, posterior, block, far)
@@ -172,7 +177,7 @@ def _tightest(compiled: Compiled, posterior: Posterior) -> tuple[str, float, flo
     return site, float(found[site])**-0.5, float(found[site] / own)
 
 
-def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool = False) -> Tie:
+def _ties_of(compiled: Compiled, posterior: Posterior, block: Belief, far: bool = False) -> Tie:
     """Compiled only where something is wrong."""
     with ours():
         found = jax.device_get(compiled.ties(block, posterior.state.moments, posterior.bound))
@@ -186,16 +191,16 @@ def _ties_of(compiled: Compiled, posterior: Posterior, block: Block, far: bool =
     return Tie(name.partition("[")[0], precision, variance**0.5, mean)
 
 
-def ties(engine: Engine, block: Block, moments: dict, bound: Bound) -> dict[str, Array]:
+def ties(engine: Engine, block: Belief, moments: dict, bound: Bound) -> dict[str, Array]:
     """By factor of the block, of the element it holds most tightly: the precision that the factor
     gives to it, its variance and its mean."""
-    belief, stats = engine.beliefs[block.name], engine.stats(moments, bound.clamps)
+    stats = engine.stats(moments, bound.clamps)
     clamp, found = bound.clamps[block.name], {}
     for f in engine.energy.touching(block):
         gradient = jax.grad(lambda mine, f=f: engine.energy(
             [f], bound.arrays, {**stats, block.name: mine}))(stats[block.name])
         m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
-                   belief.diagonals(moments[block.name], gradient, clamp))
+                   block.diagonals(moments[block.name], gradient, clamp))
         at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))
         found[f.name] = jnp.stack([J[at], C[at], m[at]])
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jopa_ppl.graph.factor import Block, Factor, Graph
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.graph.tables import schedule_table
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class Update:
     """One step of a sweep: a block and the factors whose messages it takes in."""
 
-    block: Block
+    block: Belief
     factors: tuple[Factor, ...]
 
 
@@ -25,13 +26,13 @@ class Schedule:
     """The updates of one sweep, in order: states first, then what is shared between them."""
 
     updates: tuple[Update, ...]
-    held: tuple[Block, ...]
+    held: tuple[Belief, ...]
 
     @property
     def exact(self) -> bool:
         """Whether one sweep is all there is to do: one block, no approximate message."""
         return len(self.updates) <= 1 and all(
-            f.family != "likelihood" for u in self.updates for f in u.factors)
+            not f.approximate for u in self.updates for f in u.factors)
 
     @staticmethod
     def of(graph: Graph, energy: Energy) -> Schedule:

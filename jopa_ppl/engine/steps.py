@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jopa_ppl.engine.beliefs import in_bulk
-from jopa_ppl.engine.chain_belief import ChainBelief
-from jopa_ppl.engine.layout import align
-from jopa_ppl.graph.factor import Block, Factor
+from jopa_ppl.beliefs import Belief, ChainBelief
+from jopa_ppl.beliefs.layout import align
+from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import Moments, at_mean, batch_einsum, moving
 from jopa_ppl.linalg.families import inverse_and_logdet
 from jopa_ppl.program.carry import base_name, lag
@@ -52,7 +51,7 @@ class Coordinates:
     def __init__(self, belief: ChainBelief) -> None:
         self.belief = belief
         self.k, self.width = belief.k, belief.width
-        self.head_dims = 0 if belief.seeds else sum(n for _, n in belief.head.values())
+        self.head_dims = 0 if belief.seeds else sum(n for _, n in belief.head_at.values())
         self.state = self.head_dims + self.k * self.width
         self.size = 1 + self.state + self.width
 
@@ -60,7 +59,7 @@ class Coordinates:
         """Indices of an instance ("x0", "x@-1", "x@0") in h."""
         back = lag(instance)
         if back is None:
-            start, size = self.belief.head[instance]
+            start, size = self.belief.head_at[instance]
             start += 1
         else:
             at, size = self.belief.node[base_name(instance)]
@@ -79,9 +78,9 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Bo
     arrays = bound.arrays[factor.name]
     energy, stats = engine.energy, engine.stats(moments, bound.clamps)
     precision, _ = energy.noise(factor, arrays, stats)
-    views = [(b, n, engine.beliefs[b.name].view(stats[b.name], factor))
+    views = [(b, n, b.view(stats[b.name], factor))
              for b, n in energy.slots[factor.name] if b is not None]
-    chain: Block = coordinates.belief.block
+    chain = coordinates.belief
     slots = tuple(v for b, _, v in views if b is not chain)
     names = next((n for b, n, _ in views if b is chain), [])
     K, q = arrays.K, sum(len(coordinates.of(n)) for n in names)
@@ -101,7 +100,7 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Bo
     K = jnp.einsum("...l,lh->...h", K, spread)
     weight = arrays.weight
     covariance = noise_covariance(engine, factor, arrays, moments, stats)
-    if not in_bulk(factor):
+    if not factor.in_bulk:
         K, precision, covariance, weight = (x[None] for x in (K, precision, covariance, weight))
         slots = tuple(Moments(s.mean[None], s.cov[None]) for s in slots)
     return SiteMap(K, slots, precision, covariance, weight)
@@ -123,14 +122,9 @@ def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, momen
     """
     harmonic = dict(stats)
     for name in factor.noise:
-        block = engine.graph.block_of(name).name
-        q, (mean, log) = moments[block], stats[block]
-        if hasattr(q, "dof"):
-            less = q.rate.shape[-1] + 1
-            ratio = jnp.where(q.dof > less, (q.dof - less) / q.dof, 1.0)[..., None, None]
-        else:
-            ratio = jnp.where(q.a > 1, (q.a - 1) / q.a, 1.0)
-        harmonic[block] = (mean * ratio, log)
+        block = engine.graph.block_of(name)
+        mean, log = stats[block.name]
+        harmonic[block.name] = mean * block.harmonic(moments[block.name]), log
     precision = engine.energy.noise(factor, arrays, harmonic)[0]
     if factor.family == "normal":
         return jnp.eye(precision.shape[-1], dtype=precision.dtype) / precision[..., None]
@@ -167,7 +161,7 @@ def spread_of(K: Array, slots: Sequence[Moments], second: Array) -> Array:
     return total
 
 
-def to_chain_plates(array: Array, factor: Factor, block: Block, tail: int) -> Array:
+def to_chain_plates(array: Array, factor: Factor, block: Belief, tail: int) -> Array:
     """Sum over the factor's plates that the chain has not, order the rest as the chain's."""
     have = [p.name for p in factor.plates]
     drop = tuple(1 + i for i, p in enumerate(have) if p not in block.plates)

@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.engine.beliefs import diagonal
+from jopa_ppl.beliefs.gaussian import diagonal
 from jopa_ppl.engine.forward import Follow
 from jopa_ppl.engine.steps import SiteMap, excess, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI

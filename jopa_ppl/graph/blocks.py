@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jopa_ppl.beliefs import KINDS, Belief, ChainBelief, DenseBelief, TreeBelief, Variable
 from jopa_ppl.errors import SiteError, StructureError, names
-from jopa_ppl.graph.factor import Block, Factor, Variable
+from jopa_ppl.graph.factor import Factor
 from jopa_ppl.program.carry import Reader, base_name
 from jopa_ppl.program.program import Program
 
@@ -48,8 +49,8 @@ def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[str, str]], set[tu
 
 
 def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Variable],
-                  factors: tuple[Factor, ...],
-                  override: tuple[tuple[str, ...], ...] | None) -> tuple[Block, ...]:
+                  factors: tuple[Factor, ...], sizes: Mapping[str, int],
+                  override: tuple[tuple[str, ...], ...] | None, method: str) -> tuple[Belief, ...]:
     """Blocks: a chain for the Gaussians of a scan linked in time (with what its first carry is
     made of), one joint block for Gaussian globals that meet additively, one each for the rest.
 
@@ -110,25 +111,25 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                 f"{names(bad[0])} multiply each other but share a block", found=f"block {group}",
                 expected="blocks whose members only meet additively",
                 fix="split them: VMP(..., blocks=[(...), (...)])")
-        blocks.append(_block(group, variables, program, reader, inside))
+        blocks.append(_block(group, variables, program, reader, inside, factors, sizes, method))
     for name, v in variables.items():
         if v.family != "gaussian":
-            blocks.append(Block(name, v.family, (name,), held=v.site.held,
-                                plates=tuple(p.name for p in v.site.axes)))
-    rank = {"chain": 0, "elimination": 1, "dense": 2, "gamma": 3, "wishart": 3}
-    return tuple(sorted(blocks, key=lambda b: (rank[b.kind], not b.plates)))
+            blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
+                                          plates=tuple(p.name for p in v.site.axes)))
+    return tuple(sorted(blocks, key=lambda b: (b.rank, not b.plates)))
 
 
 def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,
-           reader: Reader, inside: set[str]) -> Block:
+           reader: Reader, inside: set[str], factors: tuple[Factor, ...], sizes: Mapping[str, int],
+           method: str) -> Belief:
     plates = {variables[n].plates for n in group}
     steps = tuple(n for n in group if n in inside)
     held = all(variables[n].site.held for n in group)
-    name = ",".join(group)
+    own = {n: variables[n] for n in group}
+    if not steps and len(plates) == 1:
+        return DenseBelief(own, plates=plates.pop(), held=held, sizes=sizes)
     if not steps:
-        kind = "dense" if len(plates) == 1 else "elimination"
-        shared = next(iter(plates)) if len(plates) == 1 else ()
-        return Block(name, kind, group, plates=shared, held=held)
+        return TreeBelief(own, factors=factors, held=held, sizes=sizes)
     scans = {program.sites[n].scan for n in steps}
     outer = tuple(n for n in group if n not in inside)
     if len(scans) > 1 or len(plates) > 1:
@@ -143,8 +144,11 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
             found=f"{names(strangers)} drawn outside of the scan, and not part of its first carry",
             expected="the latents of one scan, and those that its first carry is made of",
             fix="leave it out of blocks=: its update is exact given the chain")
-    order = max(reader.forms[scan].order, 1)
-    return Block(name, "chain", steps, outer, scan, order, next(iter(plates)), held)
+    form = reader.forms[scan]
+    return ChainBelief({n: variables[n] for n in outer + steps}, name=",".join(group), scan=scan,
+                       length=program.scans[scan].length, order=max(form.order, 1),
+                       seeds=dict(form.seeds), head=outer, plates=plates.pop(), held=held,
+                       sizes=sizes, method=method)
 
 
 def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], groups: _Groups,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jopa_ppl.beliefs import Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
-from jopa_ppl.graph.factor import Factor, Graph, Variable, barren, factor_of
+from jopa_ppl.graph.factor import Factor, Graph, barren, factor_of
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Program
@@ -53,8 +54,10 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
 
 
 def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
-                messages: Mapping[str, str] | None = None) -> Graph:
+                messages: Mapping[str, str] | None = None, chain: str = "auto") -> Graph:
     """Prove the structure of a traced program and split its latents into blocks.
+
+    `chain`: the kernel of chains, one of `linalg.chain.METHODS`.
 
     Raises:
         StructureError: a factor is not conjugate; names the site, the operation, file and line.
@@ -75,9 +78,10 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
         if s.name not in predicted and (not s.observed or s.partial)}
     sizes = {p.name: p.size for f in kept for p in f.plates}
     graph = Graph(program, reader, variables, kept,
-                  choose_blocks(program, reader, variables, kept, blocks), predicted, sizes)
+                  choose_blocks(program, reader, variables, kept, sizes, blocks, chain),
+                  predicted, sizes)
     for f in kept:
-        apart = {graph.block_of(n).name for n in f.latents} if f.family == "likelihood" else set()
+        apart = {graph.block_of(n).name for n in f.latents} if f.approximate else set()
         if len(apart) > 1:
             raise StructureError("its likelihood is nonlinear in latents of several blocks",
                                  site=f.site.name, found=f"blocks {names(sorted(apart))}",

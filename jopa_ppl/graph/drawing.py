@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jopa_ppl.colours import COLOURS
-from jopa_ppl.graph.tables import KINDS, pretty
+from jopa_ppl.graph.tables import pretty
 from jopa_ppl.program.carry import base_name, lag
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def draw(found: Graph, ax: Axes | None = None) -> Axes:
     colour = {b.name: COLOURS[i % len(COLOURS)] for i, b in enumerate(found.blocks)}
     for name, place in layout.at.items():
         _node(ax, found, name, place, colour)
-    handles = [_patch(colour[b.name], f"{', '.join(b.members)}: {KINDS[b.kind]}"
+    handles = [_patch(colour[b.name], f"{', '.join(b.members)}: {b.label}"
                       + (", held" if b.held else "")) for b in found.blocks]
     if any(s.observed for s in found.program.sites.values()):
         handles.append(_patch(DATA, "data", alpha=1))
@@ -166,7 +166,7 @@ def dot(graph: Graph) -> str:
     lines = ["graph {", "rankdir=LR; node [fontname=Helvetica, fontsize=11];"]
     for block in graph.blocks:
         inside = " ".join(f'"{n}";' for n in block.members)
-        lines.append(f'subgraph "cluster_{block.name}" {{ label="{KINDS[block.kind]}"; '
+        lines.append(f'subgraph "cluster_{block.name}" {{ label="{block.label}"; '
                      f'style=dashed; color="#999999"; fontsize=9; fontname=Helvetica; {inside} }}')
     for a, b in _edges(graph):
         if "(data)" in a:

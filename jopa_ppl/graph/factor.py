@@ -1,4 +1,4 @@
-"""Variables, factors and blocks of a program: what is proved, before any inference."""
+"""Factors of a program, and the graph of them: what is proved, before any inference."""
 
 from __future__ import annotations
 
@@ -6,32 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 
+from jopa_ppl.beliefs import Belief, Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import drawing, tables
 from jopa_ppl.graph import links as conjugacy
-from jopa_ppl.program.carry import Context, Reader, base_name, input_key
+from jopa_ppl.program.carry import Context, Reader, base_name, input_key, lag
 from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Plate, Program, Site
 
 RULES = ("linearise", "cubature")     # approximate messages of a likelihood
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A latent array: `dims` numbers for every element of the plates it is local to."""
-
-    name: str
-    family: str                       # gaussian | gamma | wishart
-    site: Site
-    local: tuple[Plate, ...]
-
-    @property
-    def dims(self) -> int:
-        return prod(self.site.shape) // prod(p.size for p in self.local)
-
-    @property
-    def plates(self) -> tuple[str, ...]:
-        return tuple(p.name for p in self.local)
 
 
 @dataclass(frozen=True)
@@ -72,33 +55,29 @@ class Factor:
         return tuple(n for n in self.knowns if input_key(n) is None)
 
     @property
+    def in_bulk(self) -> bool:
+        """Whether it has a time axis."""
+        return self.context.scan is not None and self.context.at is None
+
+    @property
+    def approximate(self) -> bool:
+        """Whether its message is that of a likelihood at the present belief."""
+        return self.message in RULES
+
+    def instances_of(self, block: Belief) -> list[str]:
+        """The instances of a block that it touches: those outside the scan, then the latest last.
+        """
+        members = block.members
+        mine = [n for n in self.latents if base_name(n) in members]
+        return sorted(mine, key=lambda n: (-(lag(n) if lag(n) is not None else 10**6),
+                                           members.index(base_name(n))))
+
+    @property
     def value(self) -> str | None:
         """Instance of the site's own value where that is latent."""
         if self.site.observed and not self.site.partial:
             return None
         return self.site.name if self.context.scan is None else f"{self.site.name}@0"
-
-
-@dataclass(frozen=True)
-class Block:
-    """Latents with one joint belief: dense, chain, elimination (Gaussian), gamma or wishart."""
-
-    name: str
-    kind: str
-    variables: tuple[str, ...]        # sites inside the scan, for a chain
-    head: tuple[str, ...] = ()        # for a chain: outer latents that the first carry is made of
-    scan: int | None = None
-    order: int = 1
-    plates: tuple[str, ...] = ()
-    held: bool = False
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return self.head + self.variables
-
-    @property
-    def is_gaussian(self) -> bool:
-        return self.kind in ("chain", "dense", "elimination")
 
 
 @dataclass(frozen=True)
@@ -113,11 +92,11 @@ class Graph:
     reader: Reader
     variables: dict[str, Variable]
     factors: tuple[Factor, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Belief, ...]
     predicted: tuple[str, ...]
     sizes: Mapping[str, int] = field(default_factory=dict)
 
-    def block_of(self, name: str) -> Block:
+    def block_of(self, name: str) -> Belief:
         """The block that holds a latent (by site or instance name)."""
         base = base_name(name)
         return next(b for b in self.blocks if base in b.members)

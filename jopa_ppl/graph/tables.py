@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from jopa_ppl.engine.schedule import Schedule
     from jopa_ppl.graph.factor import Factor, Graph
 
-KINDS = {"chain": "chain (block-tridiagonal Gaussian)", "dense": "joint Gaussian",
-         "elimination": "joint Gaussian (Funsor)", "gamma": "Gamma", "wishart": "Wishart"}
-
 MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
             "linearise": "linearised at the mean (slope and curvature of log p)",
             "cubature": "cubature (expected slope and curvature of log p)"}
@@ -51,7 +48,7 @@ def graph_table(graph: Graph) -> str:
     for name, v in graph.variables.items():
         block = graph.block_of(name)
         rows.append((name, v.family, _shape(v.site.shape), _scope(graph, name), block.name,
-                     KINDS[block.kind] + (", held" if block.held else "")))
+                     block.label + (", held" if block.held else "")))
     variables = table(("variable", "family", "shape", "over", "block", "belief"), rows)
     factors = table(
         ("factor", "family", "of", "depends on", "precision"),
@@ -75,7 +72,7 @@ def terms(factor: Factor) -> str:
 
 def schedule_table(schedule: Schedule) -> str:
     """The updates of one sweep, in order."""
-    rows = [(str(i + 1), u.block.name, KINDS[u.block.kind],
+    rows = [(str(i + 1), u.block.name, u.block.label,
              ", ".join(f.name for f in u.factors)) for i, u in enumerate(schedule.updates)]
     text = table(("", "update", "belief", "takes messages from"), rows)
     if schedule.held:

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax, random
 
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import often, once, together
 from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.engine import Bound, Engine
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.signature import Call, split_call
 from jopa_ppl.errors import JopaError, StructureError
-from jopa_ppl.graph.factor import Block, Factor
+from jopa_ppl.graph.factor import Factor
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.networks import Minibatch, Weights, WithWeights
 from jopa_ppl.linalg.nonconjugate import drawn_score
@@ -128,10 +129,10 @@ class Learner:
         _, args, kwargs = call.rebuild(call.dynamic)
         return split_call(self._model(weights, index), args, kwargs).dynamic
 
-    def _blocks(self, engine: Engine) -> list[Block]:
+    def _blocks(self, engine: Engine) -> list[Belief]:
         """The blocks of states: chains, and Gaussians local to a plate."""
         return [u.block for u in engine.schedule.updates
-                if u.block.kind == "chain" or (u.block.kind == "dense" and u.block.plates)]
+                if u.block.gaussian and (u.block.scan is not None or u.block.plates)]
 
     def _plate(self, batch: int) -> tuple[str, int]:
         sizes = {p: self.full.graph.sizes[p] for b in self.local for p in b.plates}
@@ -187,7 +188,7 @@ class Learner:
             index, here = None, moments
             if self.plate is not None:
                 index = random.choice(pick, self.size, (self.em.batch,), replace=False)
-                here = {**moments, **{b.name: take(b, moments[b.name], self.plate, index)
+                here = {**moments, **{b.name: b.take(moments[b.name], self.plate, index)
                                       for b in self.local}}
             loss = partial(self._loss, call=call, index=index, moments=here, key=draw)
             value, slope = jax.value_and_grad(loss)(weights)
@@ -201,13 +202,3 @@ class Learner:
         weights, optimiser = lax.scan(one, (weights, optimiser), keys)[0]
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)]
         return weights, optimiser, jnp.stack(finite).all()
-
-
-def take(block: Block, moments: Any, plate: str, index: Array) -> Any:
-    """The beliefs of some elements of a plate."""
-    axis = block.plates.index(plate)
-    if block.kind == "dense":
-        return jax.tree.map(lambda a: jnp.take(a, index, axis), moments)
-    return moments._replace(logdet=jnp.take(moments.logdet, index, axis), **{
-        name: jnp.take(getattr(moments, name), index, axis + 1)
-        for name in ("mean", "cov", "cross", "diag", "off")})

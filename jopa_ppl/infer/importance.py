@@ -16,14 +16,12 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.compilation import in_batches, often
-from jopa_ppl.engine.beliefs import Clamp
 from jopa_ppl.engine.signature import split_call
 from jopa_ppl.errors import JopaError, StructureError, names, whole, within
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.query import condition
 from jopa_ppl.language.tracing import tracing
-from jopa_ppl.linalg.families import Gaussian, gamma, wishart
 from jopa_ppl.posterior import density, draws
 from jopa_ppl.posterior.posterior import Posterior, outward
 from jopa_ppl.settings import ours
@@ -96,7 +94,7 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
         raise JopaError("an option is out of range", found=f"temper={temper}",
                         expected="0 < temper <= 1", fix="leave it at 0.5")
     graph = posterior.compiled.graph
-    chains = [b for b in graph.blocks if b.kind in ("chain", "elimination")]
+    chains = [b for b in graph.blocks if b.structured]
     inner = chains[0] if len(chains) == 1 else None
     if inner is None or posterior.plan is not None or any(f.message != "exact"
                                                           for f in graph.factors):
@@ -109,7 +107,7 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
         call, engine = posterior.call, posterior.compiled.engine
         outer = [b for b in graph.blocks if b is not inner]
         bound = posterior.bound
-        wide = {b.name: _temper(posterior.state.moments[b.name], temper, bound.clamps[b.name])
+        wide = {b.name: b.temper(posterior.state.moments[b.name], temper, bound.clamps[b.name])
                 for b in outer}
         moments = {**posterior.state.moments, **wide}
         model, args, kwargs = call.program()
@@ -144,7 +142,7 @@ def _weigher(compiled: Any, exact: Any, rebuild: Any, theta: list[str], outer: l
             first, second = random.split(key)
             values = draws.point(engine, moments, first, bound)[1]
             values = {n: values[n] for n in theta}
-            log_q = sum(density.block(engine, b, moments[b.name], bound.clamps[b.name], values)
+            log_q = sum(b.log_prob(moments[b.name], bound.clamps[b.name], values)
                         for b in outer)
             scores = density.program(model, args, kwargs, values)
             log_q += density.barren(engine, bound, {n: scores[n] for n in theta})
@@ -156,18 +154,3 @@ def _weigher(compiled: Any, exact: Any, rebuild: Any, theta: list[str], outer: l
         return in_batches(one, keys, 64)
 
     return weigh
-
-
-def _temper(m: Any, power: float, clamp: Clamp | None) -> Any:
-    """The belief raised to a power and normalised: the same mode, wider for power < 1.
-
-    What is not inferred (where `clamp.free` is 0) stays as it is.
-    """
-    if isinstance(m, Gaussian):
-        wider = jnp.where(clamp.free > 0, power**-0.5, 1.0)
-        cov = m.cov * wider[..., :, None] * wider[..., None, :]
-        return Gaussian(m.mean, cov, m.logdet + clamp.free.sum(-1) * jnp.log(power))
-    if hasattr(m, "dof"):
-        n = m.rate.shape[-1]
-        return wishart(n + 1 + power * (m.dof - n - 1), power * m.rate)
-    return gamma(1 + power * (m.a - 1), power * m.b)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from jopa_ppl.colours import COLOURS
 from jopa_ppl.graph.drawing import draw
-from jopa_ppl.graph.tables import KINDS, terms
+from jopa_ppl.graph.tables import terms
 from jopa_ppl.plots.style import axes_of
 from jopa_ppl.posterior.labels import graph_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from jopa_ppl.graph.factor import Block
+    from jopa_ppl.beliefs import Belief
 
 
 def graph(source: Any, *, ax: Axes | None = None) -> Axes:
@@ -62,8 +62,8 @@ def schedule(source: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _row(block: Block, number: str) -> str:
-    return f"{number}{', '.join(block.members)}  ({KINDS[block.kind].split(' (')[0]})"
+def _row(block: Belief, number: str) -> str:
+    return f"{number}{', '.join(block.members)}  ({block.label.split(' (')[0]})"
 
 
 def _message(factor: Any) -> str:

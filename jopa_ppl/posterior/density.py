@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -10,27 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro
-import numpyro.distributions as dist
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 from numpyro.infer.util import compute_log_probs
 
 from jopa_ppl.compilation import in_batches, often
-from jopa_ppl.engine.beliefs import Clamp
 from jopa_ppl.engine.engine import Bound, Engine
-from jopa_ppl.engine.layout import join, split
 from jopa_ppl.errors import JopaError
-from jopa_ppl.graph.factor import Block
 from jopa_ppl.language.precision import in_double
 from jopa_ppl.language.tracing import tracing
 from jopa_ppl.settings import is_traced
 
-LOG_2PI = math.log(2 * math.pi)
-
 
 def beliefs(engine: Engine, moments: dict, bound: Bound, values: dict[str, Array]) -> Array:
     """log q of one draw {site: site shape}, over what is inferred (see `program` for the rest)."""
-    return sum(block(engine, b, moments[b.name], bound.clamps[b.name], values)
+    return sum(b.log_prob(moments[b.name], bound.clamps[b.name], values)
                for b in engine.graph.blocks)
 
 
@@ -65,52 +57,13 @@ def barren(engine: Engine, bound: Bound, log_probs: dict[str, Array]) -> Array:
         if name not in engine.graph.variables:
             continue
         variable = engine.graph.variables[name]
-        site, lead = variable.site, int(variable.site.scan is not None)
-        if variable.family != "gaussian":
+        if not engine.graph.block_of(name).gaussian:
             continue
-        alive = bound.alive[name]
-        whole = join(jnp.broadcast_to(alive[..., None], (*alive.shape, variable.dims)), site,
-                     variable.local, lead)
+        site, alive = variable.site, bound.alive[name]
+        whole = variable.values(jnp.broadcast_to(alive[..., None], (*alive.shape, variable.dims)))
         batch = whole.reshape((*whole.shape[:whole.ndim - len(site.event_shape)], -1))[..., 0]
         total += jnp.where(batch, 0.0, log_probs[name]).sum()
     return total
-
-
-def block(engine: Engine, block: Block, m: Any, clamp: Any, values: dict[str, Array]) -> Array:
-    """log q of one block at one draw, from its moments and what of it is not inferred."""
-    if block.kind == "gamma":
-        return dist.Gamma(m.a, m.b).log_prob(values[block.name]).sum()
-    if block.kind == "wishart":
-        return dist.Wishart(m.dof, rate_matrix=m.rate).log_prob(values[block.name]).sum()
-    belief, parts = engine.beliefs[block.name], {}
-    for name in block.members:
-        v = engine.graph.variables[name]
-        parts[name] = split(values[name], v.site, v.local)
-    if block.kind == "dense":
-        gap = (jnp.concatenate(list(parts.values()), -1) - m.mean) * clamp.free
-        white = solve_triangular(jnp.linalg.cholesky(m.cov), gap[..., None], lower=True)
-        return _gaussian(jnp.sum(white**2), m.logdet, clamp)
-    if block.kind == "elimination":
-        gap = {n: parts[n] - m.mean[n] for n in parts}
-        for n, c in (clamp or {}).items():
-            gap[n] = gap[n] * c.free
-        square = jnp.zeros(())
-        for key, factor in belief.factors.items():
-            here = belief.view((gap, m.cov), factor).mean
-            square += jnp.einsum("...i,...ij,...j->", here, m.precision[key], here)
-        free = belief.entropy(m, clamp) * 2 + jnp.sum(m.logdet)     # n (log 2 pi + 1)
-        return 0.5 * (jnp.sum(m.logdet) - square - free / (LOG_2PI + 1) * LOG_2PI)
-    z = belief.nodes(jnp.concatenate([parts[n] for n in block.variables], -1))
-    if block.head:
-        z = jnp.concatenate([belief.head_vector({n: parts[n] for n in block.head})[None], z])
-    gap = (z - m.mean) * clamp.free
-    square = (jnp.einsum("...i,...ij,...j->", gap, m.diag, gap)
-              + 2 * jnp.einsum("...i,...ij,...j->", gap[1:], m.off, gap[:-1]))
-    return _gaussian(square, m.logdet, clamp)
-
-
-def _gaussian(square: Array, logdet: Array, clamp: Clamp) -> Array:
-    return 0.5 * (jnp.sum(logdet) - square - jnp.sum(clamp.free) * LOG_2PI)
 
 
 def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[str, Array]

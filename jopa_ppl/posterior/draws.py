@@ -6,20 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from jax import Array, random
 
+from jopa_ppl.beliefs import ChainBelief
+from jopa_ppl.beliefs.gaussian import square_root
+from jopa_ppl.beliefs.layout import take
 from jopa_ppl.compilation import in_batches, often
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.forward import Follow, nature, over_time, settled
-from jopa_ppl.engine.layout import join
 from jopa_ppl.engine.marginals import chain_segments
 from jopa_ppl.engine.steps import Coordinates
 from jopa_ppl.engine.value import told
-from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import augment
-from jopa_ppl.linalg.families import Gamma, Gaussian, Wishart
 from jopa_ppl.settings import is_traced
 
 
@@ -42,40 +41,15 @@ def point(engine: Engine, moments: dict, key: Array, bound: Bound | None = None
     the beliefs are complete already.
     """
     fixed, values = dict(moments), {}
-    blocks = sorted(enumerate(engine.graph.blocks), key=lambda b: b[1].is_gaussian)
+    blocks = sorted(enumerate(engine.graph.blocks), key=lambda b: b[1].gaussian)
     for i, block in blocks:                                   # precisions first
+        if block.scan is not None:
+            continue
         here = fixed if bound is None else complete(engine, fixed, bound, (block,))[0]
-        m, k = here[block.name], random.fold_in(key, i)
-        if block.kind == "gamma":
-            t = random.gamma(k, m.a) / m.b
-            fixed[block.name] = Gamma(t, jnp.log(t), jnp.full_like(m.a, -1.0), m.b)
-            values[block.name] = t
-        elif block.kind == "wishart":
-            W = dist.Wishart(m.dof, rate_matrix=m.rate, validate_args=False).sample(k)
-            logdet = jnp.linalg.slogdet(W)[1]
-            fixed[block.name] = Wishart(W, logdet, jnp.full_like(m.dof, -1.0), m.rate)
-            values[block.name] = W
-        elif block.kind == "dense":
-            z = m.mean + jnp.einsum("...ij,...j->...i", _root(m.cov),
-                                    random.normal(k, m.mean.shape, m.mean.dtype))
-            fixed[block.name] = Gaussian(z, jnp.zeros_like(m.cov), m.logdet)
-            belief = engine.beliefs[block.name]
-            for name in block.members:
-                start, size = belief.pieces[name]
-                values[name] = _site(engine, name, z[..., start:start + size], 0)
-        elif block.kind == "elimination":
-            belief = engine.beliefs[block.name]
-            _, terms = belief.terms(m.precision, m.free)
-            drawn = elimination.sample(k, belief.variables, belief.sizes, terms)
-            mean = {n: m.mean[n] + drawn[n] * m.free[n] for n in m.mean}
-            fixed[block.name] = m._replace(mean=mean, cov=jax.tree.map(jnp.zeros_like, m.cov))
-            values |= {n: _site(engine, n, mean[n], 0) for n in mean}
+        mask = None if bound is None else bound.clamps[block.name]
+        fixed[block.name], drawn = block.draw(here[block.name], random.fold_in(key, i), mask)
+        values |= drawn
     return fixed, values
-
-
-def _site(engine: Engine, name: str, vector: Array, lead: int) -> Array:
-    v = engine.graph.variables[name]
-    return join(vector, v.site, v.local, lead)
 
 
 def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> dict[str, Array]:
@@ -83,24 +57,19 @@ def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> d
     shared, inside = random.split(key)
     fixed, values = point(engine, moments, shared, bound)
     for i, block in enumerate(engine.graph.blocks):
-        if block.kind == "chain":
+        if block.scan is not None:
             k = random.fold_in(inside, i)
             values |= _trajectory(engine, block, fixed, bound, plan, k)
     return values
 
 
-def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any, key: Array
+def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Bound, plan: Any, key: Array
                 ) -> dict[str, Array]:
     """A trajectory: from the smoother where observations reach, then by the program; a first
     state that none reaches follows the draws of what it depends on."""
     moments, bound = complete(engine, fixed, bound, (block,))
-    belief, m = engine.beliefs[block.name], moments[block.name]
-    c = Coordinates(belief)
-    smooth, noise = random.split(key)
-    clamp = bound.clamps[block.name]
-    z = chain.sample(smooth, m.diag, m.off)
-    z = jnp.where(clamp.free > 0, m.mean + z, clamp.value)
-    drawn = m._replace(mean=z, cov=jnp.zeros_like(m.cov), cross=jnp.zeros_like(m.cross))
+    c, (smooth, noise) = Coordinates(block), random.split(key)
+    drawn, _ = block.draw(moments[block.name], smooth, bound.clamps[block.name])
     given = settled(engine, block, {**moments, block.name: drawn}, bound)
     segments = chain_segments(engine, block, fixed, bound)
     plan = plan if plan is not None and plan.about(block) else None
@@ -126,7 +95,7 @@ def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any
             for i, (where, rule) in enumerate(zip(places, rules)):
                 drift = jnp.einsum("...nh,...h->...n", rule.mean, h)
                 eps = random.normal(random.fold_in(k, i), drift.shape, drift.dtype)
-                spread = jnp.einsum("...nm,...m->...n", _root(rule.cov), eps)
+                spread = jnp.einsum("...nm,...m->...n", square_root(rule.cov), eps)
                 node = where - (c.size - c.width)
                 value = jnp.where(here.free[..., node] > 0, here.node_mean[..., node],
                                   drift + spread)      # sites after it follow from what it is
@@ -138,22 +107,11 @@ def _trajectory(engine: Engine, block: Any, fixed: dict, bound: Bound, plan: Any
         nodes.append(out)
         at += length
     nodes = jnp.concatenate(nodes)
-    found = {}
-    for name in block.variables:
-        start, size = belief.node[name]
-        found[name] = _site(engine, name, nodes[..., start:start + size], 1)
-    for name in block.head:
-        start, size = belief.head[name]
-        found[name] = _site(engine, name, z[0][..., start:start + size], 0)
-    return found
+    found = {n: take(nodes, [block.node[n]], [-1]) for n in block.variables}
+    found |= {n: block.site(drawn, n)[0] for n in block.head}
+    return {n: engine.graph.variables[n].values(x) for n, x in found.items()}
 
 
-def _names(engine: Engine, block: Any) -> list[str]:
+def _names(engine: Engine, block: ChainBelief) -> list[str]:
     scan = engine.graph.program.scans[block.scan]
     return [n for n in scan.sites if n in block.variables]
-
-
-def _root(cov: Array) -> Array:
-    """A square root that also serves covariances with zero rows (elements that are data)."""
-    values, vectors = jnp.linalg.eigh(cov)
-    return vectors * jnp.sqrt(jnp.maximum(values, 0.0))[..., None, :]

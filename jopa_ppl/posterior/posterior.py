@@ -17,7 +17,6 @@ from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
 from jopa_ppl.language import replay as predictive
-from jopa_ppl.language.distributions import ArrayNormal
 from jopa_ppl.language.given import JointBelief
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
@@ -26,10 +25,10 @@ from jopa_ppl.posterior import write as writing
 from jopa_ppl.settings import is_traced, ours
 
 if TYPE_CHECKING:
+    from jopa_ppl.beliefs import Belief
     from jopa_ppl.engine.compiled import Compiled
     from jopa_ppl.engine.engine import Bound, State
     from jopa_ppl.engine.signature import Call
-    from jopa_ppl.graph.factor import Block, Graph
 
 
 def outward(x: Any) -> Any:
@@ -82,7 +81,7 @@ class Posterior:
     def global_sites(self) -> tuple[str, ...]:
         """Latent sites outside scans and plates, first states excluded."""
         graph = self.compiled.graph
-        return tuple(n for n in self.sites if graph.block_of(n).kind != "chain"
+        return tuple(n for n in self.sites if graph.block_of(n).scan is None
                      and not (graph.block_of(n).plates or graph.variables[n].plates))
 
     @cached_property
@@ -95,7 +94,7 @@ class Posterior:
 
     @cached_property
     def _marginals(self) -> dict[str, Marginal]:
-        return marginals(self.compiled.graph.variables, self._parts[1])
+        return marginals(self.compiled.graph, self._parts[1])
 
     def _marginal(self, name: str) -> Marginal:
         if name not in self._marginals:
@@ -142,19 +141,8 @@ class Posterior:
         if not m.parts:
             return prediction.distribution(m, name, outward(m.mean[at]))
         parts = {k: outward(v[at]) for k, v in m.parts.items()}
-        if m.family == "gamma":
-            return dist.Gamma(parts["a"], parts["b"])
-        if m.family == "wishart":
-            return dist.Wishart(parts["dof"], scale_tril=parts["scale_tril"], validate_args=False)
-        mean, cov = parts["mean"], parts["cov"]
-        if (np.asarray(m.variance[at]) == 0).any():               # conditioned in part
-            return ArrayNormal(mean, cov.reshape((*mean.shape, 1, 1)) if m.event_dim == 0 else cov,
-                               m.event_dim)
-        if m.event_dim == 0:
-            return dist.Normal(mean, jnp.sqrt(cov[..., 0, 0]).reshape(mean.shape))
-        if m.event_dim == 1:
-            return dist.MultivariateNormal(mean, covariance_matrix=cov)
-        return ArrayNormal(mean, cov, m.event_dim)
+        certain = bool((np.asarray(m.variance[at]) == 0).any())
+        return self.compiled.graph.block_of(name).distribution(name, parts, certain)
 
     def mean(self, name: str) -> Array:
         """Posterior mean of a site, of the site's shape (time in front inside a scan)."""
@@ -252,27 +240,16 @@ class Posterior:
                                 found="a site of a scan", expected=f"one of {self.global_sites}",
                                 fix="give the first state: jp.given(model, {'x0': ...})")
             block = graph.block_of(name)
-            if block.kind == "dense":
-                belief, m = self.compiled.engine.beliefs[block.name], self._completed(block)
-                members = [n for n in block.members if n in chosen]
-                if name == members[0]:
-                    index = np.concatenate([np.arange(*_span(belief.pieces[n])) for n in members])
-                    mean, cov = jax.device_get((m.mean, m.cov))     # NumPy: nothing to compile
-                    with jax.enable_x64(True):          # a covariance needs all of its digits
-                        joint[",".join(members)] = JointBelief(*map(jnp.asarray, (
-                            mean[..., index], cov[..., index[:, None], index[None, :]])))
-                    shapes += [(n, (graph.variables[n].site.shape,
-                                    len(graph.variables[n].local))) for n in members]
-            elif len(members := _outside_plates(graph, block, chosen)) > 1 and name in members:
-                if name == members[0]:
-                    belief = self.compiled.engine.beliefs[block.name]
-                    with ours():
-                        mean, cov = belief.joint(self._completed(block), members)
-                    joint[",".join(members)] = JointBelief(mean, cov)
-                    shapes += [(n, (graph.variables[n].site.shape, 0)) for n in members]
-            else:
+            members = block.jointly(chosen)
+            if name not in members:
                 with ours():
                     single[name] = self[name]
+            elif name == members[0]:
+                with ours():                        # a covariance needs all of its digits
+                    joint[",".join(members)] = JointBelief(
+                        *block.joint(self._completed(block), members))
+                shapes += [(n, (graph.variables[n].site.shape, len(graph.variables[n].local)))
+                           for n in members]
         return joint, single, tuple(shapes)
 
     @ours(double=False)
@@ -282,7 +259,7 @@ class Posterior:
             return None
         return jnp.where(self.variance(name) == 0, self.mean(name), jnp.nan)
 
-    def _completed(self, block: Block) -> Any:
+    def _completed(self, block: Belief) -> Any:
         """Moments of a block, what is not inferred in its place: data, or predicted."""
         clamps = getattr(self.bound, "clamps", None)        # a file's moments are complete
         own = clamps[block.name] if clamps is not None else ()
@@ -344,12 +321,6 @@ class Posterior:
         writing.save_checkpoint(path, self, weights)
 
 
-def _outside_plates(graph: Graph, block: Block, chosen: tuple[str, ...]) -> tuple[str, ...]:
-    """The chosen members of an elimination block that are in no plate."""
-    return tuple(n for n in block.members if block.kind == "elimination" and n in chosen
-                 and not graph.variables[n].plates)
-
-
 def _refuse_single(values: Any) -> None:
     """Refuse what is traced in single precision: no part of a trace can be in float64."""
     if is_traced(values) and not jax.config.jax_enable_x64:
@@ -357,7 +328,3 @@ def _refuse_single(values: Any) -> None:
                         found="a key or values traced by JAX", expected="arrays of numbers",
                         fix="call it outside of jit, vmap and grad (sample_shape= makes many "
                         "draws), or after jax.config.update('jax_enable_x64', True)")
-
-
-def _span(piece: tuple[int, int]) -> tuple[int, int]:
-    return piece[0], piece[0] + piece[1]

@@ -51,7 +51,7 @@ def predicted(posterior: Posterior, name: str) -> Marginal:
             with ours():
                 _, shaped = ran.sites or compiled_parts(
                     compiled, ran.told._replace(moments=ran.moments), ran.bound, ran.plan)
-            return marginals(compiled.graph.variables, shaped)[name]
+            return marginals(compiled.graph, shaped)[name]
         except JopaError:       # it sees what message passing cannot follow: draws can
             pass
     draw_key, run_key = random.split(random.key(0))

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jopa_ppl.beliefs import KINDS, Belief, Clamp, Variable
+from jopa_ppl.beliefs.gaussian import square_root
 from jopa_ppl.compilation import in_batches, often
 from jopa_ppl.engine.engine import Engine, State
-from jopa_ppl.engine.marginals import shaped_marginal
 from jopa_ppl.errors import JopaError
-from jopa_ppl.graph.factor import Block, Factor, Graph, Variable
-from jopa_ppl.linalg import chain
+from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.posterior import draws
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
@@ -35,9 +35,6 @@ from jopa_ppl.posterior.write import Kept, describe
 from jopa_ppl.program.carry import CarryForm, Context
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.settings import ours
-
-_PARTS = {"gaussian": ("mean", "cov"), "gamma": ("a", "b"),
-          "wishart": ("dof", "rate", "mean", "variance")}
 
 # What a header holds (`storage.expect`).
 _NAMES, _PLATES = [str], [(str, int, int)]
@@ -100,19 +97,18 @@ def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Arr
     shared, inside = random.split(key)
     _, values = draws.point(engine, moments, shared)
     for i, block in enumerate(engine.graph.blocks):
-        if block.kind != "chain":
+        if block.scan is None:
             continue
-        belief, m, free = engine.beliefs[block.name], moments[block.name], kept.smoothed[block.name]
+        m, free = moments[block.name], kept.smoothed[block.name]
         joint, alone = random.split(random.fold_in(inside, i))
-        z = m.mean + jnp.where(free, chain.sample(joint, m.diag, m.off), 0.0)
+        _, found = block.draw(m, joint, Clamp(free, m.mean))
         for j, name in enumerate(block.variables):
-            own = kept.sites[name]
+            own, v = kept.sites[name], block.latents[name]
             eps = random.normal(random.fold_in(alone, j), own["mean"].shape, own["mean"].dtype)
-            single = own["mean"] + jnp.einsum("...nm,...m->...n", draws._root(own["cov"]), eps)
-            drawn = jnp.where(belief.steps(free, name, 1), belief.steps(z, name, 1), single)
-            values[name] = draws._site(engine, name, drawn, 1)
-        for name, (start, size) in belief.head.items():
-            values[name] = draws._site(engine, name, z[0][..., start:start + size], 0)
+            single = own["mean"] + jnp.einsum("...nm,...m->...n", square_root(own["cov"]), eps)
+            found[name] = jnp.where(v.values(block.steps(free, name, 1)), found[name],
+                                    v.values(single))
+        values |= found
     return values
 
 
@@ -129,10 +125,9 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
         expect({"free_energy_noise": [], **header}, _FORM)
         graph = _graph(header)
         engine = Engine(graph)
-        tree = {"blocks": {n: jax.eval_shape(b.zero) for n, b in engine.beliefs.items()},
-                **Kept({v.name: dict.fromkeys(_PARTS[v.family], 0)
-                        for v in graph.variables.values()},
-                       {b.name: 0 for b in graph.blocks if b.kind == "chain"})._asdict()}
+        tree = {"blocks": {b.name: jax.eval_shape(b.zero) for b in graph.blocks},
+                **Kept({n: dict.fromkeys(graph.block_of(n).parts, 0) for n in graph.variables},
+                       {b.name: 0 for b in graph.blocks if b.scan is not None})._asdict()}
         wanted = flat(tree)
         shapes = {n: getattr(leaf if hasattr(leaf, "shape") else tensors.get(n), "shape", ())
                   for n, leaf in wanted.items()}
@@ -146,7 +141,8 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
         tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
         for name, v in graph.variables.items():
             lead = (graph.program.scans[v.site.scan].length,) if v.site.is_series else ()
-            found = jax.eval_shape(partial(shaped_marginal, v), tree["sites"][name])[:2]
+            shaped = partial(graph.block_of(name).shaped, name)
+            found = jax.eval_shape(shaped, tree["sites"][name])[:2]
             if any(x.shape != (*lead, *v.site.shape) for x in found):
                 raise TypeError(f"the marginal of '{name}' has the shape {found[0].shape}")
         for name, free in tree["smoothed"].items():
@@ -172,10 +168,26 @@ def _graph(header: dict[str, Any]) -> Graph:
             site, Context(*r["context"]), site.family, found["plates"], found["latents"],
             knowns=(), noise=(), varying=frozenset(), noise_varying=False, products=(),
             noise_key=""))
-    blocks = tuple(Block(**_read_record(r)) for r in header["blocks"])
+    blocks = tuple(_block(_read_record(r), variables, factors, forms, header)
+                   for r in header["blocks"])
     return Graph(Program(header["program"], sites, scans, None, (), {}),
                  SimpleNamespace(forms=forms), variables, tuple(factors), blocks,
                  tuple(header["predicted"]), header["sizes"])
+
+
+def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list[Factor],
+           forms: dict[int, CarryForm], header: dict[str, Any]) -> Belief:
+    kind, scan, order = (record.pop(k) for k in ("kind", "scan", "order"))
+    latents = {n: variables[n] for n in (*record["head"], *record.pop("variables"))}
+    about = {**record, "sizes": header["sizes"]}
+    if scan is not None:
+        (length,) = (r["length"] for r in header["scans"] if r["index"] == scan)
+        about |= {"scan": scan, "order": order, "length": length, "seeds": dict(forms[scan].seeds)}
+    else:
+        del about["head"]
+    if KINDS[kind].structured and scan is None:
+        about["factors"] = factors
+    return KINDS[kind](latents, **about)
 
 
 def _read_record(record: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jax import Array, random
 from jax.tree_util import tree_flatten_with_path
 
-from jopa_ppl.engine.beliefs import slot_of
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.errors import FileError
 from jopa_ppl.language.keys import as_key, is_key, key_data
@@ -49,7 +48,7 @@ def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _header(posterior: Posterior) -> dict[str, Any]:
     compiled, graph = posterior.compiled, posterior.compiled.graph
-    solved = [b for b in graph.blocks if b.kind == "elimination"]
+    solved = {n for b in graph.blocks for n in b.factors}
     return {
         "program": graph.program.name, "model": program_of(posterior.call.rebuild(
             posterior.call.dynamic)[0]),
@@ -65,7 +64,7 @@ def _header(posterior: Posterior) -> dict[str, Any]:
         "blocks": [_record(b, _BLOCK) for b in graph.blocks],
         "factors": [{"site": f.site.name, **_record(f, ("latents", "plates")),
                      "context": astuple(f.context)}
-                    for f in graph.factors if any(slot_of(b, f) for b in solved)],
+                    for f in graph.factors if f.name in solved],
         "predicted": graph.predicted, "sizes": dict(graph.sizes)}
 
 
@@ -83,7 +82,7 @@ def _kept(posterior: Posterior) -> Kept:
     with ours():
         smoothed = {}
         for block in compiled.graph.blocks:
-            if block.kind != "chain":
+            if block.scan is None:
                 continue
             smoothed[block.name] = bound.clamps[block.name].free > 0
     return Kept(sites, smoothed)

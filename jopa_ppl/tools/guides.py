@@ -15,9 +15,8 @@ from numpyro.distributions import Distribution, constraints
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_mean
 
-from jopa_ppl.engine.chain_belief import ChainBelief
-from jopa_ppl.engine.layout import split
-from jopa_ppl.graph.factor import Block, Graph
+from jopa_ppl.beliefs import ChainBelief
+from jopa_ppl.graph.factor import Graph
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -160,8 +159,8 @@ class AutoGaussMarkov(AutoContinuous):
         for name, value in self._init_locs.items():
             places[name] = at + np.arange(np.size(value)).reshape(np.shape(value))
             at += np.size(value)
-        self._chains = [_places(self.graph, b, places) for b in self.graph.blocks
-                        if b.kind == "chain"]
+        self._chains = [_places(b, places) for b in self.graph.blocks
+                        if b.scan is not None]
         taken = np.concatenate([np.ravel(c) for c in self._chains]) if self._chains else []
         self._rest = np.setdiff1d(np.arange(at), taken)
 
@@ -192,16 +191,11 @@ def _cholesky(raw: Array, scale: float) -> Array:
     return scale * jnp.tril(raw, -1) + diagonal[..., None] * jnp.eye(raw.shape[-1], dtype=raw.dtype)
 
 
-def _places(graph: Graph, block: Block, places: dict[str, np.ndarray]) -> np.ndarray:
+def _places(block: ChainBelief, places: dict[str, np.ndarray]) -> np.ndarray:
     """Where the coordinates of a chain's groups lie in the flat vector, -1 where padded."""
-    belief, parts = ChainBelief(block, graph, "auto"), {}
-    for name in block.members:
-        v = graph.variables[name]
-        length = () if v.site.scan is None else (graph.program.scans[v.site.scan].length,)
+    parts = {}
+    for name, v in block.latents.items():
+        length = (block.length,) if v.is_series else ()
         own = places.get(name, np.full((*length, *v.site.shape), -1))     # data to NumPyro
-        parts[name] = split(jnp.asarray(own + 1), v.site, v.local)
-    groups = belief.nodes(jnp.concatenate([parts[n] for n in block.variables], -1))
-    if block.head:
-        head = belief.head_vector({n: parts[n] for n in block.head})
-        groups = jnp.concatenate([head[None].astype(groups.dtype), groups])
-    return np.asarray(jax.device_get(groups)).astype(int) - 1
+        parts[name] = v.vectors(jnp.asarray(own + 1))
+    return np.asarray(jax.device_get(block.vector(parts))).astype(int) - 1

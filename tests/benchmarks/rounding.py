@@ -16,7 +16,7 @@ import numpy as np
 
 import jopa_ppl as jp
 from examples.quickstart import controlled_lds
-from jopa_ppl.engine import engine
+from jopa_ppl.engine import engine, rounding
 
 SIZES = ((2, 100), (4, 1_000), (8, 1_000))
 SWEEPS = 60
@@ -30,7 +30,7 @@ def learn(d: int, T: int, watched: bool) -> Callable[[], float]:
     vmp = jp.VMP(jp.condition(controlled_lds, {"u": u}), max_iters=SWEEPS,
                  tol=1e-14 if watched else 2e-14, progress=False)
     seen = nullcontext() if watched else mock.patch.object(
-        engine, "digits", lambda *_: engine.NONE)
+        engine, "digits", lambda *_: rounding.NONE)
 
     def run() -> float:
         begun = time.process_time()

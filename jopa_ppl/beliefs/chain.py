@@ -7,29 +7,31 @@ of are a group of their own, before the first.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import ceil
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.engine.beliefs import (
-    Clamp,
+from jopa_ppl.beliefs.base import Clamp, Variable
+from jopa_ppl.beliefs.gaussian import (
+    GaussianBelief,
     clamped,
     diagonal,
-    identity,
-    in_bulk,
-    in_spreads,
-    only,
-    slot_of,
+    log_density,
+    restrict,
+    unit_where_fixed,
 )
-from jopa_ppl.engine.layout import align, take
-from jopa_ppl.graph.factor import Block, Factor, Graph
+from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.linalg.families import gaussian_entropy, symmetric
+from jopa_ppl.linalg.families import symmetric
 from jopa_ppl.program.carry import base_name, lag
+
+if TYPE_CHECKING:
+    from jopa_ppl.graph.factor import Factor
 
 
 class Chain(NamedTuple):
@@ -44,32 +46,42 @@ class Chain(NamedTuple):
     off: Array
 
 
-class ChainBelief:
-    """One joint Gaussian over all steps of a scan."""
+class ChainBelief(GaussianBelief):
+    """One joint Gaussian over all steps of a scan.
 
-    def __init__(self, block: Block, graph: Graph, method: str) -> None:
-        self.block, self.graph, self.method = block, graph, method
-        self.k = block.order
-        self.length = graph.program.scans[block.scan].length
-        self.groups = ceil(self.length / self.k)
+    Attributes:
+        length: steps. k: nodes in a group; groups: of nodes; h: 1 where the head is one before.
+        node, head_at: where a member lies in a node, or in the head, (start, size).
+        seeds: latents that stand for an earlier value of a site, {latent: (site, steps back)}.
+        method: the kernel of `linalg.chain`, or "funsor".
+    """
+
+    kind, label, rank = "chain", "chain (block-tridiagonal Gaussian)", 0
+    structured = True
+
+    def __init__(self, latents: Mapping[str, Variable], *, scan: int, length: int, order: int,
+                 seeds: Mapping[str, tuple[str, int]], head: tuple[str, ...] = (),
+                 method: str = "auto", **about: Any) -> None:
+        super().__init__(latents, **about)
+        self.scan, self.length, self.order, self.head = scan, length, order, head
+        self.method, self.k, self.groups = method, order, ceil(length / order)
         self.node: dict[str, tuple[int, int]] = {}
-        self.head: dict[str, tuple[int, int]] = {}
-        self.width = self._lay_out(block.variables, self.node)
-        self.seeds = dict(graph.reader.forms[block.scan].seeds)
-        self.dims = max(self.k * self.width, self._lay_out(block.head, self.head))
+        self.head_at: dict[str, tuple[int, int]] = {}
+        self.width = self._lay_out(self.variables, self.node)
+        self.seeds = dict(seeds)
+        self.dims = max(self.k * self.width, self._lay_out(head, self.head_at))
         for name, (site, back) in self.seeds.items():
             # A seed is an earlier value of a site: the head group holds the k nodes before step 0.
             if site not in self.node:               # of another chain of the same scan
                 continue
             start, size = self.node[site]
-            self.head[name] = ((self.k - back) * self.width + start, size)
-        self.h = int(bool(block.head))
-        self.batch = tuple(graph.sizes[p] for p in block.plates)
+            self.head_at[name] = ((self.k - back) * self.width + start, size)
+        self.h = int(bool(head))
 
     def _lay_out(self, names: tuple[str, ...], table: dict[str, tuple[int, int]]) -> int:
         at = 0
         for name in names:
-            size = self.graph.variables[name].dims
+            size = self.latents[name].dims
             table[name] = (at, size)
             at += size
         return at
@@ -79,8 +91,19 @@ class ChainBelief:
         return Chain(jnp.zeros((G, *b, D)), jnp.zeros((G, *b, D, D)), jnp.zeros((G - 1, *b, D, D)),
                      jnp.zeros(b), jnp.zeros((G, *b, D, D)), jnp.zeros((G - 1, *b, D, D)))
 
-    def stats(self, moments: Chain, clamp: Clamp) -> tuple[Array, Array, Array]:
-        return *clamped(moments.mean, moments.cov, clamp), between(moments.cross, clamp.free)
+    def mask(self, one: Callable[[str], Clamp]) -> Clamp:
+        parts = {n: one(n) for n in self.members}
+        return Clamp(*(self.vector({n: p[i] for n, p in parts.items()}) for i in (0, 1)))
+
+    def vector(self, parts: Mapping[str, Array]) -> Array:
+        """What members hold, (T, *plates, dims) or of the head (*plates, dims), by group."""
+        nodes = self.nodes(jnp.concatenate([parts[n] for n in self.variables], -1))
+        if not self.head:
+            return nodes
+        return jnp.concatenate([self.head_vector({n: parts[n] for n in self.head})[None], nodes])
+
+    def stats(self, q: Chain, mask: Clamp) -> tuple[Array, Array, Array]:
+        return *clamped(q.mean, q.cov, mask), between(q.cross, mask.free)
 
     def nodes(self, array: Array, fill: float = 0.0) -> Array:
         """(T, *plates, width) of steps -> (G, *plates, D) of groups, without the head."""
@@ -96,15 +119,15 @@ class ChainBelief:
         """Values of the head's members (*plates, dims) -> the head group (*plates, D)."""
         out = jnp.zeros((*self.batch, self.dims))
         for name, part in parts.items():
-            start, size = self.head[name]
+            start, size = self.head_at[name]
             out = out.at[..., start:start + size].set(part)
         return out
 
     def view(self, stats: tuple[Array, Array, Array], factor: Factor) -> Moments:
-        instances = slot_of(self.block, factor)
+        instances = factor.instances_of(self)
         want = [p.name for p in factor.plates]
-        have = self.block.plates
-        if in_bulk(factor):
+        have = self.plates
+        if factor.in_bulk:
             m, c = self.windows(stats, instances, factor.context.depth)
             return Moments(align(m, 1, have, want, 1), align(c, 1, have, want, 2))
         pieces = [self._first(n, factor) for n in instances]
@@ -127,7 +150,7 @@ class ChainBelief:
         """Where an instance of one of the first steps lies in the first two groups."""
         back = lag(instance)
         if back is None:
-            return self.head[instance]
+            return self.head_at[instance]
         start, size = self.node[base_name(instance)]
         return self.place(factor.context.at - back) + start, size
 
@@ -156,18 +179,18 @@ class ChainBelief:
         flat = [jnp.stack(x, 1).reshape((-1, *x[0].shape[1:]))[:count] for x in (means, covs)]
         return flat[0], flat[1]
 
-    def update(self, moments: Chain, gradient: tuple[Array, Array, Array], clamp: Clamp) -> Chain:
-        g_mean, g_cov, g_cross = gradient
-        diag = only(-2 * symmetric(g_cov), clamp.free) + identity(clamp.free)
-        off, vector = between(-g_cross, clamp.free), g_mean * clamp.free
+    def update(self, q: Chain, message: tuple[Array, Array, Array], mask: Clamp) -> Chain:
+        g_mean, g_cov, g_cross = message
+        diag = restrict(-2 * symmetric(g_cov), mask.free) + unit_where_fixed(mask.free)
+        off, vector = between(-g_cross, mask.free), g_mean * mask.free
         found = (self._by_elimination(diag, off, vector) if self.method == "funsor"
                  else chain.marginals(diag, off, vector, self.method))
-        mean = jnp.where(clamp.free > 0, moments.mean + found.mean, clamp.value)
+        mean = jnp.where(mask.free > 0, q.mean + found.mean, mask.value)
         return Chain(mean, found.cov, found.cross, found.logdet, diag, off)
 
     def _by_elimination(self, diag: Array, off: Array, vector: Array) -> chain.Marginals:
         """The same marginals by Funsor, every group a named variable."""
-        plates = self.block.plates
+        plates = self.plates
         names = [f"z{g}" for g in range(len(diag))]
         variables = {n: elimination.Variable(self.dims, plates) for n in names}
         # Funsor takes positive semi-definite terms: share the diagonal blocks between neighbours by
@@ -194,20 +217,13 @@ class ChainBelief:
             jnp.stack([found.mean[n] for n in names]), jnp.stack(cov),
             jnp.stack(cross) if cross else jnp.zeros_like(off), found.logdet)
 
-    def entropy(self, moments: Chain, clamp: Clamp) -> Array:
-        logdet = jnp.sum(moments.logdet)
-        return gaussian_entropy(logdet, jnp.sum(clamp.free))
+    def message(self, q: Chain, mask: Clamp) -> tuple[Array, Array, Array]:
+        diag = q.diag - unit_where_fixed(mask.free)
+        return jnp.zeros_like(q.mean), -0.5 * diag, -q.off
 
-    def gradient(self, moments: Chain, clamp: Clamp) -> tuple[Array, Array, Array]:
-        diag = moments.diag - identity(clamp.free)
-        return jnp.zeros_like(moments.mean), -0.5 * diag, -moments.off
-
-    def diagonals(self, moments: Chain, gradient: tuple, clamp: Clamp
+    def diagonals(self, q: Chain, message: tuple, mask: Clamp
                   ) -> tuple[Array, Array, Array]:
-        return moments.mean, diagonal(-2 * gradient[1]) * clamp.free, diagonal(moments.cov)
-
-    def moved(self, old: Chain, new: Chain) -> Array:
-        return in_spreads(new.mean - old.mean, diagonal(new.cov))
+        return q.mean, diagonal(-2 * message[1]) * mask.free, diagonal(q.cov)
 
     def steps(self, array: Array, name: str, tail: int) -> Array:
         """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covs."""
@@ -219,12 +235,39 @@ class ChainBelief:
         stacked = jnp.stack(parts, 1)
         return stacked.reshape((-1, *stacked.shape[2:]))[:self.length]
 
-    def site(self, moments: Chain, name: str) -> tuple[Array, Array]:
+    def site(self, q: Chain, name: str) -> tuple[Array, Array]:
         """Marginals of a site: (T, *plates, dims) and (.., dims, dims), no T for the head."""
-        if name in self.head:
-            piece = [self.head[name]]
-            return take(moments.mean[0], piece, [-1]), take(moments.cov[0], piece, [-2, -1])
-        return self.steps(moments.mean, name, 1), self.steps(moments.cov, name, 2)
+        if name in self.head_at:
+            piece = [self.head_at[name]]
+            return take(q.mean[0], piece, [-1]), take(q.cov[0], piece, [-2, -1])
+        return self.steps(q.mean, name, 1), self.steps(q.cov, name, 2)
+
+    def marginal(self, q: Chain, steps: tuple[Array, Array] | None = None
+                 ) -> dict[str, dict[str, Array]]:
+        if steps is None:
+            return super().marginal(q)
+        found = {n: self.site(q, n) for n in self.head}
+        for name in self.variables:
+            piece = [self.node[name]]
+            found[name] = take(steps[0], piece, [-1]), take(steps[1], piece, [-2, -1])
+        return {n: dict(zip(self.parts, x)) for n, x in found.items()}
+
+    def draw(self, q: Chain, key: Array, mask: Clamp) -> tuple[Chain, dict[str, Array]]:
+        z = jnp.where(mask.free > 0, q.mean + chain.sample(key, q.diag, q.off), mask.value)
+        point = q._replace(mean=z, cov=jnp.zeros_like(q.cov), cross=jnp.zeros_like(q.cross))
+        return point, {n: v.values(self.site(point, n)[0]) for n, v in self.latents.items()}
+
+    def log_prob(self, q: Chain, mask: Clamp, values: Mapping[str, Array]) -> Array:
+        z = self.vector({n: v.vectors(values[n]) for n, v in self.latents.items()})
+        gap = (z - q.mean) * mask.free
+        square = (jnp.einsum("...i,...ij,...j->", gap, q.diag, gap)
+                  + 2 * jnp.einsum("...i,...ij,...j->", gap[1:], q.off, gap[:-1]))
+        return log_density(square, q.logdet, jnp.sum(mask.free))
+
+    def take(self, q: Chain, plate: str, index: Array) -> Chain:
+        axis = self.plates.index(plate)
+        at = dict.fromkeys(q._fields, axis + 1) | {"logdet": axis}
+        return Chain(*(jnp.take(a, index, at[f]) for f, a in q._asdict().items()))
 
 
 def between(cross: Array, free: Array) -> Array:

@@ -1,0 +1,18 @@
+"""Beliefs: each owns its mathematics, and answers whatever a sweep or a posterior asks of it.
+
+`base.Belief` is the contract, method by method. A Gaussian of another form (sparser, of another
+structure) is one file beside `dense`, `tree` and `chain`, a subclass of `gaussian.GaussianBelief`;
+another family is one file beside `precision`, a subclass of `base.Belief`. Either is then a row of
+`KINDS`, and `jopa_ppl.graph.blocks` says which latents get it. Nothing else asks what kind it is.
+"""
+
+from jopa_ppl.beliefs.base import Belief, Clamp, Variable
+from jopa_ppl.beliefs.chain import ChainBelief
+from jopa_ppl.beliefs.dense import DenseBelief
+from jopa_ppl.beliefs.precision import GammaBelief, WishartBelief
+from jopa_ppl.beliefs.tree import TreeBelief
+
+KINDS = {b.kind: b for b in (ChainBelief, TreeBelief, DenseBelief, GammaBelief, WishartBelief)}
+
+__all__ = ["KINDS", "Belief", "ChainBelief", "Clamp", "DenseBelief", "GammaBelief", "TreeBelief",
+           "Variable", "WishartBelief"]

@@ -1,0 +1,204 @@
+"""The contract of beliefs: what a block of latents answers, whatever the form of its belief."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+
+from jopa_ppl.beliefs.layout import join, split
+from jopa_ppl.program.program import Plate, Site
+
+if TYPE_CHECKING:
+    from jopa_ppl.graph.factor import Factor
+    from jopa_ppl.linalg.factors import Moments
+
+
+class Clamp(NamedTuple):
+    """Elements of a block that are not inferred: where `free` is 0 the mean is `value`."""
+
+    free: Array
+    value: Array
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A latent array: `dims` numbers for every element of the plates it is local to."""
+
+    name: str
+    family: str                       # gaussian | gamma | wishart
+    site: Site
+    local: tuple[Plate, ...]
+
+    @property
+    def dims(self) -> int:
+        return prod(self.site.shape) // prod(p.size for p in self.local)
+
+    @property
+    def plates(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.local)
+
+    @property
+    def is_series(self) -> bool:
+        """Whether it has an axis of time in front."""
+        return self.site.scan is not None
+
+    def vectors(self, value: Array) -> Array:
+        """Values of the site (.., *site shape) as vectors (.., *local plates, dims)."""
+        return split(value, self.site, self.local)
+
+    def values(self, vectors: Array, lead: int | None = None) -> Array:
+        """The reverse, behind `lead` axes (default: that of time, where there is one)."""
+        return join(vectors, self.site, self.local, self.is_series if lead is None else lead)
+
+
+class Belief:
+    """One joint belief about some latents. The layout lives in the object, the numbers in q.
+
+    Axes of numbers: those of the block's plates, in order, in front; of a chain, time before them.
+
+    Attributes:
+        name: its members, by commas. latents: {site: Variable}, in their order.
+        plates: names of the plates it repeats over; batch: their sizes.
+        held: whether it is used and never moved.
+        scan: the index of the scan whose steps it spans, None where it has no axis of time.
+        order, head: of a chain, how many steps it looks back, and the latents before the first.
+        factors: by name, the factors whose sparsity its moments have (of a tree).
+
+    Class attributes:
+        kind: what files call it. label: what tables call it. rank: its place in a sweep.
+        gaussian: whether its statistics are a mean and centred second moments.
+        structured: whether it is sparse, and so no array of all pairs of members is formed.
+        symmetric: whether it starts off its prior, as products of such latents would stay at zero.
+        parts: what a marginal of a site is told by, and files hold of it.
+
+    q is a pytree; `zero()` has its shapes. A mask tells what is inferred, a `Clamp` or a dict of
+    them by member; None where all of it always is.
+    """
+
+    kind: ClassVar[str]
+    label: ClassVar[str]
+    rank: ClassVar[int]
+    parts: ClassVar[tuple[str, ...]]
+    gaussian: ClassVar[bool] = False
+    structured: ClassVar[bool] = False
+    symmetric: ClassVar[bool] = False
+
+    scan: int | None = None
+    order: int = 1
+    head: tuple[str, ...] = ()
+
+    def __init__(self, latents: Mapping[str, Variable], *, sizes: Mapping[str, int],
+                 name: str | None = None, plates: tuple[str, ...] = (), held: bool = False) -> None:
+        self.latents, self.sizes = dict(latents), dict(sizes)
+        self.name, self.plates, self.held = name or ",".join(latents), plates, held
+        self.batch = tuple(sizes[p] for p in plates)
+        self.factors: dict[str, Factor] = {}
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(self.latents)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The members but for the head."""
+        return tuple(n for n in self.latents if n not in self.head)
+
+    # -- what a sweep asks -----------------------------------------------------------------------
+
+    def zero(self) -> Any:
+        """An empty q."""
+        raise NotImplementedError
+
+    def mask(self, one: Callable[[str], Clamp]) -> Any:
+        """The mask, from that of every member as vectors (*plates, dims), time in front."""
+        return None
+
+    def stats(self, q: Any, mask: Any) -> Any:
+        """Expected statistics, which the energy U is differentiated in; data in their place."""
+        raise NotImplementedError
+
+    def view(self, stats: Any, factor: Factor) -> Moments:
+        """Moments of the instances that a factor touches, joined, on the factor's axes."""
+        raise NotImplementedError
+
+    def update(self, q: Any, message: Any, mask: Any) -> Any:
+        """The q whose message is dU / dstats, the only rule of update there is."""
+        raise NotImplementedError
+
+    def message(self, q: Any, mask: Any) -> Any:
+        """What `update` makes q of: its inverse."""
+        raise NotImplementedError
+
+    def entropy(self, q: Any, mask: Any) -> Array | float:
+        """In nats; 0 for precisions, whose divergence from their prior F holds as a whole."""
+        return 0.0
+
+    def diagonals(self, q: Any, message: Any, mask: Any) -> tuple[Any, Any, Any]:
+        """Means, and diagonals of the precision and of the covariance; empty for precisions."""
+        return (), (), ()
+
+    def moved(self, old: Any, new: Any) -> Array:
+        """How far the means went, root mean square, in standard deviations."""
+        raise NotImplementedError
+
+    def break_symmetry(self, q: Any, key: Array, size: Array | float) -> Any:
+        """q with its means off by `size` of its spread, and narrow."""
+        return q
+
+    # -- what a posterior asks -------------------------------------------------------------------
+
+    def completed(self, q: Any, mask: Any) -> Any:
+        """q with data in their place, without spread."""
+        return q
+
+    def draw(self, q: Any, key: Array, mask: Any) -> tuple[Any, dict[str, Array]]:
+        """A joint draw from a completed q: as a q without spread, and as values by site."""
+        raise NotImplementedError
+
+    def log_prob(self, q: Any, mask: Any, values: Mapping[str, Array]) -> Array:
+        """log q of values by site (site shape), over what is inferred; in nats, a scalar."""
+        raise NotImplementedError
+
+    def marginal(self, q: Any, steps: tuple[Array, Array] | None = None
+                 ) -> dict[str, dict[str, Array]]:
+        """By site, its `parts`. `steps`: mean and covariance of a chain's steps, in place of its
+        own."""
+        raise NotImplementedError
+
+    def shaped(self, name: str, parts: Mapping[str, Array]
+               ) -> tuple[Array, Array, dict[str, Array]]:
+        """Mean and variance in the site's shape, and what `distribution` is made of."""
+        raise NotImplementedError
+
+    def event_dim(self, name: str) -> int:
+        """Axes of a site that are one event of its belief."""
+        raise NotImplementedError
+
+    def distribution(self, name: str, parts: Mapping[str, Array], certain: bool
+                     ) -> dist.Distribution:
+        """A site's belief in NumPyro; `certain`: some of its elements have no variance."""
+        raise NotImplementedError
+
+    def jointly(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of the chosen members `joint` tells of."""
+        return ()
+
+    def joint(self, q: Any, names: tuple[str, ...]) -> tuple[Array, Array]:
+        """Mean (*plates, n) and covariance (*plates, n, n) of some members, joined."""
+        raise NotImplementedError
+
+    def temper(self, q: Any, power: float, mask: Any) -> Any:
+        """The belief to a power, normalised: the same mode, wider below 1; data stay."""
+        raise NotImplementedError
+
+    def take(self, q: Any, plate: str, index: Array) -> Any:
+        """The belief about some elements of a plate."""
+        axis = self.plates.index(plate)
+        return jax.tree.map(lambda a: jnp.take(a, index, axis), q)
