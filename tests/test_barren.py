@@ -167,3 +167,28 @@ def test_a_step_that_is_reached_in_part_keeps_its_neighbours_together():
     for site in ("x", "w"):
         assert_allclose(posterior.mean(site), exact.mean[site], rtol=1e-8, atol=1e-12)
         assert_allclose(posterior.variance(site), exact.var[site], rtol=1e-8)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_first_state_of_a_barren_chain_keeps_its_place_beside_one_that_is_seen(order):
+    """a0 tells of b0 alone, as no observation sees the chain that starts from it."""
+    def model(y):
+        a0 = jp.latent("a0", dist.Normal(1.0, 1.5))
+        b0 = [jp.latent(f"b{i}", dist.Normal(0.7 * a0 + i, 0.8)) for i in range(order)]
+
+        def step(carry, y):
+            a, bs = carry
+            jp.observe("y", dist.Normal(bs[0] + bs[-1], 0.5), y)
+            b = jp.latent("b", dist.Normal(0.9 * bs[0], 0.4))
+            return (jp.latent("a", dist.Normal(a, 1.0)), (b, *bs[:-1])), None
+
+        jp.scan(step, (a0, tuple(b0)), y)
+
+    y = np.array([0.3, 1.2, -0.4])
+    shapes = {"a0": (), "a": (3,), "b": (3,), **{f"b{i}": () for i in range(order)}}
+    exact = dense_gaussian(model, (y,), {}, shapes)
+    posterior = jp.VMP(model, progress=False).run(y)
+    assert_allclose(posterior.free_energy[-1], -exact.evidence, rtol=1e-10)
+    for name in posterior.sites:
+        assert_allclose(posterior.mean(name), exact.mean[name], rtol=1e-8, atol=1e-12)
+        assert_allclose(posterior.variance(name), exact.var[name], rtol=1e-8)

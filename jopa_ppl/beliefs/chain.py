@@ -7,7 +7,7 @@ of are a group of their own, before the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,26 +65,27 @@ class ChainBelief(GaussianBelief):
         super().__init__(latents, **about)
         self.scan, self.length, self.order, self.head = scan, length, order, head
         self.method, self.k, self.groups = method, order, ceil(length / order)
-        self.node: dict[str, tuple[int, int]] = {}
-        self.head_at: dict[str, tuple[int, int]] = {}
-        self.width = self._lay_out(self.variables, self.node)
+        self.node, self.width = self._lay_out(self.variables)
         self.seeds = dict(seeds)
-        self.dims = max(self.k * self.width, self._lay_out(head, self.head_at))
-        for name, (site, back) in self.seeds.items():
-            # A seed is an earlier value of a site: the head group holds the k nodes before step 0.
-            if site not in self.node:               # of another chain of the same scan
-                continue
-            start, size = self.node[site]
-            self.head_at[name] = ((self.k - back) * self.width + start, size)
+        # A seed is an earlier value of a site: the head group holds the k nodes before step 0, and
+        # after them what else is in the head (such as the first state of a chain that is barren).
+        own = {n: self.seeds[n] for n in head if n in self.seeds and self.seeds[n][0] in self.node}
+        rest, end = self._lay_out([n for n in head if n not in own],
+                                  self.k * self.width if own else 0)
+        self.head_at = rest | {
+            n: ((self.k - back) * self.width + self.node[site][0], self.node[site][1])
+            for n, (site, back) in own.items()}
+        self.dims = max(self.k * self.width, end)
         self.h = int(bool(head))
 
-    def _lay_out(self, names: tuple[str, ...], table: dict[str, tuple[int, int]]) -> int:
-        at = 0
+    def _lay_out(self, names: Iterable[str], start: int = 0
+                 ) -> tuple[dict[str, tuple[int, int]], int]:
+        """Members side by side, {name: (start, size)}, and where they end."""
+        table = {}
         for name in names:
-            size = self.latents[name].dims
-            table[name] = (at, size)
-            at += size
-        return at
+            table[name] = (start, self.latents[name].dims)
+            start += self.latents[name].dims
+        return table, start
 
     def zero(self) -> Chain:
         G, D, b = self.groups + self.h, self.dims, self.batch
