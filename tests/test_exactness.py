@@ -47,7 +47,7 @@ def some_slow(cases, slow):
 def test_every_program_runs_and_its_free_energy_never_rises(name):
     posterior = fit(name)
     f = posterior.free_energy
-    assert np.isfinite(f).all() and len(f) >= 2
+    assert np.isfinite(f).all() and len(f) >= (1 if posterior.compiled.schedule.exact else 2)
     assert (np.diff(f) <= 1e-9 * np.maximum(1, np.abs(f[1:]))).all()
     assert posterior.converged
     for site in posterior.sites:

@@ -260,6 +260,7 @@ class Writer:
         batch = self.batch(plates) if plates and self.chance(0.25) else ()
         root = np.tril(self.a.numbers((*batch, n, n), 0.1, 0.5))
         root = root + np.eye(n) * np.round(self.rng.uniform(0.4, 1.2), 2)
+        root = np.where(np.eye(n) > 0, np.maximum(root, 0.2), root)
         return self.a.text(root if kind == "scale_tril"
                            else np.round(root @ np.swapaxes(root, -1, -2), 4))
 
