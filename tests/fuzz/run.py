@@ -6,6 +6,8 @@ import argparse
 import time
 from collections import Counter
 
+from tqdm import tqdm
+
 from tests.caches import forget
 from tests.fuzz.families import FAMILIES, single, written
 from tests.fuzz.judge import judge
@@ -29,7 +31,7 @@ def main() -> None:
         return
     counts: Counter[str] = Counter()
     begun = time.perf_counter()
-    for i in range(args.seeds):
+    for i in tqdm(range(args.seeds), mininterval=30):
         family, seed = args.family[i % len(args.family)], args.first + i // len(args.family)
         verdict = judge(written(family, seed), single(seed), args.deep)
         counts[verdict.kind] += 1
