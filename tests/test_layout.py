@@ -78,3 +78,38 @@ def test_importing_allocates_nothing_and_changes_no_setting():
     code = ("import jax; before = dict(jax.config.values); import jopa_ppl; "
             "assert dict(jax.config.values) == before; assert not jax.live_arrays()")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+KINDS = {"kind", "family", "gaussian", "structured", "symmetric"}
+
+
+def kind_tests() -> dict[str, int]:
+    """By file outside `beliefs/`, how often it asks what kind of block or family something is: an
+    attribute of KINDS that is compared, looked up in a table, or decides a branch."""
+    found: dict[str, int] = {}
+    for name, path in modules().items():
+        if name.partition(".")[0] in ("beliefs", "language"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            asked = []
+            if isinstance(node, ast.Compare):
+                asked = [node.left, *node.comparators]
+            elif isinstance(node, ast.If | ast.IfExp):
+                asked = [node.test]
+            elif isinstance(node, ast.BoolOp):
+                asked = node.values
+            elif isinstance(node, ast.comprehension):
+                asked = node.ifs
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".get"):
+                asked = node.args[:1]
+            elif isinstance(node, ast.Subscript):
+                asked = [node.slice]
+            if any(isinstance(x, ast.Attribute) and x.attr in KINDS
+                   and not ast.unparse(x.value).endswith("dtype") for x in asked):
+                found[name] = found.get(name, 0) + 1
+    return found
+
+
+def test_few_ask_what_kind_a_thing_is():
+    # 111 before beliefs owned their mathematics; it may only fall.
+    assert sum(kind_tests().values()) <= 56, kind_tests()
