@@ -76,6 +76,7 @@ class Belief:
         gaussian: whether its statistics are a mean and centred second moments.
         structured: whether it is sparse, and so no array of all pairs of members is formed.
         symmetric: whether it starts off its prior, as products of such latents would stay at zero.
+        checked: whether `fits` has to be asked of the numbers of every run.
         parts: what a marginal of a site is told by, and files hold of it.
 
     q is a pytree; `zero()` has its shapes. A mask tells what is inferred, a `Clamp` or a dict of
@@ -89,6 +90,7 @@ class Belief:
     gaussian: ClassVar[bool] = False
     structured: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False
+    checked: ClassVar[bool] = False
 
     scan: int | None = None
     order: int = 1
@@ -109,6 +111,11 @@ class Belief:
     def variables(self) -> tuple[str, ...]:
         """The members but for the head."""
         return tuple(n for n in self.latents if n not in self.head)
+
+    def fits(self, arrays: Mapping[str, Any]) -> Array | bool:
+        """Whether the numbers of its factors, {name: `engine.evidence.FactorArrays`}, have the form
+        that it was chosen for."""
+        return True
 
     # -- what a sweep asks -----------------------------------------------------------------------
 

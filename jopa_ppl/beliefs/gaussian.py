@@ -71,7 +71,11 @@ class GaussianBelief(Belief):
     parts = ("mean", "cov")
 
     def entropy(self, q: Any, mask: Any) -> Array:
-        return gaussian_entropy(jnp.sum(q.logdet), free_dims(mask))
+        return gaussian_entropy(jnp.sum(q.logdet), self.free_dims(mask))
+
+    def free_dims(self, mask: Any) -> Array | int:
+        """How many numbers are inferred."""
+        return free_dims(mask)
 
     def completed(self, q: Any, mask: Any) -> Any:
         return q._replace(**dict(zip(("mean", "cov", "cross"), self.stats(q, mask))))

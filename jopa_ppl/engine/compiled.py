@@ -45,14 +45,20 @@ class Ran(NamedTuple):
     sites: tuple[dict, dict] | None
 
 
+class UnfitError(Exception):
+    """A belief was chosen for a form of coefficients that the data of a run do not have."""
+
+
 class Compiled:
     """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
 
-    def __init__(self, program: Program, options: tuple) -> None:
+    def __init__(self, program: Program, options: tuple, structured: bool = True) -> None:
         self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
         self.options, self.traces = options, 0
         program = with_free_heads(program) if self.decide else program
-        self.graph: Graph = build_graph(program, blocks, dict(messages), method)
+        structured = structured and not self.damping
+        self.graph: Graph = build_graph(program, blocks, dict(messages), method, structured)
+        self.checked = any(b.checked for b in self.graph.blocks)
         self.engine = Engine(self.graph)
         self.decision = Decision(self.engine, self.decide) if self.decide else None
         self.schedule = self.engine.schedule
@@ -60,7 +66,7 @@ class Compiled:
         self.told, self.batches = Packed(), {}
         # One call for everything where one pass is exact; else the sweeps are compiled apart.
         self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
-        self.more = jax.jit(self._more, compiler_options=often())
+        self.more = jax.jit(self._more, donate_argnums=(0, 2), compiler_options=often())
         # Compiled only where something is wrong.
         self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self.data(leaves)),
                                 compiler_options=once())
@@ -118,6 +124,8 @@ class Compiled:
             until = min(self.max_iters, CHUNK)
             bound, state, history, plan, sites, told = self.first(call.dynamic, key, until)
             told, past, checks = self.told.unpack(told)
+            if checks["unfit"]:
+                raise UnfitError
             before(self, call, checks)
             if not self.single:
                 state, history = self._sweep_on(state, bound, history, until, progress)
@@ -143,18 +151,36 @@ class Compiled:
         return state, history
 
 
-def compiled_for(model: Callable, options: tuple, args: tuple, kwargs: dict
-                 ) -> tuple[Compiled, Call]:
-    """The compiled program for these arguments (compiled once per program and shapes)."""
+def compiled_for(model: Callable, options: tuple, args: tuple, kwargs: dict,
+                 structured: bool = True) -> tuple[Compiled, Call]:
+    """The compiled program for these arguments (compiled once per program and shapes).
+
+    `structured`: whether blocks may have a form that only `Compiled.run` checks (`Belief.fits`).
+    """
     call = split_call(model, args, kwargs)
     refuse_traced(call.dynamic)
     now = traced(call)
 
-    def made() -> Compiled:
+    def made(structured: bool = True) -> Compiled:
         with ours():
-            return Compiled(now.program, options)
+            return Compiled(now.program, options, structured)
 
-    return COMPILED.get((now.key, options), made), call._replace(traced=now)
+    compiled = COMPILED.get((now.key, options), made)
+    if compiled.checked and not structured:
+        compiled = COMPILED.get((now.key, options, False), partial(made, False))
+    return compiled, call._replace(traced=now)
+
+
+def run(model: Callable, options: tuple, args: tuple, kwargs: dict, key: Array, progress: bool
+        ) -> tuple[Compiled, Call, Ran]:
+    """Compile where it is not, and run: `Compiled.run`."""
+    compiled, call = compiled_for(model, options, args, kwargs)
+    try:
+        return compiled, call, compiled.run(call, key, progress)
+    except UnfitError:
+        dense, _ = compiled_for(model, options, args, kwargs, structured=False)
+        COMPILED.put((call.traced.key, options), dense)         # from now on
+        return dense, call, dense.run(call, key, progress)
 
 
 def refuse_traced(values: Any) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jopa_ppl.beliefs import Belief, Clamp
-from jopa_ppl.beliefs.gaussian import at_mean, free_dims
+from jopa_ppl.beliefs.gaussian import at_mean
 from jopa_ppl.engine.energy import Energy
 from jopa_ppl.engine.evidence import (
     FactorArrays,
@@ -88,8 +88,7 @@ class Engine:
         outer, series = read_series(graph, data)
         arrays = {}
         for f in graph.factors:
-            slots = [names for _, names in self.energy.slots[f.name]]
-            arrays[f.name] = bind_factor(graph, f, slots, data, outer, series)
+            arrays[f.name] = bind_factor(graph, f, self.energy.slots[f.name], data, outer, series)
         raw = {}
         for name, variable in graph.variables.items():
             site = variable.site
@@ -105,6 +104,9 @@ class Engine:
         checks = {**self._checks(arrays), "partly": partly_missing(graph, known)}
         if weigh is not None:
             arrays, present = weigh(arrays, present)
+        checks["unfit"] = jnp.stack([jnp.zeros((), bool), *(
+            ~jnp.asarray(b.fits({f.name: arrays[f.name] for f in self.energy.touching(b)}))
+            for b in graph.blocks)]).any()
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
                   for f in graph.factors}
@@ -272,7 +274,8 @@ class Engine:
         entropy = sum(b.entropy(moments[b.name], bound.clamps[b.name]) for b in self.graph.blocks)
         if solved is not None:
             stats = {**stats, solved: at_mean(stats[solved])}
-            entropy -= 0.5 * free_dims(bound.clamps[solved])
+            entropy -= 0.5 * next(b for b in self.graph.blocks if b.name == solved).free_dims(
+                bound.clamps[solved])
         return -energy(rest, bound.arrays, stats) - entropy + sum(
             energy.divergence(f, bound.arrays[f.name], stats, moments[f.site.name])
             for f in noise)

@@ -6,19 +6,24 @@ was proved multi-affine. It is evaluated for every step or plate only where it d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, random
 from jax.scipy.linalg import solve_triangular
 
+from jopa_ppl.beliefs import Belief, MatrixBelief
 from jopa_ppl.beliefs.layout import align, dims, join, split
 from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
 from jopa_ppl.program.carry import Reader, base_name, input_key, lag
 from jopa_ppl.program.program import Site
+
+Slot = tuple[Belief | None, list[str]]       # a block, and its instances that a factor touches
 
 # Parameters that are symmetric matrices.
 SYMMETRIC = ("covariance_matrix", "precision_matrix", "rate_matrix", "scale_matrix")
@@ -29,7 +34,7 @@ class FactorArrays(NamedTuple):
 
     K (*batch|1, n, slots.., main): coefficients; offset (*batch, n): the site's own data;
     weight (*batch, n|1); known (*batch|1, m); precision and logdet where they are data; env: the
-    data that a latent precision is computed from.
+    data that a latent precision is computed from. K may have a form of its own (`linalg.matrix`).
     """
 
     K: Array
@@ -39,6 +44,7 @@ class FactorArrays(NamedTuple):
     precision: Array | None
     logdet: Array | None
     env: Any
+    fits: Array | bool = True         # whether K is all there is to the residual
 
 
 class Windows(NamedTuple):
@@ -72,10 +78,11 @@ def each_step(evaluate: Callable, outputs: Sequence[int], data: dict[str, Array]
     return jax.vmap(lambda s: evaluate(outputs, {**data, **s}), axis_size=length)(steps)
 
 
-def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
+def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Slot],
                 data: dict[str, Array], outer: dict[str, Array], series: list[Windows]
                 ) -> FactorArrays:
-    """The numbers of one factor; `slots` are its instances by slot, the main slot last."""
+    """The numbers of one factor; `slots` are its blocks and instances, the main slot last."""
+    blocks, slots = zip(*slots)
     site, ctx = factor.site, factor.context
     bulk = ctx.scan is not None and ctx.at is None
     length = graph.program.scans[ctx.scan].length - ctx.first if bulk else 1
@@ -116,13 +123,16 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
         fn = lambda *v: residual(step, *v[:-1], v[-1][:main], v[-1][main:])
         return expand(fn, [*others, main + seen])
 
-    if bulk:
+    fits: Array | bool = True
+    if isinstance(blocks[0], MatrixBelief):
+        K, fits = matrix_coefficients(blocks[0], factor, slots, residual, parts)
+    elif bulk:
         K = (jax.vmap(coefficients)(jnp.arange(length)) if "time" in factor.varying
              else coefficients(0)[None])
     else:
         K = coefficients(0)
     for i, plate in enumerate(factor.plates):
-        if plate.name not in factor.varying:
+        if plate.name not in factor.varying and isinstance(K, Array):
             K = jax.lax.slice_in_dim(K, 0, 1, axis=bulk + i)
     offset = _own_value(factor, outer, series, bulk, length)
     precision = logdet = None
@@ -137,7 +147,42 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Sequence[str]],
             precision, logdet = data_noise(0)
             if bulk:
                 precision, logdet = precision[None], logdet[None]
-    return FactorArrays(K, offset, weight, known_array, precision, logdet, evaluate.env)
+    return FactorArrays(K, offset, weight, known_array, precision, logdet, evaluate.env, fits)
+
+
+def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[str]],
+                        residual: Callable, parts: Mapping[str, tuple]) -> tuple[Any, Array | bool]:
+    """The coefficients of a factor of a matrix, from one row of it; and whether they tell the
+    residual at a random point, where any other product would differ."""
+    names = factor.instances_of(block)
+    if factor.site.name in block.members:
+        constant = residual(0, jnp.zeros(parts[names[0]][0]), jnp.zeros(0))
+        return MatrixEntries(constant.reshape(-1)), True
+    main, seen = (sum(parts[n][0] for n in s) for s in (slots[-1], factor.knowns))
+    columns = [parts[n][0] // block.n for n in names]
+
+    def first_row(m: Array) -> Array:
+        pieces = jnp.split(m, np.cumsum(columns)[:-1])
+        return jnp.concatenate([jnp.pad(x, (0, (block.n - 1) * x.size)) for x in pieces])
+
+    lead = factor.in_bulk + len(factor.plates)
+
+    def at(M: Array, h: Array) -> Array:
+        found = residual(0, M, h[:main], h[main:])
+        return found[(0,) * (found.ndim - 1)]
+
+    zero = jnp.zeros(block.n * sum(columns))
+    constant = expand(lambda h: at(zero, h), [main + seen])
+    carried = expand(lambda m, h: at(first_row(m), h)[0], [sum(columns), main + seen])[1:]
+    first, second = random.split(random.key(0))
+    M, h = random.normal(first, zero.shape), random.normal(second, (main + seen,))
+    pieces = jnp.split(M, np.cumsum([parts[n][0] for n in names])[:-1])
+    side = jnp.concatenate([x.reshape(block.n, -1) for x in pieces], -1)
+    gap = at(M, h) - (constant + side @ carried) @ jnp.concatenate([jnp.ones(1), h])
+    size = jnp.abs(constant).max() + jnp.abs(carried).sum(0).max()
+    fits = ~(jnp.abs(gap).max() > 1e-8 * size * (1 + jnp.abs(h).max()))    # NaN is told elsewhere
+    found = MatrixProduct(constant, jnp.eye(block.n), carried)
+    return jax.tree.map(lambda x: x[(None,) * lead], found), fits
 
 
 def expand(fn: Callable, sizes: Sequence[int]) -> Array:
@@ -283,7 +328,7 @@ def without_gaps(a: FactorArrays) -> FactorArrays:
         here = here.reshape((*here.shape, *(1,) * (x.ndim - batch)))
         return jnp.where(jnp.isnan(x) & ~here, 0.0, x)
 
-    a = a._replace(K=quiet(a.K), known=quiet(a.known))
+    a = a._replace(K=jax.tree.map(quiet, a.K), known=quiet(a.known))
     if a.precision is None or a.precision.ndim < batch:
         return a
     return a._replace(precision=quiet(a.precision), logdet=quiet(a.logdet))

@@ -59,7 +59,8 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
             count("precision", ~jnp.isfinite(a.precision))
             count("precision", ~jnp.isfinite(a.logdet))
         if f.family not in ("gamma", "wishart"):
-            count("coefficients", ~jnp.isfinite(a.K))
+            for x in jax.tree.leaves(a.K):
+                count("coefficients", ~jnp.isfinite(x))
             count("coefficients", ~jnp.isfinite(a.known))
             count("coefficients", ~jnp.isfinite(a.offset))
         count("negative", bad_weight(a))

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jopa_ppl.beliefs import ChainBelief
-from jopa_ppl.engine.steps import Coordinates, SiteMap, at_mean, spread_of
+from jopa_ppl.engine.steps import Coordinates, SiteMap, at_mean, on_h, spread_of
 from jopa_ppl.linalg.factors import Moments, augment
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Smoothed(NamedTuple):
 
 def nature(site: SiteMap, where: np.ndarray) -> Follow:
     """A latent site drawn by the program: its residual is z - M h."""
-    K = site.K.at[..., where].set(0.0)
+    K = on_h(lambda K: K.at[..., where].set(0.0), site.K)
     return Follow(-at_mean(K, site.slots), site.covariance, K if site.slots else None, site.slots)
 
 

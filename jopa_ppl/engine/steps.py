@@ -7,9 +7,10 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -19,6 +20,7 @@ from jopa_ppl.beliefs.layout import align
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import Moments, at_mean, batch_einsum, moving
 from jopa_ppl.linalg.families import inverse_and_logdet
+from jopa_ppl.linalg.matrix import MatrixProduct
 from jopa_ppl.program.carry import base_name, lag
 
 if TYPE_CHECKING:
@@ -83,27 +85,39 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Bo
     chain = coordinates.belief
     slots = tuple(v for b, _, v in views if b is not chain)
     names = next((n for b, n, _ in views if b is chain), [])
-    K, q = arrays.K, sum(len(coordinates.of(n)) for n in names)
+    q = sum(len(coordinates.of(n)) for n in names)
     known, offset = arrays.known, arrays.offset
-    if known.shape[-1]:
+
+    def without_known(K: Array) -> Array:
+        if not known.shape[-1]:
+            return K[..., :1 + q]
         seen = known.reshape((*known.shape[:-1], *(1,) * (K.ndim - known.ndim), known.shape[-1]))
-        K = _with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
-    else:
-        K = K[..., :1 + q]
-    if factor.value is None:
+        return _with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
+
+    K = on_h(without_known, arrays.K)
+    if factor.value is None and isinstance(K, MatrixProduct):
+        K = K._replace(constant=_with_constant(K.constant, offset))
+    elif factor.value is None:
         constant = offset.reshape((*offset.shape, *(1,) * len(slots)))
         pads = [(0, 0)] * offset.ndim + [(0, n - 1) for n in K.shape[offset.ndim:-1]]
         K = _with_constant(K, jnp.pad(constant, pads))
     where = np.concatenate([[0], *(coordinates.of(n) for n in names)]).astype(int)
     spread = np.zeros((len(where), coordinates.size))
     spread[np.arange(len(where)), where] = 1
-    K = jnp.einsum("...l,lh->...h", K, spread)
+    K = on_h(lambda K: jnp.einsum("...l,lh->...h", K, spread), K)
     weight = arrays.weight
     covariance = noise_covariance(engine, factor, arrays, moments, stats)
     if not factor.in_bulk:
-        K, precision, covariance, weight = (x[None] for x in (K, precision, covariance, weight))
-        slots = tuple(Moments(s.mean[None], s.cov[None]) for s in slots)
+        K, precision, covariance, weight, slots = jax.tree.map(
+            lambda x: x[None], (K, precision, covariance, weight, slots))
     return SiteMap(K, slots, precision, covariance, weight)
+
+
+def on_h(fn: Callable[[Array], Array], K: Any) -> Any:
+    """Coefficients with `fn` on their last axis, that of h."""
+    if isinstance(K, MatrixProduct):
+        return K._replace(constant=fn(K.constant), carried=fn(K.carried))
+    return fn(K)
 
 
 def _with_constant(K: Array, constant: Array) -> Array:
@@ -143,6 +157,10 @@ def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
 def excess(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
     """E[K' P K] less what it is at the mean of K."""
     nbatch = K.ndim - 2 - len(slots)
+    if isinstance(K, MatrixProduct):
+        if precision.ndim == nbatch + 1:
+            precision = precision[..., None] * jnp.eye(precision.shape[-1], dtype=precision.dtype)
+        return K.excess(*slots, precision)
     p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
     total = jnp.zeros(())
     for part, a, b, spreads in moving(K, slots, nbatch):
@@ -153,6 +171,8 @@ def excess(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
 
 def spread_of(K: Array, slots: Sequence[Moments], second: Array) -> Array:
     """Covariance of K h that is due to K, for E[h h'] = second (H, H): (*batch, n, n)."""
+    if isinstance(K, MatrixProduct):
+        return K.spread_of(*slots, second)
     nbatch = K.ndim - 2 - len(slots)
     total = jnp.zeros(())
     for part, a, b, spreads in moving(K, slots, nbatch):

@@ -29,6 +29,7 @@ from jopa_ppl.engine.forward import Follow
 from jopa_ppl.engine.steps import SiteMap, excess, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI
 from jopa_ppl.linalg.families import inverse_and_logdet, symmetric
+from jopa_ppl.linalg.matrix import MatrixProduct
 
 
 class Node(NamedTuple):
@@ -85,7 +86,9 @@ def told(site: SiteMap, rule: Follow, given: Array, value: Array) -> Follow:
     L = (1.0 - given)[..., None] * jnp.eye(n, dtype=given.dtype) - G
     mean = (L @ rule.mean).at[..., 0].add(data + (G @ data[..., None])[..., 0])
     cov, K = L @ rule.cov @ jnp.swapaxes(L, -1, -2), rule.K
-    if K is not None:
+    if isinstance(K, MatrixProduct):
+        K = K.after(L)
+    elif K is not None:
         batch = given.ndim - 1
         flat = L @ K.reshape((*K.shape[:batch], n, -1))
         K = flat.reshape((*flat.shape[:-1], *K.shape[batch + 1:]))

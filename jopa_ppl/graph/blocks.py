@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jopa_ppl.beliefs import KINDS, Belief, ChainBelief, DenseBelief, TreeBelief, Variable
+from jopa_ppl.beliefs import (
+    KINDS,
+    Belief,
+    ChainBelief,
+    DenseBelief,
+    MatrixBelief,
+    TreeBelief,
+    Variable,
+)
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.factor import Factor
+from jopa_ppl.graph.matrices import of_a_matrix
 from jopa_ppl.program.carry import Reader, base_name
 from jopa_ppl.program.program import Program
 
@@ -50,7 +59,8 @@ def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[str, str]], set[tu
 
 def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Variable],
                   factors: tuple[Factor, ...], sizes: Mapping[str, int],
-                  override: tuple[tuple[str, ...], ...] | None, method: str) -> tuple[Belief, ...]:
+                  override: tuple[tuple[str, ...], ...] | None, method: str,
+                  structured: bool) -> tuple[Belief, ...]:
     """Blocks: a chain for the Gaussians of a scan linked in time (with what its first carry is
     made of), one joint block for Gaussian globals that meet additively, one each for the rest.
 
@@ -111,7 +121,8 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                 f"{names(bad[0])} multiply each other but share a block", found=f"block {group}",
                 expected="blocks whose members only meet additively",
                 fix="split them: VMP(..., blocks=[(...), (...)])")
-        blocks.append(_block(group, variables, program, reader, inside, factors, sizes, method))
+        blocks.append(_block(group, variables, program, reader, inside, factors, sizes,
+                             method, structured))
     for name, v in variables.items():
         if v.family != "gaussian":
             blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
@@ -121,11 +132,13 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
 
 def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,
            reader: Reader, inside: set[str], factors: tuple[Factor, ...], sizes: Mapping[str, int],
-           method: str) -> Belief:
+           method: str, structured: bool) -> Belief:
     plates = {variables[n].plates for n in group}
     steps = tuple(n for n in group if n in inside)
     held = all(variables[n].site.held for n in group)
     own = {n: variables[n] for n in group}
+    if not steps and of_a_matrix(own, factors) and structured:
+        return MatrixBelief(own, held=held, sizes=sizes)
     if not steps and len(plates) == 1:
         return DenseBelief(own, plates=plates.pop(), held=held, sizes=sizes)
     if not steps:

@@ -54,10 +54,12 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
 
 
 def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
-                messages: Mapping[str, str] | None = None, chain: str = "auto") -> Graph:
+                messages: Mapping[str, str] | None = None, chain: str = "auto",
+                structured: bool = True) -> Graph:
     """Prove the structure of a traced program and split its latents into blocks.
 
-    `chain`: the kernel of chains, one of `linalg.chain.METHODS`.
+    `chain`: the kernel of chains, one of `linalg.chain.METHODS`; `structured`: whether matrices may
+    have a belief of their own form (`graph.matrices`).
 
     Raises:
         StructureError: a factor is not conjugate; names the site, the operation, file and line.
@@ -78,7 +80,8 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
         if s.name not in predicted and (not s.observed or s.partial)}
     sizes = {p.name: p.size for f in kept for p in f.plates}
     graph = Graph(program, reader, variables, kept,
-                  choose_blocks(program, reader, variables, kept, sizes, blocks, chain),
+                  choose_blocks(program, reader, variables, kept, sizes, blocks, chain,
+                                structured),
                   predicted, sizes)
     for f in kept:
         apart = {graph.block_of(n).name for n in f.latents} if f.approximate else set()

@@ -83,7 +83,7 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
     leaves, tree = jax.tree.flatten((model, args, kwargs))
     size = _size([x for x, a in zip(leaves, axes) if a == 0], over)
     one = tree.unflatten([x[0] if a == 0 else x for x, a in zip(leaves, axes)])
-    compiled, call = vmp._compiled(one[1], one[2], one[0])
+    compiled, call = vmp.unchecked(one[1], one[2], one[0])
     arrays = [_is_array(x) for x in leaves]
     dynamic = [own(x) for x, a in zip(leaves, arrays) if a]
     axes = tuple(x for x, a in zip(axes, arrays) if a)

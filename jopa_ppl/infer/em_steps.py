@@ -77,7 +77,7 @@ class Learner:
         self.optim = optax.with_extra_args_support(em.optim)
         vmp = partial(VMP, damping=em.damping, messages=em.messages, blocks=em.blocks,
                       progress=False)
-        self.full, call = vmp(WithWeights(em.model, weights))._compiled(args, kwargs)
+        self.full, call = vmp(WithWeights(em.model, weights)).unchecked(args, kwargs)
         self.traced = call.traced
         self.factors = scored(self.full.engine)
         self.local = self._blocks(self.full.engine)
@@ -103,7 +103,7 @@ class Learner:
 
     def _part(self, vmp: Callable, weights: Weights, args: tuple, kwargs: dict) -> Compiled:
         try:
-            return vmp(self._model(weights, jnp.arange(self.em.batch))).compile(*args, **kwargs)
+            return vmp(self._model(weights, jnp.arange(self.em.batch))).unchecked(args, kwargs)[0]
         except (TypeError, ValueError) as error:
             if isinstance(error, JopaError):
                 raise

@@ -113,7 +113,7 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
         model, args, kwargs = call.program()
         one = draws.point(engine, moments, key, bound)[1]
         theta = [n for b in outer for n in b.members]
-        exact = VMP(condition(model, {n: one[n] for n in theta})).compile(*args, **kwargs)
+        exact = VMP(condition(model, {n: one[n] for n in theta})).unchecked(args, kwargs)[0]
         if len(exact.graph.blocks) != 1:
             raise StructureError("more than one block is left given the parameters",
                                  found=names(b.name for b in exact.graph.blocks), expected="one")

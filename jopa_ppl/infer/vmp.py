@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jopa_ppl.engine.compiled import Compiled, compiled_for, refuse_traced
+from jopa_ppl.engine.compiled import Compiled, compiled_for, refuse_traced, run
 from jopa_ppl.engine.outcome import after
 from jopa_ppl.engine.signature import Call
 from jopa_ppl.errors import JopaError, whole, within
@@ -85,12 +85,13 @@ class VMP:
 
     def compile(self, *args: Any, **kwargs: Any) -> Compiled:
         """The compiled program for these arguments (compiled once per program and shapes)."""
-        return self._compiled(args, kwargs)[0]
+        return compiled_for(self.model, self.options, args, kwargs)[0]
 
-    def _compiled(self, args: tuple, kwargs: dict, model: Callable | None = None
+    def unchecked(self, args: tuple, kwargs: dict, model: Callable | None = None
                   ) -> tuple[Compiled, Call]:
+        """As `compile`, of forms that hold whatever the data; and the call."""
         model = self.model if model is None else model
-        return compiled_for(model, self.options, args, kwargs)
+        return compiled_for(model, self.options, args, kwargs, structured=False)
 
     def run(self, *args: Any, rng_key: Array | int | None = None, **kwargs: Any) -> Posterior:
         """Run the model's program on data; arguments are those of the model.
@@ -99,8 +100,7 @@ class VMP:
         """
         key = as_key(rng_key)
         refuse_traced(key)
-        compiled, call = self._compiled(args, kwargs)
-        ran = compiled.run(call, key, self.progress)
+        compiled, call, ran = run(self.model, self.options, args, kwargs, key, self.progress)
         posterior = Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
                               ran.history, ran.plan, sites=ran.sites)
         after(compiled, call, ran.told, ran.history, lambda: posterior)

@@ -70,6 +70,42 @@ class ArrayNormal(Distribution):
         return jnp.where((self._known & (gap != 0)).any(-1), -jnp.inf, density)
 
 
+class MatrixSpread(ArrayNormal):
+    """A normal over an array whose covariance has the eigenvectors of a Kronecker product,
+
+        X = loc + R (sqrt(D) * Z) T',  Z_ij ~ N(0, 1),   Cov(vec X) = (R (x) T) diag(D) (R (x) T)'
+
+    with X seen as (n, p). Only `log_prob` and `covariance` form all (n p)^2 numbers of it.
+
+    Args:
+        loc: (n, p); left R (n, n); right T (p, m); spread D (n, m).
+        shape: that of the array, (n, p) or (n,).
+    """
+
+    pytree_data_fields = ("loc", "left", "right", "spread")
+
+    def __init__(self, loc: Array, left: Array, right: Array, spread: Array,
+                 shape: tuple[int, ...]) -> None:
+        self.loc, self.left, self.right, self.spread = loc.reshape(shape), left, right, spread
+        Distribution.__init__(self, (), shape, validate_args=False)
+
+    @lazy_property
+    def covariance(self) -> Array:
+        root = jnp.einsum("ia,jb,ab->ijab", self.left, self.right, jnp.sqrt(self.spread))
+        root = root.reshape((self.loc.size, -1))
+        return root @ root.T
+
+    @property
+    def variance(self) -> Array:
+        return jnp.einsum("ia,ab,jb->ij", self.left**2, self.spread, self.right**2
+                          ).reshape(self.loc.shape)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        eps = random.normal(key, (*sample_shape, *self.spread.shape), self.loc.dtype)
+        draw = self.left @ (jnp.sqrt(self.spread) * eps) @ self.right.T
+        return self.loc + draw.reshape((*sample_shape, *self.loc.shape))
+
+
 def _diagonal(matrix: Array) -> Array:
     """The diagonals of matrices (.., n, n), also of float64 ones where the default is float32."""
     n = matrix.shape[-1]

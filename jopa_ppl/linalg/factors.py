@@ -22,6 +22,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
+
 LOG_2PI = 1.8378770664093453
 
 
@@ -62,7 +64,8 @@ def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Mome
     """Weighted sum of E[r r'] over the batch axes that are not kept.
 
     Args:
-        K: (*batch, n, 1 + p_1, .., 1 + p_k, 1 + q + known).
+        K: (*batch, n, 1 + p_1, .., 1 + p_k, 1 + q + known), or what stands for it where the one
+            slot is a matrix: `MatrixProduct`, or `MatrixEntries` of a main slot.
         offset: (*batch, n), the part of the residual that is data alone.
         weight: (*batch, n or 1), full size along the axes that are summed.
         slots: the other slots; main: the slot (q) with the most batch axes; known: (*batch, ..).
@@ -70,6 +73,8 @@ def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Mome
     Returns:
         (*batch, n) if diagonal (the squares alone) else (*batch, n, n).
     """
+    if isinstance(K, MatrixEntries):
+        return batch_einsum([(weight, "n"), (K.square(main), "n")], "n", keep)
     q = main.mean.shape[-1]
     elementwise = weight.shape[-1] > 1
     wl = "n" if elementwise else ""
@@ -102,6 +107,14 @@ def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Mome
         squares.append(([(second, wl + "lk")], slice(None)))
     elif slots:
         squares.append(([(w, wl), (point, "l"), (point, "k")], slice(None)))
+    if isinstance(K, MatrixProduct):
+        moment = 0.0
+        for operands, piece in squares:
+            here = batch_einsum(operands, "lk", keep)
+            moment = moment + jnp.zeros((*here.shape[:-2], *K.shape[-1:] * 2)
+                                        ).at[..., piece, piece].set(here)
+        spread = K.spread_of(*slots, moment)
+        return total + (jnp.diagonal(spread, axis1=-2, axis2=-1) if diagonal else spread)
     for part, a, b, spreads in moving(K, slots, len(keep)):
         for operands, piece in squares:
             here = part[..., piece]
@@ -117,6 +130,8 @@ def augment(mean: Array) -> Array:
 
 def at_mean(K: Array, slots: Sequence[Moments]) -> Array:
     """E[K], the coefficients at the slots' means: (*batch, n, l)."""
+    if isinstance(K, MatrixProduct):
+        return K.at_mean(*slots)
     for slot in slots:
         K = _contract_slot(K, augment(slot.mean))
     return K

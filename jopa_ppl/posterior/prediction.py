@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from jopa_ppl.engine.compiled import compiled_for
+from jopa_ppl.engine.compiled import run
 from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.engine.outcome import after
 from jopa_ppl.errors import JopaError, SiteError
@@ -45,8 +45,7 @@ def predicted(posterior: Posterior, name: str) -> Marginal:
         unseen = condition(held, {name: np.full((*lead, *site.shape), np.nan)})
         options = ((), None, *posterior.compiled.options[2:])
         try:
-            compiled, call = compiled_for(unseen, options, args, kwargs)
-            ran = compiled.run(call, as_key(None), progress=False)
+            compiled, call, ran = run(unseen, options, args, kwargs, as_key(None), progress=False)
             after(compiled, call, ran.told, ran.history, lambda: posterior)
             with ours():
                 _, shaped = ran.sites or compiled_parts(

@@ -1,0 +1,198 @@
+"""A Gaussian over matrices side by side, [A B ..] (n, p), with precision W (x) S + U (x) V.
+
+It is what a product A x + B u in the mean of a Gaussian with precision W leaves of a prior that is
+independent by element with U (x) V for its precisions: the first term comes from the product, the
+second from the priors. See `linalg.matrix` for how it is solved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, random
+
+from jopa_ppl.beliefs.base import Variable
+from jopa_ppl.beliefs.gaussian import NARROW, GaussianBelief, diagonal, in_spreads, log_density
+from jopa_ppl.language.distributions import MatrixSpread
+from jopa_ppl.linalg import matrix
+from jopa_ppl.linalg.families import symmetric
+from jopa_ppl.linalg.matrix import MatrixMoments, Pencils
+
+if TYPE_CHECKING:
+    from jopa_ppl.graph.factor import Factor
+
+
+class Terms(NamedTuple):
+    """Both terms of the precision, W (x) S + U (x) V."""
+
+    W: Array
+    S: Array
+    U: Array
+    V: Array
+
+
+class MatrixGaussian(NamedTuple):
+    """Mean (n, p), the pencils of the precision, and its terms."""
+
+    mean: Array
+    left: Array
+    right: Array
+    spread: Array
+    logdet: Array
+    terms: Terms
+
+    @property
+    def pencils(self) -> Pencils:
+        return Pencils(self.left, self.right, self.spread, self.logdet)
+
+    @property
+    def moments(self) -> MatrixMoments:
+        n, p = self.mean.shape
+        return MatrixMoments(self.mean, self.left, self.right, self.spread, jnp.zeros((n, n)),
+                             jnp.zeros((p, p)))
+
+
+class MatrixBelief(GaussianBelief):
+    """Members of shape (n, p_k) or (n,), side by side: M (n, p).
+
+    Its statistics are the mean, the covariance as `linalg.matrix.MatrixMoments` has it, and zeros
+    (X, Y) by term ("link", "prior"), whose slopes are its message.
+    """
+
+    kind, label, rank = "matrix", "joint Gaussian (matrix: W (x) S + U (x) V)", 2
+    parts = ("mean", "left", "right", "spread")
+    symmetric, checked = True, True
+
+    def __init__(self, latents: Mapping[str, Variable], **about: Any) -> None:
+        super().__init__(latents, **about)
+        self.columns: dict[str, slice] = {}
+        self.p = 0
+        for name, v in latents.items():
+            self.n = v.site.shape[0]
+            self.columns[name] = slice(self.p, self.p + v.dims // self.n)
+            self.p += v.dims // self.n
+
+    def fits(self, arrays: Mapping[str, Any]) -> Array | bool:
+        """Whether the product is one, and the precisions of the priors are u_i v_j."""
+        own = jnp.concatenate([arrays[n].precision.reshape(self.n, -1) for n in self.members], -1)
+        gap = jnp.abs(own * own[0, 0] - own[:, :1] * own[:1])
+        fine = ~(gap > 1e-10 * own * own[0, 0]).any()
+        return jnp.stack([jnp.asarray(a.fits) for a in arrays.values()]).all() & fine
+
+    def zero(self) -> MatrixGaussian:
+        n, p = self.n, self.p
+        terms = Terms(jnp.eye(n), jnp.zeros((p, p)), jnp.eye(n), jnp.eye(p))
+        return MatrixGaussian(jnp.zeros((n, p)), jnp.eye(n), jnp.eye(p), jnp.zeros((n, p)),
+                              jnp.zeros(()), terms)
+
+    def stats(self, q: MatrixGaussian, mask: None) -> tuple[Array, tuple, dict]:
+        return q.mean, (q.left, q.right, q.spread), {
+            term: (jnp.zeros((self.n, self.n)), jnp.zeros((self.p, self.p)))
+            for term in ("link", "prior")}
+
+    def view(self, stats: tuple[Array, tuple, dict], factor: Factor) -> MatrixMoments:
+        mean, (left, right, spread), probes = stats
+        rows, columns = probes["prior" if factor.site.name in self.latents else "link"]
+        at = np.concatenate([np.arange(self.p)[self.columns[n]]
+                             for n in factor.instances_of(self)])
+        found = MatrixMoments(mean[:, at], left, right[at], spread, rows,
+                              columns[at[:, None], at[None, :]])
+        lead = (None,) * (len(factor.plates) + factor.in_bulk)
+        return jax.tree.map(lambda x: x[lead] if lead else x, found)
+
+    def terms(self, message: tuple) -> Terms:
+        """The precision that a message gives."""
+        found = []
+        for term in ("link", "prior"):
+            rows, columns = message[2][term]
+            size = jnp.trace(rows)                                  # -1/2 tr(W) tr(S), below 0
+            W = jnp.where(size < 0, self.n * rows / jnp.where(size < 0, size, 1.0),
+                          jnp.eye(self.n))
+            found += [symmetric(W), symmetric(-2 / self.n * columns)]
+        return Terms(*found)
+
+    def update(self, q: MatrixGaussian, message: tuple, mask: None) -> MatrixGaussian:
+        terms = self.terms(message)
+        pencils = matrix.solve(*terms)
+        mean = q.mean + matrix.apply_covariance(pencils, message[0])
+        return MatrixGaussian(mean, *pencils, terms)
+
+    def message(self, q: MatrixGaussian, mask: None) -> tuple[Array, tuple, dict]:
+        W, S, U, V = q.terms
+        slopes = lambda a, b: (-0.5 * a * jnp.trace(b), -0.5 * b * jnp.trace(a))
+        return jnp.zeros_like(q.mean), jax.tree.map(jnp.zeros_like, q[1:4]), {
+            "link": slopes(W, S), "prior": slopes(U, V)}
+
+    def free_dims(self, mask: None) -> int:
+        return self.n * self.p
+
+    def diagonals(self, q: MatrixGaussian, message: tuple, mask: None
+                  ) -> tuple[Array, Array, Array]:
+        W, S, U, V = map(diagonal, self.terms(message))
+        return q.mean, W[:, None] * S + U[:, None] * V, q.moments.variance
+
+    def moved(self, old: MatrixGaussian, new: MatrixGaussian) -> Array:
+        return in_spreads(new.mean - old.mean, new.moments.variance)
+
+    def completed(self, q: MatrixGaussian, mask: None) -> MatrixGaussian:
+        return q
+
+    def _members(self, vector: Array) -> Array:
+        """Numbers in the order of the members' elements, (n p,), as M."""
+        sizes = np.cumsum([v.dims for v in self.latents.values()])[:-1]
+        return jnp.concatenate([x.reshape(self.n, -1) for x in jnp.split(vector, sizes)], -1)
+
+    def _values(self, M: Array) -> dict[str, Array]:
+        return {n: M[:, self.columns[n]].reshape(v.site.shape) for n, v in self.latents.items()}
+
+    def break_symmetry(self, q: MatrixGaussian, key: Array, size: Array | float) -> MatrixGaussian:
+        noise = self._members(random.normal(key, (self.n * self.p,), q.mean.dtype))
+        return q._replace(mean=q.mean + size * jnp.sqrt(q.moments.variance) * noise,
+                          spread=NARROW * q.spread)
+
+    def draw(self, q: MatrixGaussian, key: Array, mask: Any
+             ) -> tuple[MatrixGaussian, dict[str, Array]]:
+        noise = random.normal(key, q.mean.shape, q.mean.dtype)
+        M = q.mean + q.left @ (jnp.sqrt(q.spread) * noise) @ q.right.T
+        return q._replace(mean=M, spread=jnp.zeros_like(q.spread)), self._values(M)
+
+    def log_prob(self, q: MatrixGaussian, mask: None, values: Mapping[str, Array]) -> Array:
+        gap = jnp.concatenate([values[n].reshape(self.n, -1) for n in self.members], -1) - q.mean
+        W, S, U, V = q.terms
+        square = jnp.sum(gap * (W @ gap @ S + U @ gap @ V))
+        return log_density(square, q.logdet, self.n * self.p)
+
+    def site(self, q: MatrixGaussian, name: str) -> tuple[Array, ...]:
+        at = self.columns[name]
+        return q.mean[:, at], q.left, q.right[at], q.spread
+
+    def shaped(self, name: str, parts: Mapping[str, Array]
+               ) -> tuple[Array, Array, dict[str, Array]]:
+        shape, own = self.latents[name].site.shape, dict(parts)
+        variance = jnp.einsum("ia,ab,jb->ij", own["left"]**2, own["spread"], own["right"]**2)
+        return own["mean"].reshape(shape), variance.reshape(shape), own
+
+    def distribution(self, name: str, parts: Mapping[str, Array], certain: bool
+                     ) -> dist.Distribution:
+        return MatrixSpread(*(parts[p] for p in self.parts), self.latents[name].site.shape)
+
+    def jointly(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(n for n in self.members if n in chosen)
+
+    def joint(self, q: MatrixGaussian, names: tuple[str, ...]) -> tuple[Array, Array]:
+        """Mean (m,) and covariance (m, m): as many numbers as the square of the members' own."""
+        roots = [jnp.einsum("ia,jb,ab->ijab", q.left, q.right[self.columns[n]],
+                            jnp.sqrt(q.spread)).reshape(self.latents[n].dims, -1) for n in names]
+        root = jnp.concatenate(roots)
+        values = self._values(q.mean)
+        return jnp.concatenate([values[n].ravel() for n in names]), root @ root.T
+
+    def temper(self, q: MatrixGaussian, power: float, mask: None) -> MatrixGaussian:
+        terms = q.terms._replace(W=power * q.terms.W, U=power * q.terms.U)
+        return q._replace(left=q.left * power**-0.5, terms=terms,
+                          logdet=q.logdet + self.n * self.p * jnp.log(power))

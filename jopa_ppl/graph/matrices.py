@@ -1,0 +1,53 @@
+"""Which blocks have a precision W (x) S + U (x) V: matrices that multiply a step from the left.
+
+Here it is read from shapes and from what depends on what; whether the coefficients have that form
+(`A @ x`, not `A.T @ x`) is checked on the numbers of every run (`engine.evidence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jopa_ppl.beliefs import Variable
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.program.carry import base_name
+
+LEAST = 100         # numbers of a block from which on its own form pays (tests.benchmarks.matrices)
+
+
+def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...]) -> bool:
+    """Whether a block is a matrix M (n, p), its members side by side, in the mean of one site
+
+        z ~ N(M f(h), W^-1),    elements of M ~ N(m_ij, 1 / (u_i v_j)) apart from each other
+
+    with f affine in one step's states, actions and data, and the noise alike at all steps.
+    """
+    if sum(v.dims for v in latents.values()) < LEAST:
+        return False
+    rows = {v.site.shape[:1] for v in latents.values()}
+    flat = all(not v.local and 1 <= len(v.site.shape) <= 2 and not v.is_series
+               for v in latents.values())
+    priors = [f for f in factors if f.site.name in latents]
+    links = [f for f in factors if f not in priors
+             and any(base_name(n) in latents for n in (*f.latents, *f.noise))]
+    if len(rows) > 1 or not flat or len({f.site.name for f in links}) != 1:
+        return False
+    ((n,),) = rows
+    return all(map(_is_prior, priors)) and all(_is_link(f, latents, n) for f in links)
+
+
+def _is_prior(f: Factor) -> bool:
+    """An independent normal for every element, of data alone."""
+    return (f.latents == (f.site.name,) and not f.noise and not f.plates and not f.site.partial
+            and f.site.outputs.keys() >= {"loc", "scale"} and "weight" not in f.site.outputs)
+
+
+def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
+    """A product of the matrix with what belongs to one step, the same at all steps."""
+    products = [[base_name(i) for i in p] for p in f.products]
+    apart = all(sum(i in latents for i in p) == len(p) - 1 for p in products if len(p) > 1)
+    others = [i for i in f.latents if base_name(i) not in latents]
+    return (f.message == "exact" and f.dims == n and not f.varying and not f.noise_varying
+            and f.context.scan is not None and not f.site.partial and apart
+            and "weight" not in f.site.outputs and all("@" in i for i in others)
+            and all(len(p) <= 2 for p in products))
