@@ -1,4 +1,30 @@
-"""Write a NumPyro program, get exact compiled message passing, and plan by conditioning."""
+"""Write a NumPyro program, get exact compiled message passing, and plan by conditioning.
+
+The house, bottom first; what is on a floor imports from its own floor and from those below it
+(`tests/test_layout.py` checks every import):
+
+    errors, arrays, settings, ..    what all use: errors with a way out, JAX's settings
+    linalg      the mathematics: chains, trees, matrices, expected squares, scores. Knows no program
+    language    what a program is written in: sites, scans, `condition`, `given`, networks
+    proof       how an output of a jaxpr depends on its inputs, primitive by primitive
+    program     a program run once: sites, parameters, what a step looks back to
+    beliefs     a belief a form, each with its own mathematics
+    graph       factors, which are proved to be what, and which latents share a belief
+    engine      what runs: numbers of a run, what data reach, the energy, sweeps, plans, faults
+    posterior   what a run is looked at with: marginals, draws, densities, ArviZ, files
+    infer       what users call: `VMP`, batches, `VariationalEM`, importance weights
+    tools, plots, compare, engines    what is made with posteriors
+
+One way for data: a program is written (language), run once (program), proved (proof), laid out
+(graph, beliefs), filled with numbers (`engine.evidence`), swept (`engine.engine`), looked at
+(posterior) and used (tools). Each folder's own docstring says where a thing of its kind goes:
+
+    another form of Gaussian, another family of beliefs      `jopa_ppl.beliefs`
+    another kernel for chains, another rule for messages     `jopa_ppl.linalg`
+    another primitive of JAX in a proof                      `jopa_ppl.proof`
+    another distribution for sites                           `jopa_ppl.graph`
+    another group for ArviZ, another entry of files          `jopa_ppl.posterior`
+"""
 
 from jopa_ppl import plots
 from jopa_ppl.compare import Comparison, compare
