@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import accumulate, pairwise
@@ -73,6 +73,18 @@ class Packed:
         numbers = np.asarray(vector)
         return self.tree.unflatten([numbers[at].reshape(shape)
                                     for at, shape in zip(self.places, self.shapes)])
+
+
+class Stages:
+    """Jitted functions that serve one program alone, each made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.stages: dict[Hashable, Any] = {}
+
+    def stage(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        if name not in self.stages:
+            self.stages[name] = make()
+        return self.stages[name]
 
 
 def in_batches(fn: Callable, xs: Any, most: int) -> Any:

@@ -89,8 +89,10 @@ def same(own, dense, tol=1e-8):
 
 
 @pytest.mark.parametrize("case", [
-    {}, {"noise": "gamma", "bias": True}, {"noise": "known", "spelling": 1},
-    {"spelling": 2, "sd": np.array([0.5, 1.0, 2.0])}], ids=str)
+    {}, pytest.param({"noise": "gamma", "bias": True}, marks=pytest.mark.slow),
+    pytest.param({"noise": "known", "spelling": 1}, marks=pytest.mark.slow),
+    pytest.param({"spelling": 2, "sd": np.array([0.5, 1.0, 2.0])}, marks=pytest.mark.slow)],
+    ids=str)
 def test_every_sweep_is_that_of_the_dense_form(monkeypatch, case):
     y, u = data(missing=True)
     model = jp.condition(lds, {"u": u}) if case == {} else lds
@@ -150,7 +152,8 @@ def test_a_posterior_answers_as_the_dense_one(monkeypatch, tmp_path):
     assert "W (x) S + U (x) V" in str(own.compiled.graph)
 
 
-@pytest.mark.parametrize("case", ["prior", "given", "actions in part"])
+@pytest.mark.parametrize("case", ["actions in part", *(
+    pytest.param(c, marks=pytest.mark.slow) for c in ("prior", "given"))])
 def test_plans_are_the_same(monkeypatch, case):
     goal = jp.sparse(6, {0: np.zeros(D), -1: np.ones(D)})
     found = []

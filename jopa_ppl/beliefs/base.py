@@ -72,7 +72,8 @@ class Belief:
         factors: by name, the factors whose sparsity its moments have (of a tree).
 
     Class attributes:
-        kind: what files call it. label: what tables call it. rank: its place in a sweep.
+        kind: what files call it. family: that of its latents. label: what tables call it.
+        rank: its place in a sweep.
         gaussian: whether its statistics are a mean and centred second moments.
         structured: whether it is sparse, and so no array of all pairs of members is formed.
         symmetric: whether it starts off its prior, as products of such latents would stay at zero.
@@ -84,6 +85,7 @@ class Belief:
     """
 
     kind: ClassVar[str]
+    family: ClassVar[str]
     label: ClassVar[str]
     rank: ClassVar[int]
     parts: ClassVar[tuple[str, ...]]
@@ -182,10 +184,6 @@ class Belief:
     def shaped(self, name: str, parts: Mapping[str, Array]
                ) -> tuple[Array, Array, dict[str, Array]]:
         """Mean and variance in the site's shape, and what `distribution` is made of."""
-        raise NotImplementedError
-
-    def event_dim(self, name: str) -> int:
-        """Axes of a site that are one event of its belief."""
         raise NotImplementedError
 
     def distribution(self, name: str, parts: Mapping[str, Array], certain: bool

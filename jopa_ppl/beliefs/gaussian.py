@@ -67,7 +67,7 @@ def log_density(square: Array, logdet: Array, free: Array) -> Array:
 class GaussianBelief(Belief):
     """A Gaussian: q has a `mean`, a `cov` of the pairs that its form keeps, and `logdet` of J."""
 
-    gaussian = True
+    family, gaussian = "gaussian", True
     parts = ("mean", "cov")
 
     def entropy(self, q: Any, mask: Any) -> Array:

@@ -34,7 +34,7 @@ class PrecisionBelief(Belief):
 class GammaBelief(PrecisionBelief):
     """Independent Gamma beliefs, one for every element of the site."""
 
-    kind, label, parts = "gamma", "Gamma", ("a", "b")
+    kind, family, label, parts = "gamma", "gamma", "Gamma", ("a", "b")
 
     def zero(self) -> Gamma:
         one = jnp.ones(self.shape)
@@ -70,9 +70,6 @@ class GammaBelief(PrecisionBelief):
                ) -> tuple[Array, Array, dict[str, Array]]:
         return parts["a"] / parts["b"], parts["a"] / parts["b"]**2, dict(parts)
 
-    def event_dim(self, name: str) -> int:
-        return 0
-
     def distribution(self, name: str, parts: Mapping[str, Array], certain: bool
                      ) -> dist.Distribution:
         return dist.Gamma(parts["a"], parts["b"])
@@ -84,7 +81,8 @@ class GammaBelief(PrecisionBelief):
 class WishartBelief(PrecisionBelief):
     """Wishart beliefs, one for every element of the site's batch."""
 
-    kind, label, parts = "wishart", "Wishart", ("dof", "rate", "mean", "variance")
+    kind, family, label = "wishart", "wishart", "Wishart"
+    parts = ("dof", "rate", "mean", "variance")
 
     def zero(self) -> Wishart:
         n = self.shape[-1]
@@ -126,9 +124,6 @@ class WishartBelief(PrecisionBelief):
         scale = jnp.linalg.cholesky(parts["mean"] / parts["dof"][..., None, None])
         return parts["mean"], parts["variance"], {"dof": parts["dof"], "rate": parts["rate"],
                                                   "scale_tril": scale}
-
-    def event_dim(self, name: str) -> int:
-        return 2
 
     def distribution(self, name: str, parts: Mapping[str, Array], certain: bool
                      ) -> dist.Distribution:

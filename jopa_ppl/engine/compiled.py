@@ -13,7 +13,7 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.compilation import Packed, often, once
+from jopa_ppl.compilation import Packed, Stages, often, once
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.faults import diagnose, raise_for_data
 from jopa_ppl.engine.marginals import parts
@@ -45,25 +45,37 @@ class Ran(NamedTuple):
     sites: tuple[dict, dict] | None
 
 
+class Options(NamedTuple):
+    """What `jp.VMP` was asked for, as it documents; hashable, a part of what is compiled."""
+
+    decide: tuple[str, ...] = ()
+    blocks: tuple[tuple[str, ...], ...] | None = None
+    chain: str = "auto"
+    max_iters: int = 200
+    tol: float = 1e-6
+    damping: float | None = None
+    messages: tuple[tuple[str, str], ...] = ()
+
+
 class UnfitError(Exception):
     """A belief was chosen for a form of coefficients that the data of a run do not have."""
 
 
-class Compiled:
+class Compiled(Stages):
     """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
 
-    def __init__(self, program: Program, options: tuple, structured: bool = True) -> None:
-        self.decide, blocks, method, self.max_iters, self.tol, self.damping, messages = options
+    def __init__(self, program: Program, options: Options, structured: bool = True) -> None:
+        super().__init__()
         self.options, self.traces = options, 0
-        program = with_free_heads(program) if self.decide else program
-        structured = structured and not self.damping
-        self.graph: Graph = build_graph(program, blocks, dict(messages), method, structured)
+        program = with_free_heads(program) if options.decide else program
+        self.graph: Graph = build_graph(program, options.blocks, dict(options.messages),
+                                        options.chain, structured and not options.damping)
         self.checked = any(b.checked for b in self.graph.blocks)
         self.engine = Engine(self.graph)
-        self.decision = Decision(self.engine, self.decide) if self.decide else None
+        self.decision = Decision(self.engine, options.decide) if options.decide else None
         self.schedule = self.engine.schedule
         self.single = self.decision is not None or self.schedule.exact
-        self.told, self.batches = Packed(), {}
+        self.told = Packed()
         # One call for everything where one pass is exact; else the sweeps are compiled apart.
         self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
         self.more = jax.jit(self._more, donate_argnums=(0, 2), compiler_options=often())
@@ -83,15 +95,14 @@ class Compiled:
         """All there is to do where one pass is exact, marginals included; else its beginning.
         Last, what the host looks at, for `told`."""
         self.traces += 1
-        history, plan = jnp.full((self.max_iters,), jnp.nan), None
+        history, plan = jnp.full((self.options.max_iters,), jnp.nan), None
         if self.decision is not None:
             bound, state, history, plan = self.decision.run(self.data(dynamic), history)
         else:
             bound = self.engine.bind(self.data(dynamic))
             state = self.engine.start(key, bound)
             if self.single:
-                state, history = self.engine.advance(state, bound, history, until, self.tol,
-                                                     self.damping)
+                state, history = self._more(state, bound, history, until)
         sites = parts(self.engine, state.moments, bound, plan) if self.single else None
         told = self.told.pack((state._replace(moments=None), history, bound.checks))
         return bound, state, history, plan, sites, told
@@ -110,7 +121,8 @@ class Compiled:
 
     def _more(self, state: State, bound: Bound, history: Array, until: Array
               ) -> tuple[State, Array]:
-        return self.engine.advance(state, bound, history, until, self.tol, self.damping)
+        return self.engine.advance(state, bound, history, until, self.options.tol,
+                                   self.options.damping)
 
     def run(self, call: Call, key: Array, progress: bool) -> Ran:
         """Start, and sweep until it has settled or gone wrong.
@@ -121,7 +133,7 @@ class Compiled:
         # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
         # is small. Networks stay in the dtype of their weights.
         with ours():
-            until = min(self.max_iters, CHUNK)
+            until = min(self.options.max_iters, CHUNK)
             bound, state, history, plan, sites, told = self.first(call.dynamic, key, until)
             told, past, checks = self.told.unpack(told)
             if checks["unfit"]:
@@ -135,7 +147,7 @@ class Compiled:
     def _sweep_on(self, state: State, bound: Bound, history: Array, chunk: int, progress: bool
                   ) -> tuple[State, Array]:
         """Sweep until it has settled or gone wrong, in chunks between which the bar moves."""
-        sweeps, done, bad, most, bar = 0, False, -1, self.max_iters, None
+        sweeps, done, bad, most, bar = 0, False, -1, self.options.max_iters, None
         while not done and bad < 0 and sweeps < most:
             begun, clock = sweeps, time.perf_counter()
             state, history = self.more(state, bound, history, min(sweeps + chunk, most))
@@ -151,7 +163,7 @@ class Compiled:
         return state, history
 
 
-def compiled_for(model: Callable, options: tuple, args: tuple, kwargs: dict,
+def compiled_for(model: Callable, options: Options, args: tuple, kwargs: dict,
                  structured: bool = True) -> tuple[Compiled, Call]:
     """The compiled program for these arguments (compiled once per program and shapes).
 
@@ -171,7 +183,7 @@ def compiled_for(model: Callable, options: tuple, args: tuple, kwargs: dict,
     return compiled, call._replace(traced=now)
 
 
-def run(model: Callable, options: tuple, args: tuple, kwargs: dict, key: Array, progress: bool
+def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array, progress: bool
         ) -> tuple[Compiled, Call, Ran]:
     """Compile where it is not, and run: `Compiled.run`."""
     compiled, call = compiled_for(model, options, args, kwargs)

@@ -44,8 +44,7 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
     found: dict[str, dict[str, Array]] = {
         name: {"infinite": jnp.isinf(value).sum()} for name, value in known.items()}
     for f in graph.factors:
-        slots = [names_ for _, names_ in engine.energy.slots[f.name]]
-        a = bind_factor(graph, f, slots, data, outer, series)
+        a = bind_factor(graph, f, engine.energy.slots[f.name], data, outer, series)
         a = without_gaps(a) if f.reads else a
         here = found.setdefault(f.site.name, {})
 

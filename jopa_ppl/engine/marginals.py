@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 from jax import Array
 
 from jopa_ppl.beliefs import ChainBelief
-from jopa_ppl.compilation import once
+from jopa_ppl.compilation import Stages, once
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.forward import nature, roll, settled
@@ -19,10 +18,10 @@ from jopa_ppl.graph.factor import Graph
 
 
 class Marginal(NamedTuple):
-    """Belief about one site: its mean and variance (site shape) and its parameters."""
+    """Belief about one site: its mean and variance (site shape), and the parameters of its
+    distribution, of which `Belief.distribution` makes it."""
 
     family: str
-    event_dim: int
     mean: Array
     variance: Array
     parts: dict[str, Array]
@@ -30,25 +29,26 @@ class Marginal(NamedTuple):
 
 def marginals(graph: Graph, shaped: dict) -> dict[str, Marginal]:
     """Marginals of all latent sites, from what `parts` found."""
-    return {name: Marginal(v.family, graph.block_of(name).event_dim(name), *shaped[name])
+    return {name: Marginal(v.family, *shaped[name])
             for name, v in graph.variables.items()}
 
 
-def compiled_parts(compiled: Any, state: State, bound: Bound, plan: Any) -> tuple[dict, dict]:
+def compiled_parts(compiled: Stages, state: State, bound: Bound, plan: Any) -> tuple[dict, dict]:
     """`parts` of a run that did not return them, compiled once per program."""
-    if not hasattr(compiled, "marginals"):
-        compiled.marginals = jax.jit(
-            partial(parts, compiled.engine, arrays=getattr(compiled, "stored_arrays", None)),
-            compiler_options=once())
-    return compiled.marginals(state.moments, bound, plan)
+    stage = compiled.stage("marginals", lambda: jax.jit(partial(parts, compiled.engine),
+                                                        compiler_options=once()))
+    return stage(state.moments, bound, plan)
 
 
-def parts(engine: Engine, moments: dict, bound: Bound, plan: Any,
-          arrays: Callable | None = None) -> tuple[dict, dict]:
+def parts(engine: Engine, moments: dict, bound: Bound, plan: Any) -> tuple[dict, dict]:
     """By site, the arrays of its marginal (split by plates), and these in the shape of the site."""
-    found = (arrays or partial(_arrays, engine))(moments, bound, plan)
-    return found, {name: engine.graph.block_of(name).shaped(name, found[name])
-                   for name in engine.graph.variables}
+    found = _arrays(engine, moments, bound, plan)
+    return found, in_shape(engine.graph, found)
+
+
+def in_shape(graph: Graph, arrays: dict) -> dict[str, tuple]:
+    """By site, what `Belief.shaped` makes of the arrays of its marginal."""
+    return {name: graph.block_of(name).shaped(name, arrays[name]) for name in graph.variables}
 
 
 def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str, dict[str, Array]]:

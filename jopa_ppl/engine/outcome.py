@@ -26,8 +26,8 @@ def before(compiled: Compiled, call: Call, checks: dict[str, Any]) -> None:
         DataError, StructureError: see `checks.py`. Warns with a DataWarning.
     """
     raise_if_missing(compiled.graph, checks)
-    if compiled.decide:
-        raise_for_plan(compiled.decide, compiled.decision.apart, checks)
+    if compiled.decision is not None:
+        raise_for_plan(compiled.options.decide, compiled.decision.apart, checks)
     else:
         warn_if_untold(checks)
     if checks["negative"] or checks["shape"]:
@@ -61,8 +61,9 @@ def after(compiled: Compiled, call: Call, told: State, history: np.ndarray,
     if told.converged or compiled.single:
         return
     change = float(history[sweeps - 1] - history[sweeps - 2]) if sweeps > 1 else float("nan")
-    if compiled.tol == 0 and abs(change) <= 1e-12 * abs(float(told.free_energy)):
+    if compiled.options.tol == 0 and abs(change) <= 1e-12 * abs(float(told.free_energy)):
         return
     moved = f", the free energy by {change:.3g} nats a sweep" if sweeps > 1 else ""
     warnings.warn(f"not converged: after {sweeps} sweeps the beliefs still move{moved} "
-                  f"(tol={compiled.tol}); raise max_iters", ConvergenceWarning, stacklevel=3)
+                  f"(tol={compiled.options.tol}); raise max_iters", ConvergenceWarning,
+                  stacklevel=3)

@@ -161,7 +161,8 @@ def _error_of_plan(compiled: Compiled, posterior: Posterior, end: str
     safe = scale * (10 * error / SILENT)**0.5
     return lambda what: NumericalError(
         what, site=site, posterior=posterior,
-        found=f"a scale of {scale:.2g} that the decisions {names(compiled.decide)} must meet" + end,
+        found=f"a scale of {scale:.2g} that the decisions {names(compiled.options.decide)} must "
+              "meet" + end,
         expected=f"scales above {safe:.1g}, for the scales of these decisions",
         fix=f"a scale of {safe:.1g} asks for the same to six digits")
 
@@ -172,7 +173,7 @@ def _tightest(compiled: Compiled, posterior: Posterior) -> tuple[str, float, flo
     with ours():
         found = jax.device_get(compiled.precisions(posterior.call.dynamic,
                                                    posterior.state.moments))
-    own = min(found[name] for name in compiled.decide)
+    own = min(found[name] for name in compiled.options.decide)
     site = max((n for n in found if n not in compiled.graph.variables), key=found.get)
     return site, float(found[site])**-0.5, float(found[site] / own)
 

@@ -93,14 +93,14 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
         return call._replace(dynamic=[x[i] if a == 0 else x for x, a in zip(dynamic, axes)])
 
     with ours():
-        until = min(compiled.max_iters, CHUNK)
+        until = min(compiled.options.max_iters, CHUNK)
         bound, state, history, plan, sites, told = first(dynamic, key, until)
         rows = [compiled.told.unpack(row) for row in np.asarray(told)]
         for i, (_, _, checks) in enumerate(rows):
             _in_run(i, lambda i=i, checks=checks: before(compiled, call_of(i), checks))
-        while not compiled.single and until < compiled.max_iters and not np.asarray(
+        while not compiled.single and until < compiled.options.max_iters and not np.asarray(
                 state.converged | (state.bad >= 0)).all():
-            until = min(until + CHUNK, compiled.max_iters)
+            until = min(until + CHUNK, compiled.options.max_iters)
             state, history = more(state, bound, history, until)
         told, past = jax.device_get((state._replace(moments=None), history))
 
@@ -205,9 +205,7 @@ def _size(arrays: list[Any], over: tuple[str, ...]) -> int:
 
 def _stages(compiled: Any, axes: tuple) -> tuple[Callable, Callable, Callable]:
     """The stages of a run, over a batch: compiled once for the same batched arguments."""
-    if axes not in compiled.batches:
-        compiled.batches[axes] = (
-            jax.jit(jax.vmap(compiled._first, (list(axes), None, None)), compiler_options=often()),
-            jax.jit(jax.vmap(compiled._more, (0, 0, 0, None)), compiler_options=often()),
-            jax.jit(jax.vmap(partial(parts, compiled.engine)), compiler_options=once()))
-    return compiled.batches[axes]
+    return compiled.stage(("batch", axes), lambda: (
+        jax.jit(jax.vmap(compiled._first, (list(axes), None, None)), compiler_options=often()),
+        jax.jit(jax.vmap(compiled._more, (0, 0, 0, None)), compiler_options=often()),
+        jax.jit(jax.vmap(partial(parts, compiled.engine)), compiler_options=once())))

@@ -118,11 +118,10 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
             raise StructureError("more than one block is left given the parameters",
                                  found=names(b.name for b in exact.graph.blocks), expected="one")
         with tracing():
-            if not hasattr(exact, "weigh"):
-                exact.weigh = jax.jit(
-                    _weigher(posterior.compiled, exact, call.rebuild, theta, outer),
-                    compiler_options=often())
-            found, log_weights = exact.weigh(moments, bound, call.dynamic,
+            weigh = exact.stage("weights", lambda: jax.jit(
+                _weigher(posterior.compiled, exact, call.rebuild, theta, outer),
+                compiler_options=often()))
+            found, log_weights = weigh(moments, bound, call.dynamic,
                                              random.split(key, num_samples))
     log_weights = np.asarray(log_weights)
     weights, k = psis(log_weights)

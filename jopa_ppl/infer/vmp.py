@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jopa_ppl.engine.compiled import Compiled, compiled_for, refuse_traced, run
+from jopa_ppl.engine.compiled import Compiled, Options, compiled_for, refuse_traced, run
 from jopa_ppl.engine.outcome import after
 from jopa_ppl.engine.signature import Call
 from jopa_ppl.errors import JopaError, whole, within
@@ -80,8 +80,8 @@ class VMP:
             if kind not in kinds:
                 raise JopaError("unknown message in messages=", site=name, found=repr(kind),
                                 expected=kinds, fix="choose one of them")
-        self.options = (decide, blocks, chain, int(max_iters), float(tol), damping,
-                        tuple(sorted((messages or {}).items())))
+        self.options = Options(decide, blocks, chain, int(max_iters), float(tol), damping,
+                               tuple(sorted((messages or {}).items())))
 
     def compile(self, *args: Any, **kwargs: Any) -> Compiled:
         """The compiled program for these arguments (compiled once per program and shapes)."""

@@ -85,12 +85,8 @@ def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[
     if not everywhere:
         call.program()
     with tracing():
-        if not hasattr(compiled, "density"):
-            compiled.density = {}
-        if everywhere not in compiled.density:
-            compiled.density[everywhere] = jax.jit(
-                lambda d, *rest: in_batches(lambda v: one(v, *rest), d, 64),
-                compiler_options=often())
-        score = compiled.density[everywhere]
+        score = compiled.stage(("density", everywhere), lambda: jax.jit(
+            lambda d, *rest: in_batches(lambda v: one(v, *rest), d, 64),
+            compiler_options=often()))
         score = score.__wrapped__ if is_traced(draws) else score       # in a jit of the caller's
         return score(draws, moments, bound, call.dynamic if call else [])

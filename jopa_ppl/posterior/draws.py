@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jax import Array, random
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.beliefs.gaussian import square_root
 from jopa_ppl.beliefs.layout import take
-from jopa_ppl.compilation import in_batches, often
+from jopa_ppl.compilation import Stages, in_batches, often
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.forward import Follow, nature, over_time, settled
@@ -22,14 +23,14 @@ from jopa_ppl.linalg.factors import augment
 from jopa_ppl.settings import is_traced
 
 
-def sample(compiled: Any, state: State, bound: Bound, plan: Any, key: Array, count: int
-           ) -> dict[str, Array]:
-    """`count` joint draws, {site: (count, *site shape)}."""
-    if not hasattr(compiled, "draw"):
-        def draw(keys: Array, moments: dict, bound: Bound, plan: Any) -> dict[str, Array]:
-            return in_batches(lambda k: one(compiled.engine, moments, bound, plan, k), keys, 64)
-        compiled.draw = jax.jit(draw, compiler_options=often())
-    draw = compiled.draw.__wrapped__ if is_traced(key) else compiled.draw
+def sample(compiled: Stages, one: Callable, state: State, bound: Bound, plan: Any, key: Array,
+           count: int) -> dict[str, Array]:
+    """`count` joint draws, {site: (count, *site shape)}; `one` makes one, as the one below."""
+    def many(keys: Array, moments: dict, bound: Bound, plan: Any) -> dict[str, Array]:
+        return in_batches(lambda k: one(compiled.engine, moments, bound, plan, k), keys, 64)
+
+    stage = compiled.stage("draws", lambda: jax.jit(many, compiler_options=often()))
+    draw = many if is_traced(key) else stage
     return draw(random.split(key, count), state.moments, bound, plan)
 
 

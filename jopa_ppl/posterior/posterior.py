@@ -67,6 +67,7 @@ class Posterior:
         self.converged = bool(state.converged)
         self.free_energy = np.asarray(history)[:self.num_iters]
         self._predictions: dict[str, Marginal] = {}
+        self._predictors: dict[str, Belief | None] = {}
         self.free_energy_noise = (np.zeros(self.num_iters) if noise is None
                                   else np.asarray(noise))
 
@@ -83,6 +84,8 @@ class Posterior:
         graph = self.compiled.graph
         return tuple(n for n in self.sites if graph.block_of(n).scan is None
                      and not (graph.block_of(n).plates or graph.variables[n].plates))
+
+    _one = staticmethod(draws.one)          # a joint draw
 
     @cached_property
     def _parts(self) -> tuple[dict, dict]:
@@ -103,7 +106,7 @@ class Posterior:
                 return self._predictions[name]
             site = graph.program.sites.get(name)
             if name in graph.predicted and not site.observed and self.call is not None:
-                self._predictions[name] = prediction.predicted(self, name)
+                self._predictions[name], self._predictors[name] = prediction.predicted(self, name)
                 return self._predictions[name]
             if site is not None:
                 found = "data" if site.observed else "a site that is only predicted, and no program"
@@ -142,7 +145,8 @@ class Posterior:
             return prediction.distribution(m, name, outward(m.mean[at]))
         parts = {k: outward(v[at]) for k, v in m.parts.items()}
         certain = bool((np.asarray(m.variance[at]) == 0).any())
-        return self.compiled.graph.block_of(name).distribution(name, parts, certain)
+        belief = self._predictors.get(name) or self.compiled.graph.block_of(name)
+        return belief.distribution(name, parts, certain)
 
     def mean(self, name: str) -> Array:
         """Posterior mean of a site, of the site's shape (time in front inside a scan)."""
@@ -169,7 +173,8 @@ class Posterior:
             whole("jp.Posterior.sample", 0, sample_shape=size)
         with ours(key):
             count = int(np.prod(sample_shape, dtype=int))
-            found = draws.sample(self.compiled, self.state, self.bound, self.plan, key, count)
+            found = draws.sample(self.compiled, self._one, self.state, self.bound, self.plan, key,
+                                 count)
             found = {n: x.reshape((*sample_shape, *x.shape[1:])) for n, x in found.items()}
         return {n: outward(x) for n, x in found.items()}
 

@@ -21,13 +21,15 @@ from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
+    from jopa_ppl.beliefs import Belief
     from jopa_ppl.posterior.posterior import Posterior
 
 DRAWS = 2000
 
 
-def predicted(posterior: Posterior, name: str) -> Marginal:
-    """The prediction of a site, from the beliefs about what it depends on.
+def predicted(posterior: Posterior, name: str) -> tuple[Marginal, Belief | None]:
+    """The prediction of a site, from the beliefs about what it depends on, and the belief that
+    names its distribution (None of draws).
 
     A Gaussian site's is what message passing predicts for a latent that nothing observed reaches,
     the beliefs about global sites held. Any other's has, over draws z of all that it depends on,
@@ -43,22 +45,21 @@ def predicted(posterior: Posterior, name: str) -> Marginal:
         lead = (program.scans[site.scan].length,) if site.is_series else ()
         held = given(model, posterior) if posterior.global_sites else model
         unseen = condition(held, {name: np.full((*lead, *site.shape), np.nan)})
-        options = ((), None, *posterior.compiled.options[2:])
+        options = posterior.compiled.options._replace(decide=(), blocks=None)
         try:
             compiled, call, ran = run(unseen, options, args, kwargs, as_key(None), progress=False)
             after(compiled, call, ran.told, ran.history, lambda: posterior)
             with ours():
                 _, shaped = ran.sites or compiled_parts(
                     compiled, ran.told._replace(moments=ran.moments), ran.bound, ran.plan)
-            return marginals(compiled.graph, shaped)[name]
+            return marginals(compiled.graph, shaped)[name], compiled.graph.block_of(name)
         except JopaError:       # it sees what message passing cannot follow: draws can
             pass
     draw_key, run_key = random.split(random.key(0))
     found = replay(model, args, kwargs, posterior.sample(draw_key, (DRAWS,)), run_key, DRAWS,
                    moments=True)
     mean, variance = (np.asarray(x, np.float64) for x in found[name])
-    return Marginal(site.described, len(site.event_shape), mean.mean(0),
-                    variance.mean(0) + mean.var(0), {})
+    return Marginal(site.described, mean.mean(0), variance.mean(0) + mean.var(0), {}), None
 
 
 def distribution(m: Marginal, name: str, mean: Array) -> dist.Distribution:

@@ -13,7 +13,7 @@ Data are not kept.
 from __future__ import annotations
 
 import copyreg
-from functools import partial
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,8 +24,9 @@ from jax import Array, random
 
 from jopa_ppl.beliefs import KINDS, Belief, Clamp, Variable
 from jopa_ppl.beliefs.gaussian import square_root
-from jopa_ppl.compilation import in_batches, often
+from jopa_ppl.compilation import Stages, once
 from jopa_ppl.engine.engine import Engine, State
+from jopa_ppl.engine.marginals import in_shape
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.posterior import draws
@@ -53,46 +54,15 @@ _FORM = {
     "predicted": _NAMES, "sizes": {...: int}}
 
 
-class StoredPosterior(Posterior):
-    """A posterior read from a file: everything but what needs the model itself.
-
-    `sample` draws every block jointly, chains where they are smoothed; the predicted steps after
-    the last observation are drawn from their marginals, one by one.
-    """
-
-    def __init__(self, header: dict[str, Any], graph: Graph, engine: Engine, moments: dict,
-                 kept: Kept) -> None:
-        history = np.asarray(header["free_energy"], np.float64)
-        state = State(moments, history[-1:].sum(), header["num_iters"], -1, header["converged"])
-        super().__init__(_Restored(graph, engine, header["schedule"]), None, state, kept, history,
-                         noise=header.get("free_energy_noise"))
-        self.header = header
-
-    def predict(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
-        """Not without the model: raises JopaError."""
-        raise JopaError(
-            "a loaded posterior cannot predict by itself",
-            found=f"beliefs about '{self.header['program']}', without its model and arguments",
-            expected="the model and its arguments",
-            fix="run it again from these beliefs, jp.VMP(jp.given(model, posterior)).run(...), "
-                "and call predict on the result")
-
-
-class _Restored:
+class _Restored(Stages):
     """Stands for the compiled program of a stored posterior."""
 
     def __init__(self, graph: Graph, engine: Engine, schedule: str) -> None:
+        super().__init__()
         self.graph, self.engine, self.schedule = graph, engine, schedule
-        self.draw = jax.jit(self._draw, compiler_options=often())
-
-    def stored_arrays(self, moments: dict, kept: Kept, plan: None) -> dict[str, dict[str, Array]]:
-        return kept.sites
-
-    def _draw(self, keys: Array, moments: dict, kept: Kept, plan: None) -> dict[str, Array]:
-        return in_batches(lambda k: _one(self.engine, moments, kept, k), keys, 64)
 
 
-def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Array]:
+def _one(engine: Engine, moments: dict, kept: Kept, plan: None, key: Array) -> dict[str, Array]:
     """One joint draw of every site; predicted steps from their marginals."""
     shared, inside = random.split(key)
     _, values = draws.point(engine, moments, shared)
@@ -110,6 +80,40 @@ def _one(engine: Engine, moments: dict, kept: Kept, key: Array) -> dict[str, Arr
                                     v.values(single))
         values |= found
     return values
+
+
+class StoredPosterior(Posterior):
+    """A posterior read from a file: everything but what needs the model itself.
+
+    `sample` draws every block jointly, chains where they are smoothed; the predicted steps after
+    the last observation are drawn from their marginals, one by one.
+    """
+
+    def __init__(self, header: dict[str, Any], graph: Graph, engine: Engine, moments: dict,
+                 kept: Kept) -> None:
+        history = np.asarray(header["free_energy"], np.float64)
+        state = State(moments, history[-1:].sum(), header["num_iters"], -1, header["converged"])
+        super().__init__(_Restored(graph, engine, header["schedule"]), None, state, kept, history,
+                         noise=header.get("free_energy_noise"))
+        self.header = header
+
+    _one = staticmethod(_one)
+
+    @cached_property
+    def _parts(self) -> tuple[dict, dict]:
+        with ours():
+            shaped = self.compiled.stage("marginals", lambda: jax.jit(
+                partial(in_shape, self.compiled.graph), compiler_options=once()))
+            return self.bound.sites, shaped(self.bound.sites)
+
+    def predict(self, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """Not without the model: raises JopaError."""
+        raise JopaError(
+            "a loaded posterior cannot predict by itself",
+            found=f"beliefs about '{self.header['program']}', without its model and arguments",
+            expected="the model and its arguments",
+            fix="run it again from these beliefs, jp.VMP(jp.given(model, posterior)).run(...), "
+                "and call predict on the result")
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -179,6 +183,8 @@ def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list
            forms: dict[int, CarryForm], header: dict[str, Any]) -> Belief:
     kind, scan, order = (record.pop(k) for k in ("kind", "scan", "order"))
     latents = {n: variables[n] for n in (*record["head"], *record.pop("variables"))}
+    if any(v.family != KINDS[kind].family for v in latents.values()):
+        raise TypeError(f"block {list(latents)} holds latents of another family than its own")
     about = {**record, "sizes": header["sizes"]}
     if scan is not None:
         (length,) = (r["length"] for r in header["scans"] if r["index"] == scan)

@@ -38,7 +38,7 @@ def _faulty_table(vmp: Any, args: tuple, kwargs: dict, error: JopaError) -> str:
     head = f"{getattr(vmp.model, '__name__', 'the model')} does not compile:"
     try:
         program = traced(split_call(vmp.model, args, kwargs)).program
-        proof = prove(program, dict(vmp.options[-1]))
+        proof = prove(program, dict(vmp.options.messages))
     except JopaError:
         return f"{head}\n{error}"
     rows = []
