@@ -28,7 +28,8 @@ def double():
 
 def lds(y, u=None, *, d=D, du=DU, sd=0.7, sd_b=1.5, noise="wishart", bias=False, spelling=0):
     """Unknown dynamics, known sensors."""
-    A = jp.latent("A", dist.Normal(jnp.eye(d), sd).to_event(2))
+    A = jp.latent("A", dist.Normal(jnp.eye(d), sd).to_event(2) if np.ndim(sd) < 2 else
+                  dist.MatrixNormal(jnp.eye(d), 0.7 * jnp.eye(d), jnp.asarray(sd)))
     B = jp.latent("B", dist.Normal(0.0, sd_b).expand((d, du)).to_event(2))
     c = jp.latent("c", dist.Normal(0.0, 0.5).expand((d,)).to_event(1)) if bias else 0.0
     if noise == "wishart":
@@ -89,7 +90,8 @@ def same(own, dense, tol=1e-8):
 
 
 @pytest.mark.parametrize("case", [
-    {}, pytest.param({"noise": "gamma", "bias": True}, marks=pytest.mark.slow),
+    {}, {"sd": np.tril(np.full((D, D), 0.3)) + np.eye(D)},
+    pytest.param({"noise": "gamma", "bias": True}, marks=pytest.mark.slow),
     pytest.param({"noise": "known", "spelling": 1}, marks=pytest.mark.slow),
     pytest.param({"spelling": 2, "sd": np.array([0.5, 1.0, 2.0])}, marks=pytest.mark.slow)],
     ids=str)

@@ -78,10 +78,16 @@ class MatrixBelief(GaussianBelief):
             self.p += v.dims // self.n
 
     def fits(self, arrays: Mapping[str, Any]) -> Array | bool:
-        """Whether the product is one, and the precisions of the priors are u_i v_j."""
-        own = jnp.concatenate([arrays[n].precision.reshape(self.n, -1) for n in self.members], -1)
-        gap = jnp.abs(own * own[0, 0] - own[:, :1] * own[:1])
-        fine = ~(gap > 1e-10 * own * own[0, 0]).any()
+        """Whether the product is one, and the precisions of the priors are U (x) V_k: with P_ij the
+        precisions of elements that R and C whiten, R' diag(P_ij, i) R is U but for a factor."""
+        alike, first = [], None
+        for name in self.members:
+            rows, P = arrays[name].K.rows, arrays[name].precision.reshape(self.n, -1)
+            U = jnp.einsum("ai,aj,ak->jik", rows, P / P[:1], rows)
+            U = U / jnp.trace(U, axis1=1, axis2=2)[:, None, None]
+            first = U[0] if first is None else first
+            alike.append(~(jnp.abs(U - first).max() > 1e-10 * jnp.abs(first).max()))
+        fine = jnp.stack(alike).all()
         return jnp.stack([jnp.asarray(a.fits) for a in arrays.values()]).all() & fine
 
     def zero(self) -> MatrixGaussian:

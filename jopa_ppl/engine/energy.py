@@ -53,6 +53,11 @@ def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[tuple[Belief | 
     return found
 
 
+def _independent(precision: Array, arrays: FactorArrays) -> bool:
+    """Whether a precision is one of every element, no matrix."""
+    return precision.ndim == arrays.offset.ndim
+
+
 class Energy:
     """U of a graph and its factors' parts, for given arrays."""
 
@@ -99,7 +104,8 @@ class Energy:
             value = expected_score(score, view, factor.message)
             return value if held is None else value - 0.5 * jnp.sum(held * view.cov)
         square, count, precision, logdet = self.parts(factor, arrays, stats)
-        return expected_log_density(square, count, precision, logdet, factor.family == "normal")
+        return expected_log_density(square, count, precision, logdet,
+                                    _independent(precision, arrays))
 
     def _message(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
                  ) -> tuple[Score, Moments]:
@@ -122,8 +128,8 @@ class Energy:
     def parts(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
               ) -> tuple[Array, Array, Array, Array]:
         """Summed E[r r'], summed weights, E[P] and E[log P] of a Gaussian factor."""
-        diagonal = factor.family == "normal"
         precision, logdet = self.noise(factor, arrays, stats)
+        diagonal = _independent(precision, arrays)
         tails = 1 if diagonal else 2
         keep = [n > 1 for n in precision.shape[:precision.ndim - tails]]
         square = self.square(factor, arrays, stats, keep, diagonal)

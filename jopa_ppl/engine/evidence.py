@@ -136,7 +136,15 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Slot],
             K = jax.lax.slice_in_dim(K, 0, 1, axis=bulk + i)
     offset = _own_value(factor, outer, series, bulk, length)
     precision = logdet = None
-    if not factor.noise:
+    if isinstance(K, MatrixEntries) and "row" in site.outputs:        # whitened, side by side
+        roots = evaluate([site.outputs["row"], site.outputs["column"]], {}, 0)
+        rows, columns = (solve_triangular(x, jnp.eye(len(x), dtype=x.dtype), lower=True)
+                         for x in roots)
+        K = MatrixEntries(K.constant, rows, columns)
+        precision = jnp.ones(factor.dims)
+        logdet = 2 * (jnp.log(jnp.diagonal(rows)).sum() / len(rows)
+                      + jnp.log(jnp.diagonal(columns)).sum() / len(columns)) * precision
+    elif not factor.noise:
         def data_noise(step: Array | int) -> tuple[Array, Array]:
             (given,) = evaluate([noise], {}, step)
             return to_precision(factor, symmetric_or_nan(given) if factor.noise_key in SYMMETRIC
@@ -156,8 +164,8 @@ def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Seq
     residual at a random point, where any other product would differ."""
     names = factor.instances_of(block)
     if factor.site.name in block.members:
-        constant = residual(0, jnp.zeros(parts[names[0]][0]), jnp.zeros(0))
-        return MatrixEntries(constant.reshape(-1)), True
+        constant = residual(0, jnp.zeros(parts[names[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
+        return MatrixEntries(constant, *(jnp.eye(n) for n in constant.shape)), True
     main, seen = (sum(parts[n][0] for n in s) for s in (slots[-1], factor.knowns))
     columns = [parts[n][0] // block.n for n in names]
 

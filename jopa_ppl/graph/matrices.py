@@ -18,7 +18,7 @@ LEAST = 100         # numbers of a block from which on its own form pays (tests.
 def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...]) -> bool:
     """Whether a block is a matrix M (n, p), its members side by side, in the mean of one site
 
-        z ~ N(M f(h), W^-1),    elements of M ~ N(m_ij, 1 / (u_i v_j)) apart from each other
+        z ~ N(M f(h), W^-1),    M ~ N(m, (U (x) V)^-1), V of one member apart from those of others
 
     with f affine in one step's states, actions and data, and the noise alike at all steps.
     """
@@ -37,9 +37,10 @@ def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...]) ->
 
 
 def _is_prior(f: Factor) -> bool:
-    """An independent normal for every element, of data alone."""
+    """Of data alone: an independent normal for every element, or a MatrixNormal."""
     return (f.latents == (f.site.name,) and not f.noise and not f.plates and not f.site.partial
-            and f.site.outputs.keys() >= {"loc", "scale"} and "weight" not in f.site.outputs)
+            and (f.site.outputs.keys() >= {"scale"} or f.site.outputs.keys() >= {"row", "column"})
+            and "weight" not in f.site.outputs)
 
 
 def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:

@@ -128,14 +128,24 @@ class MatrixProduct(NamedTuple):
 
 
 class MatrixEntries(NamedTuple):
-    """Coefficients of the residual vec(M) + constant, every element for itself; constant (n p,)."""
+    """Coefficients of the residual vec(rows (M + constant) columns'), every element for itself.
+
+    constant (n, p); rows R (n, n) and columns C (p, p) whiten a prior whose precision is
+    R' R (x) C' C.
+    """
 
     constant: Array
+    rows: Array
+    columns: Array
 
     def square(self, M: MatrixMoments) -> Array:
         """E[r_i^2], (n p,)."""
-        flat = M.mean.reshape(-1) + self.constant
-        return flat**2 + M.variance.reshape(-1)
+        R, C = self.rows, self.columns
+        mean = R @ (M.mean + self.constant) @ C.T
+        own = jnp.einsum("ia,ab,jb->ij", (R @ M.left)**2, M.spread, (C @ M.right)**2)
+        rows, columns = _diagonal(R @ M.rows @ R.T), _diagonal(C @ M.columns @ C.T)
+        probed = rows[:, None] * (C**2).sum(1) + (R**2).sum(1)[:, None] * columns
+        return (mean**2 + own + probed).reshape(-1)
 
 
 def _diagonal(x: Array) -> Array:

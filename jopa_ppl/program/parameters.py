@@ -211,7 +211,7 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
         rows, columns = base.scale_tril_row, base.scale_tril_column
         kron = jnp.einsum("...ij,...kl->...ikjl", rows, columns)
         n = rows.shape[-1] * columns.shape[-1]
-        return "mvn", {"loc": full(loc),
+        return "mvn", {"loc": full(loc), "row": rows, "column": columns,
                        "scale_tril": matrix(kron.reshape((*kron.shape[:-4], n, n)), 2)}, False
     if isinstance(base, ArrayNormal):
         return "mvn", {"loc": full(loc), 
