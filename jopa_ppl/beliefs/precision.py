@@ -56,6 +56,10 @@ class GammaBelief(PrecisionBelief):
         """1 / E[1 / tau] over E[tau], (a - 1) / a; 1 where it does not exist."""
         return jnp.where(q.a > 1, (q.a - 1) / q.a, 1.0)
 
+    def at_log(self, log: Array) -> Array:
+        """Values whose log is given."""
+        return jnp.exp(log)
+
     def draw(self, q: Gamma, key: Array, mask: Any) -> tuple[Gamma, dict[str, Array]]:
         t = random.gamma(key, q.a) / q.b
         return Gamma(t, jnp.log(t), jnp.full_like(q.a, -1.0), q.b), {self.name: t}
@@ -106,6 +110,11 @@ class WishartBelief(PrecisionBelief):
         """E[W^-1]^-1 over E[W], (nu - n - 1) / nu; 1 where it does not exist."""
         less = q.rate.shape[-1] + 1
         return jnp.where(q.dof > less, (q.dof - less) / q.dof, 1.0)[..., None, None]
+
+    def at_log(self, log: Array) -> Array:
+        """Matrices, multiples of I, whose log determinant is given."""
+        n = self.shape[-1]
+        return jnp.exp(log / n)[..., None, None] * jnp.eye(n)
 
     def draw(self, q: Wishart, key: Array, mask: Any) -> tuple[Wishart, dict[str, Array]]:
         W = dist.Wishart(q.dof, rate_matrix=q.rate, validate_args=False).sample(key)

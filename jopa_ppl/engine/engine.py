@@ -15,16 +15,16 @@ from jax import Array, random
 
 from jopa_ppl.beliefs import Belief, Clamp
 from jopa_ppl.beliefs.gaussian import at_mean
-from jopa_ppl.engine.energy import Energy
+from jopa_ppl.engine.densities import density_of
+from jopa_ppl.engine.energy import Energy, is_noise_prior
 from jopa_ppl.engine.evidence import (
     FactorArrays,
+    Source,
     Windows,
-    bind_factor,
     read_series,
     without_gaps,
 )
 from jopa_ppl.engine.faults import (
-    bad_shape,
     bad_weight,
     partly_missing,
     telling_factors,
@@ -86,9 +86,8 @@ class Engine:
         """
         graph = self.graph
         outer, series = read_series(graph, data)
-        arrays = {}
-        for f in graph.factors:
-            arrays[f.name] = bind_factor(graph, f, self.energy.slots[f.name], data, outer, series)
+        source = Source(graph, self.energy.slots, data, outer, series)
+        arrays = {f.name: density_of(f).numbers(f, source) for f in graph.factors}
         raw = {}
         for name, variable in graph.variables.items():
             site = variable.site
@@ -144,8 +143,7 @@ class Engine:
                 seen.append((a.weight > 0).any())
             if "weight" in f.site.outputs:
                 negative.append(bad_weight(a).any())
-            if f.family in ("gamma", "wishart"):
-                shape.append(bad_shape(f, a).any())
+            shape.append(density_of(f).improper(f, a).any())
         return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
                 for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
 
@@ -269,7 +267,7 @@ class Engine:
         covariances is formed.
         """
         stats, energy = self.stats(moments, bound.clamps), self.energy
-        noise = [f for f in self.graph.factors if energy.is_noise_prior(f)]
+        noise = [f for f in self.graph.factors if is_noise_prior(f)]
         rest = [f for f in self.graph.factors if f not in noise]
         entropy = sum(b.entropy(moments[b.name], bound.clamps[b.name]) for b in self.graph.blocks)
         if solved is not None:
@@ -277,7 +275,7 @@ class Engine:
             entropy -= 0.5 * next(b for b in self.graph.blocks if b.name == solved).free_dims(
                 bound.clamps[solved])
         return -energy(rest, bound.arrays, stats) - entropy + sum(
-            energy.divergence(f, bound.arrays[f.name], stats, moments[f.site.name])
+            density_of(f).divergence(energy, f, bound.arrays[f.name], stats, moments[f.site.name])
             for f in noise)
 
     def sweep(self, moments: dict[str, Any], bound: Bound, damping: float | None = None

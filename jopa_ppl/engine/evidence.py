@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, random
+from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.beliefs import Belief, MatrixBelief
 from jopa_ppl.beliefs.layout import align, dims, join, split
+from jopa_ppl.engine.coefficients import expand, matrix_coefficients
 from jopa_ppl.graph.factor import Factor, Graph
-from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
+from jopa_ppl.linalg.matrix import MatrixEntries
 from jopa_ppl.program.carry import Reader, base_name, input_key, lag
-from jopa_ppl.program.program import Site
 
 Slot = tuple[Belief | None, list[str]]       # a block, and its instances that a factor touches
 
@@ -78,28 +77,41 @@ def each_step(evaluate: Callable, outputs: Sequence[int], data: dict[str, Array]
     return jax.vmap(lambda s: evaluate(outputs, {**data, **s}), axis_size=length)(steps)
 
 
-def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Slot],
-                data: dict[str, Array], outer: dict[str, Array], series: list[Windows]
-                ) -> FactorArrays:
-    """The numbers of one factor; `slots` are its blocks and instances, the main slot last."""
-    blocks, slots = zip(*slots)
-    site, ctx = factor.site, factor.context
-    bulk = ctx.scan is not None and ctx.at is None
-    length = graph.program.scans[ctx.scan].length - ctx.first if bulk else 1
+class Source(NamedTuple):
+    """What the numbers of factors come from: the program's data, read once (`read_series`), and the
+    slots of every factor, {factor: [(block, instances), ..]}, the main slot last."""
+
+    graph: Graph
+    slots: Mapping[str, Sequence[Slot]]
+    data: dict[str, Array]
+    outer: dict[str, Array]
+    series: list[Windows]
+
+    def length(self, f: Factor) -> int | None:
+        """Steps of a factor that has an axis of time."""
+        scans = self.graph.program.scans
+        return scans[f.context.scan].length - f.context.first if f.in_bulk else None
+
+    def batch(self, f: Factor) -> tuple[int, ...]:
+        """Sizes of its batch axes: time first, then its plates."""
+        return (*((self.length(f),) if f.in_bulk else ()), *(p.size for p in f.plates))
+
+    def evaluator(self, f: Factor) -> _Evaluator:
+        """Its site's outputs, from latent values."""
+        return _evaluator(self.graph, f, self.data, self.outer, self.series)
+
+    def env(self, f: Factor) -> Any:
+        return self.evaluator(f).env
+
+
+def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
+    """The numbers of a factor with a residual."""
+    graph, _, _, outer, series = source
+    blocks, slots = zip(*source.slots[factor.name])
+    site, bulk = factor.site, factor.in_bulk
+    length = source.length(factor) or 1
     names = [p.name for p in factor.plates]
-    evaluate = _evaluator(graph, factor, data, outer, series)
-
-    weight = _weight(factor, evaluate, length if bulk else None)
-    if factor.family in ("gamma", "wishart"):
-        value = _own_value(factor, outer, series, bulk, length)
-        # For these families K carries the concentration, offset the site's own value.
-        (shape,) = evaluate([site.outputs["concentration"]], {}, 0)
-        return FactorArrays(shape, value, weight, jnp.zeros(()), None, None, evaluate.env)
-
-    if factor.family == "likelihood":   # nothing to probe: it is evaluated at every belief
-        flat = jnp.zeros((*(length,) * bulk, *(p.size for p in factor.plates), 1))
-        return FactorArrays(jnp.zeros(()), flat, weight, jnp.zeros(()), None, None, evaluate.env)
-
+    evaluate, weight = source.evaluator(factor), weight_of(factor, source)
     loc, noise = site.outputs["loc"], site.outputs[factor.noise_key]
     parts = {n: _part(graph, n) for n in (*factor.latents, *factor.knowns)}
     known = [_known(graph, factor, n, outer, series, bulk, length) for n in factor.knowns]
@@ -134,7 +146,7 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Slot],
     for i, plate in enumerate(factor.plates):
         if plate.name not in factor.varying and isinstance(K, Array):
             K = jax.lax.slice_in_dim(K, 0, 1, axis=bulk + i)
-    offset = _own_value(factor, outer, series, bulk, length)
+    offset = own_value(factor, source)
     precision = logdet = None
     if isinstance(K, MatrixEntries) and "row" in site.outputs:        # whitened, side by side
         roots = evaluate([site.outputs["row"], site.outputs["column"]], {}, 0)
@@ -156,57 +168,6 @@ def bind_factor(graph: Graph, factor: Factor, slots: Sequence[Slot],
             if bulk:
                 precision, logdet = precision[None], logdet[None]
     return FactorArrays(K, offset, weight, known_array, precision, logdet, evaluate.env, fits)
-
-
-def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[str]],
-                        residual: Callable, parts: Mapping[str, tuple]) -> tuple[Any, Array | bool]:
-    """The coefficients of a factor of a matrix, from one row of it; and whether they tell the
-    residual at a random point, where any other product would differ."""
-    names = factor.instances_of(block)
-    if factor.site.name in block.members:
-        constant = residual(0, jnp.zeros(parts[names[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
-        return MatrixEntries(constant, *(jnp.eye(n) for n in constant.shape)), True
-    main, seen = (sum(parts[n][0] for n in s) for s in (slots[-1], factor.knowns))
-    columns = [parts[n][0] // block.n for n in names]
-
-    def first_row(m: Array) -> Array:
-        pieces = jnp.split(m, np.cumsum(columns)[:-1])
-        return jnp.concatenate([jnp.pad(x, (0, (block.n - 1) * x.size)) for x in pieces])
-
-    lead = factor.in_bulk + len(factor.plates)
-
-    def at(M: Array, h: Array) -> Array:
-        found = residual(0, M, h[:main], h[main:])
-        return found[(0,) * (found.ndim - 1)]
-
-    zero = jnp.zeros(block.n * sum(columns))
-    constant = expand(lambda h: at(zero, h), [main + seen])
-    carried = expand(lambda m, h: at(first_row(m), h)[0], [sum(columns), main + seen])[1:]
-    first, second = random.split(random.key(0))
-    M, h = random.normal(first, zero.shape), random.normal(second, (main + seen,))
-    pieces = jnp.split(M, np.cumsum([parts[n][0] for n in names])[:-1])
-    side = jnp.concatenate([x.reshape(block.n, -1) for x in pieces], -1)
-    gap = at(M, h) - (constant + side @ carried) @ jnp.concatenate([jnp.ones(1), h])
-    size = jnp.abs(constant).max() + jnp.abs(carried).sum(0).max()
-    fits = ~(jnp.abs(gap).max() > 1e-8 * size * (1 + jnp.abs(h).max()))    # NaN is told elsewhere
-    found = MatrixProduct(constant, jnp.eye(block.n), carried)
-    return jax.tree.map(lambda x: x[(None,) * lead], found), fits
-
-
-def expand(fn: Callable, sizes: Sequence[int]) -> Array:
-    """The coefficient tensor (*out, 1 + p_1, .., 1 + p_k) of a multi-affine fn(v_1, .., v_k)."""
-    if not sizes:
-        return fn()
-
-    def first(vector: Array) -> Array:
-        return expand(lambda *rest: fn(vector, *rest), sizes[1:])
-
-    zero = jnp.zeros(sizes[0])
-    value = first(zero)
-    axis = value.ndim - (len(sizes) - 1)
-    slope = (jnp.moveaxis(jax.jacfwd(first)(zero), -1, axis) if sizes[0]
-             else jnp.zeros((*value.shape[:axis], 0, *value.shape[axis:])))
-    return jnp.concatenate([jnp.expand_dims(value, axis), slope], axis)
 
 
 class _Evaluator(NamedTuple):
@@ -303,20 +264,18 @@ def _known(graph: Graph, factor: Factor, instance: str, outer: dict, series: lis
     return align(split(values[ctx.at - back], site, local), 0, have, want, 1)
 
 
-def _own_value(factor: Factor, outer: dict, series: list[Windows], bulk: bool,
-               length: int) -> Array:
+def own_value(factor: Factor, source: Source, filler: Array | float = 0.0) -> Array:
+    """The data of the site itself, (*batch, n); zeros where it is latent. What is missing weighs
+    nothing: there the `filler` stands, which only has to be a value that can be."""
     site, ctx = factor.site, factor.context
-    batch = ((length,) if bulk else ()) + tuple(p.size for p in factor.plates)
     if not site.observed or site.partial or "value" not in site.outputs:
-        return jnp.zeros((*batch, factor.dims))
+        return jnp.zeros((*source.batch(factor), factor.dims))
     if ctx.scan is None:
-        value = outer[site.name]
+        value = source.outer[site.name]
     else:
-        values = series[ctx.scan].known[site.name]
-        value = values[ctx.first:] if bulk else values[ctx.at]
-    # What is missing weighs nothing; here it only has to be a value that can be.
-    filler = {"wishart": jnp.eye(site.shape[-1] if site.shape else 1), "gamma": 1.0}
-    value = jnp.where(jnp.isnan(value), filler.get(site.family, 0.0), value)
+        values = source.series[ctx.scan].known[site.name]
+        value = values[ctx.first:] if factor.in_bulk else values[ctx.at]
+    value = jnp.where(jnp.isnan(value), filler, value)
     return split(value.astype(jnp.result_type(float)), site, factor.plates)
 
 
@@ -342,8 +301,9 @@ def without_gaps(a: FactorArrays) -> FactorArrays:
     return a._replace(precision=quiet(a.precision), logdet=quiet(a.logdet))
 
 
-def _weight(factor: Factor, evaluate: _Evaluator, length: int | None) -> Array:
+def weight_of(factor: Factor, source: Source) -> Array:
     """(*batch, n) where elements have weights of their own, else (*batch, 1)."""
+    evaluate, length = source.evaluator(factor), source.length(factor)
     site = factor.site
     batch = tuple(p.size for p in factor.plates)
     if "weight" not in site.outputs:
@@ -390,8 +350,3 @@ def to_precision(factor: Factor, noise: Array) -> tuple[Array, Array]:
     white = solve_triangular(chol, eye, lower=True)
     precision = jnp.swapaxes(white, -1, -2) @ white
     return precision, -2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
-
-
-def is_observed(site: Site) -> bool:
-    """Whether the site is data everywhere."""
-    return site.observed and not site.partial

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.evidence import (
     SYMMETRIC,
     FactorArrays,
+    Source,
     asymmetry,
-    bind_factor,
     evaluate_in,
     read_series,
     without_gaps,
@@ -31,11 +32,6 @@ def bad_weight(a: FactorArrays) -> Array:
     return ~((a.weight >= 0) & jnp.isfinite(a.weight))
 
 
-def bad_shape(f: Factor, a: FactorArrays) -> Array:
-    """Concentrations too small for a proper Gamma or Wishart (or NaN)."""
-    return ~(a.K > (0 if f.family == "gamma" else f.site.shape[-1] - 1))
-
-
 def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Array]]:
     """Counts of faults, site by site; compiled only when something is wrong."""
     graph = engine.graph
@@ -43,8 +39,10 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
     known = {**outer, **{k: v for w in series for k, v in w.known.items()}}
     found: dict[str, dict[str, Array]] = {
         name: {"infinite": jnp.isinf(value).sum()} for name, value in known.items()}
+    source = Source(graph, engine.energy.slots, data, outer, series)
     for f in graph.factors:
-        a = bind_factor(graph, f, engine.energy.slots[f.name], data, outer, series)
+        density = density_of(f)
+        a = density.numbers(f, source)
         a = without_gaps(a) if f.reads else a
         here = found.setdefault(f.site.name, {})
 
@@ -57,23 +55,12 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
         if a.precision is not None:
             count("precision", ~jnp.isfinite(a.precision))
             count("precision", ~jnp.isfinite(a.logdet))
-        if f.family not in ("gamma", "wishart"):
-            for x in jax.tree.leaves(a.K):
-                count("coefficients", ~jnp.isfinite(x))
-            count("coefficients", ~jnp.isfinite(a.known))
-            count("coefficients", ~jnp.isfinite(a.offset))
+        for key, faults in density.faults(engine.energy, f, a).items():
+            count(key, faults)
         count("negative", bad_weight(a))
         if not f.noise and f.noise_key in SYMMETRIC:
             count("asymmetric", asymmetry(
                 jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if f.in_bulk else noise(0)))
-        if f.family == "wishart":
-            count("wishart_rate", ~jnp.isfinite(
-                jnp.linalg.cholesky(engine.energy.wishart_rate(f, a))))
-            count("wishart_dof", bad_shape(f, a))
-        if f.family == "gamma":
-            count("gamma", bad_shape(f, a))
-            if not f.noise:
-                count("gamma", ~(noise(0) > 0))
     return found
 
 

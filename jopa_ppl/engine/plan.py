@@ -34,6 +34,7 @@ from jopa_ppl.beliefs import Belief
 from jopa_ppl.beliefs.gaussian import diagonal
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.evidence import FactorArrays
 from jopa_ppl.engine.forward import Follow, nature, over_time, roll, settled
@@ -219,7 +220,7 @@ class Decision:
             sites, total = [], jnp.zeros((1, *(1,) * len(self.block.batch), c.size, c.size))
             here = {f.site.name: f for f in self.in_scan if f.context == ctx}
             for f in (here[name] for name in self.order if name in here):
-                if f.family not in ("normal", "mvn"):
+                if not density_of(f).gaussian:
                     raise StructureError("only Gaussian sites can follow a decision",
                                          site=f.site.name, found=f.family, expected="normal, mvn",
                                          fix="give it an encoder, jp.Amortized"

@@ -1,0 +1,66 @@
+"""The coefficients of a residual that was proved multi-affine, probed by `jax.jacfwd` at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from jopa_ppl.beliefs import MatrixBelief
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
+
+
+def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[str]],
+                        residual: Callable, parts: Mapping[str, tuple]) -> tuple[Any, Array | bool]:
+    """The coefficients of a factor of a matrix, from one row of it; and whether they tell the
+    residual at a random point, where any other product would differ."""
+    names = factor.instances_of(block)
+    if factor.site.name in block.members:
+        constant = residual(0, jnp.zeros(parts[names[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
+        return MatrixEntries(constant, *(jnp.eye(n) for n in constant.shape)), True
+    main, seen = (sum(parts[n][0] for n in s) for s in (slots[-1], factor.knowns))
+    columns = [parts[n][0] // block.n for n in names]
+
+    def first_row(m: Array) -> Array:
+        pieces = jnp.split(m, np.cumsum(columns)[:-1])
+        return jnp.concatenate([jnp.pad(x, (0, (block.n - 1) * x.size)) for x in pieces])
+
+    lead = factor.in_bulk + len(factor.plates)
+
+    def at(M: Array, h: Array) -> Array:
+        found = residual(0, M, h[:main], h[main:])
+        return found[(0,) * (found.ndim - 1)]
+
+    zero = jnp.zeros(block.n * sum(columns))
+    constant = expand(lambda h: at(zero, h), [main + seen])
+    carried = expand(lambda m, h: at(first_row(m), h)[0], [sum(columns), main + seen])[1:]
+    first, second = random.split(random.key(0))
+    M, h = random.normal(first, zero.shape), random.normal(second, (main + seen,))
+    pieces = jnp.split(M, np.cumsum([parts[n][0] for n in names])[:-1])
+    side = jnp.concatenate([x.reshape(block.n, -1) for x in pieces], -1)
+    gap = at(M, h) - (constant + side @ carried) @ jnp.concatenate([jnp.ones(1), h])
+    size = jnp.abs(constant).max() + jnp.abs(carried).sum(0).max()
+    fits = ~(jnp.abs(gap).max() > 1e-8 * size * (1 + jnp.abs(h).max()))    # NaN is told elsewhere
+    found = MatrixProduct(constant, jnp.eye(block.n), carried)
+    return jax.tree.map(lambda x: x[(None,) * lead], found), fits
+
+
+def expand(fn: Callable, sizes: Sequence[int]) -> Array:
+    """The coefficient tensor (*out, 1 + p_1, .., 1 + p_k) of a multi-affine fn(v_1, .., v_k)."""
+    if not sizes:
+        return fn()
+
+    def first(vector: Array) -> Array:
+        return expand(lambda *rest: fn(vector, *rest), sizes[1:])
+
+    zero = jnp.zeros(sizes[0])
+    value = first(zero)
+    axis = value.ndim - (len(sizes) - 1)
+    slope = (jnp.moveaxis(jax.jacfwd(first)(zero), -1, axis) if sizes[0]
+             else jnp.zeros((*value.shape[:axis], 0, *value.shape[axis:])))
+    return jnp.concatenate([jnp.expand_dims(value, axis), slope], axis)

@@ -1,0 +1,242 @@
+"""What a family of factors answers: its numbers, its expected log density, its faults.
+
+One row of `DENSITIES` a family; nothing else in the engine asks which one a factor is of. A family
+whose latent site is no Gaussian has a belief as well (`jopa_ppl.beliefs`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.beliefs.layout import join, split
+from jopa_ppl.engine.evidence import (
+    SYMMETRIC,
+    FactorArrays,
+    Source,
+    evaluate_in,
+    gaussian_numbers,
+    own_value,
+    symmetric_or_nan,
+    to_precision,
+    weight_of,
+)
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.linalg.factors import expected_log_density
+from jopa_ppl.linalg.families import (
+    Gamma,
+    Wishart,
+    gamma_divergence,
+    gamma_log_density,
+    wishart_divergence,
+    wishart_log_density,
+)
+from jopa_ppl.linalg.nonconjugate import curvature, expected_score
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.energy import Energy
+
+
+class Density:
+    """A family. `of_precision`: its latent site is a precision, of whose belief F holds the
+    divergence from its prior; `gaussian`: it is affine in the latents of its mean."""
+
+    of_precision: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = False
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        """The numbers of a factor, from the program's data."""
+        raise NotImplementedError
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: Array | None) -> Array:
+        """E_q[log f], all normalisers included (and less <`held`, S> / 2); in nats."""
+        raise NotImplementedError
+
+    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                   belief: Any) -> Array:
+        """-E_q[log f] - entropy of a precision's belief: KL(q || f) where f has weight one."""
+        raise NotImplementedError
+
+    def scale(self, f: Factor, found: Array) -> tuple[Array, Array]:
+        """What its latent noise comes to, and the log of it, split by plates."""
+        return to_precision(f, found)
+
+    def improper(self, f: Factor, arrays: FactorArrays) -> Array:
+        """Where its own parameters make no density (or are NaN)."""
+        return jnp.zeros((), bool)
+
+    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+        """Where its numbers are at fault, by what it is called; compiled only for an error."""
+        return {}
+
+
+class GaussianDensity(Density):
+    """N(r; 0, P^-1) of a residual r that is multi-affine in latents."""
+
+    gaussian = True
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        return gaussian_numbers(f, source)
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: Array | None) -> Array:
+        square, count, precision, logdet = energy.parts(f, arrays, stats)
+        return expected_log_density(square, count, precision, logdet,
+                                    precision.ndim == arrays.offset.ndim)
+
+    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+        numbers = jax.tree.leaves((arrays.K, arrays.known, arrays.offset))
+        return {"coefficients": sum((~jnp.isfinite(x)).sum() for x in numbers)}
+
+
+class Scored(Density):
+    """A likelihood that is not conjugate, at the present belief about its one block."""
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        # Nothing to probe: it is evaluated at every belief.
+        flat = jnp.zeros((*source.batch(f), 1))
+        zero = jnp.zeros(())
+        return FactorArrays(zero, flat, weight_of(f, source), zero, None, None, source.env(f))
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: Array | None) -> Array:
+        score, view = energy.message(f, arrays, stats)
+        if held is None and f.message == "linearise":
+            held = curvature(score, view, f.message)        # the mean alone sees no spread
+        value = expected_score(score, view, f.message)
+        return value if held is None else value - 0.5 * jnp.sum(held * view.cov)
+
+    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+        numbers = (arrays.K, arrays.known, arrays.offset)
+        return {"coefficients": sum((~jnp.isfinite(x)).sum() for x in numbers)}
+
+
+class GammaDensity(Density):
+    """Gamma(shape, rate), elementwise; the rate may be a product of other precisions.
+
+    Its arrays hold the shape in K and the site's own value in offset.
+    """
+
+    of_precision = True
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        return _own_numbers(f, source, 1.0)
+
+    def scale(self, f: Factor, found: Array) -> tuple[Array, Array]:
+        rate = split(jnp.broadcast_to(found, f.site.shape), f.site, f.plates)
+        return rate, jnp.log(rate)
+
+    def _prior(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any]
+               ) -> tuple[Array, Array, Array]:
+        """Shape, E[rate] and E[log rate], split by plates."""
+        shape = split(arrays.K, f.site, f.plates)
+        if f.noise:
+            return shape, *energy.monomial(f, arrays, stats, "rate")
+        rate = split(_at_data(energy, f, arrays, "rate"), f.site, f.plates)
+        return shape, rate, jnp.log(rate)
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: Array | None) -> Array:
+        shape, rate, log_rate = self._prior(energy, f, arrays, stats)
+        if f.site.observed:
+            mean, log = arrays.offset, jnp.log(arrays.offset)
+            if f.in_bulk:
+                shape = shape[None]
+                if rate.ndim < mean.ndim:
+                    rate, log_rate = rate[None], log_rate[None]
+        else:
+            mean, log = (split(s, f.site, f.plates) for s in stats[f.site.name])
+        return jnp.sum(arrays.weight * gamma_log_density(shape, rate, log_rate, mean, log))
+
+    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                   belief: Gamma) -> Array:
+        prior = self._prior(energy, f, arrays, stats)
+        belief = Gamma(*(split(x, f.site, f.plates) for x in belief))
+        density = gamma_log_density(*prior, belief.mean, belief.log)
+        return jnp.sum(gamma_divergence(belief, *prior) + (1 - arrays.weight) * density)
+
+    def improper(self, f: Factor, arrays: FactorArrays) -> Array:
+        return ~(arrays.K > 0)
+
+    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+        found = self.improper(f, arrays).sum()
+        if not f.noise:
+            found = found + (~(_at_data(energy, f, arrays, f.noise_key) > 0)).sum()
+        return {"gamma": found}
+
+
+class WishartDensity(Density):
+    """W(dof, rate matrix^-1); its arrays hold the dof in K and the site's own value in offset."""
+
+    of_precision = True
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        return _own_numbers(f, source, jnp.eye(f.site.shape[-1]))
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: Array | None) -> Array:
+        if f.site.observed:
+            mean = join(arrays.offset, f.site, f.plates, int(f.in_bulk))
+            log = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(mean), axis1=-2, axis2=-1)).sum(-1)
+        else:
+            mean, log = stats[f.site.name]
+        rate = self.rate(energy, f, arrays)
+        return jnp.sum(self._each(f, arrays) * wishart_log_density(arrays.K, rate, mean, log))
+
+    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                   belief: Wishart) -> Array:
+        prior = arrays.K, self.rate(energy, f, arrays)
+        density = wishart_log_density(*prior, belief.mean, belief.log)
+        return jnp.sum(wishart_divergence(belief, *prior) + (1 - self._each(f, arrays)) * density)
+
+    @staticmethod
+    def _each(f: Factor, arrays: FactorArrays) -> Array:
+        """The weight of every matrix, where the site has its batch axes."""
+        axes, lead = [p.axis for p in f.plates], int(f.in_bulk)
+        weight = arrays.weight[..., 0]
+        weight = weight.reshape((*weight.shape, *(1,) * (len(f.site.shape) - 2 - len(axes))))
+        return jnp.moveaxis(weight, range(lead, lead + len(axes)), [lead + a for a in axes])
+
+    def rate(self, energy: Energy, f: Factor, arrays: FactorArrays) -> Array:
+        """The rate matrix, whichever way it was given."""
+        matrix = _at_data(energy, f, arrays, f.noise_key)
+        if f.noise_key in SYMMETRIC:
+            matrix = symmetric_or_nan(matrix)
+        if f.noise_key == "rate_matrix":
+            return matrix
+        chol = matrix if f.noise_key == "scale_tril" else jnp.linalg.cholesky(matrix)
+        eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+        white = jax.scipy.linalg.solve_triangular(chol, eye, lower=True)
+        return jnp.swapaxes(white, -1, -2) @ white
+
+    def improper(self, f: Factor, arrays: FactorArrays) -> Array:
+        return ~(arrays.K > f.site.shape[-1] - 1)
+
+    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+        root = jnp.linalg.cholesky(self.rate(energy, f, arrays))
+        return {"wishart_rate": (~jnp.isfinite(root)).sum(),
+                "wishart_dof": self.improper(f, arrays).sum()}
+
+
+DENSITIES = {"normal": GaussianDensity(), "mvn": GaussianDensity(), "gamma": GammaDensity(),
+             "wishart": WishartDensity(), "likelihood": Scored()}
+
+
+def density_of(f: Factor) -> Density:
+    """The row of a factor's family."""
+    return DENSITIES[f.family]
+
+
+def _own_numbers(f: Factor, source: Source, filler: Array | float) -> FactorArrays:
+    (shape,) = source.evaluator(f)([f.site.outputs["concentration"]], {}, 0)
+    return FactorArrays(shape, own_value(f, source, filler), weight_of(f, source), jnp.zeros(()),
+                        None, None, source.env(f))
+
+
+def _at_data(energy: Energy, f: Factor, arrays: FactorArrays, key: str) -> Array:
+    """A parameter that is made of data."""
+    return evaluate_in(energy.graph.reader, f, arrays.env, [f.site.outputs[key]], {}, 0)[0]
