@@ -118,6 +118,7 @@ def test_coefficients_of_another_form_fall_back_to_the_dense_one(monkeypatch, ca
 
     y, _ = data()
     forget()
+    assert "O(d^3)" not in jp.explain(model, y)
     first, again = (jp.VMP(model, progress=False, max_iters=9).run(y) for _ in range(2))
     assert isinstance(first.compiled.graph.block_of("A"), DenseBelief)
     assert again.compiled is first.compiled and first.compiled.traces == 1
@@ -152,6 +153,8 @@ def test_a_posterior_answers_as_the_dense_one(monkeypatch, tmp_path):
     same(loaded, own, 1e-14)
     assert_allclose(loaded["B"].log_prob(draws["B"][0]), own["B"].log_prob(draws["B"][0]))
     assert "W (x) S + U (x) V" in str(own.compiled.graph)
+    monkeypatch.setattr(matrices, "LEAST", 1)
+    assert "block A,B,c: one matrix, its precision W (x) S" in jp.explain(lds, y, u, bias=True)
 
 
 @pytest.mark.parametrize("case", ["actions in part", *(

@@ -73,7 +73,7 @@ class Belief:
 
     Class attributes:
         kind: what files call it. family: that of its latents. label: what tables call it.
-        rank: its place in a sweep.
+        note: what `jp.explain` says of it. rank: its place in a sweep.
         gaussian: whether its statistics are a mean and centred second moments.
         structured: whether it is sparse, and so no array of all pairs of members is formed.
         symmetric: whether it starts off its prior, as products of such latents would stay at zero.
@@ -89,6 +89,7 @@ class Belief:
     label: ClassVar[str]
     rank: ClassVar[int]
     parts: ClassVar[tuple[str, ...]]
+    note: ClassVar[str] = ""
     gaussian: ClassVar[bool] = False
     structured: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False

@@ -65,6 +65,7 @@ class MatrixBelief(GaussianBelief):
     """
 
     kind, label, rank = "matrix", "joint Gaussian (matrix: W (x) S + U (x) V)", 2
+    note = "one matrix, its precision W (x) S + U (x) V, solved in O(d^3)"
     parts = ("mean", "left", "right", "spread")
     symmetric, checked = True, True
 

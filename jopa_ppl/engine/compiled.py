@@ -107,6 +107,14 @@ class Compiled(Stages):
         told = self.told.pack((state._replace(moments=None), history, bound.checks))
         return bound, state, history, plan, sites, told
 
+    def fits(self, call: Call) -> bool:
+        """Whether the numbers of a call have the form that its beliefs were chosen for."""
+        unfit = self.stage("unfit", lambda: jax.jit(
+            lambda leaves: self.engine.bind(self.data(leaves)).checks["unfit"],
+            compiler_options=once()))
+        with ours():
+            return not (self.checked and unfit(call.dynamic))
+
     @property
     def blocks(self) -> list[Belief]:
         """The blocks that a run solves for, as `State.digits` has them: of a plan its evidence and

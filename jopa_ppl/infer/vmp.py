@@ -85,7 +85,8 @@ class VMP:
 
     def compile(self, *args: Any, **kwargs: Any) -> Compiled:
         """The compiled program for these arguments (compiled once per program and shapes)."""
-        return compiled_for(self.model, self.options, args, kwargs)[0]
+        compiled, call = compiled_for(self.model, self.options, args, kwargs)
+        return compiled if compiled.fits(call) else self.unchecked(args, kwargs)[0]
 
     def unchecked(self, args: tuple, kwargs: dict, model: Callable | None = None
                   ) -> tuple[Compiled, Call]:

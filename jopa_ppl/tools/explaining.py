@@ -30,7 +30,8 @@ def explain_table(model: Any, args: tuple, kwargs: dict) -> str:
             continue
         block = graph.block_of(name).name if name in graph.variables else "-"
         rows.append((name, site.family, _role(site), block, _message(site, graph.factors)))
-    return table(SITES, rows)
+    return "\n\n".join([table(SITES, rows), *(f"block {b.name}: {b.note}" for b in graph.blocks
+                                              if b.note)])
 
 
 def _faulty_table(vmp: Any, args: tuple, kwargs: dict, error: JopaError) -> str:
