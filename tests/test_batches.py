@@ -74,5 +74,10 @@ def test_masked_entries_are_missing_in_a_batch():
             jp.observe("y", dist.Normal(w, 1.0), y)
 
     y = np.ma.masked_array(np.ones((2, 3)), [[False, False, True], [False] * 3])
-    np.testing.assert_allclose(jp.VMP(program).run_batch(y, over="y").mean("w"), [2 / 3, 3 / 4],
-                               rtol=1e-6)
+    batch = jp.VMP(program).run_batch(y, over="y")
+    np.testing.assert_allclose(batch.mean("w"), [2 / 3, 3 / 4], rtol=1e-6)
+    with pytest.raises(jp.JopaError, match="named by its number"):
+        batch["w"]
+    for ask in (batch.mean, batch[0].mean, batch[0].variance, batch[0].__getitem__):
+        with pytest.raises(jp.SiteError, match="named by a string"):
+            ask(["w"])

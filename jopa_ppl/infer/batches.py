@@ -46,6 +46,11 @@ class PosteriorBatch:
         return len(self.free_energy)
 
     def __getitem__(self, index: int) -> Posterior:
+        if not isinstance(index, int | np.integer):
+            raise JopaError("a run of a batch is named by its number", found=repr(index),
+                            expected=f"a number in [{-len(self)}, {len(self)})",
+                            fix="batch.mean(name) and .variance(name) have a site of all runs, "
+                                "batch[0][name] its distribution in one")
         if not -len(self) <= index < len(self):
             raise IndexError(f"run {index} of a batch of {len(self)}")
         return self._make(int(index) % len(self))
@@ -61,7 +66,7 @@ class PosteriorBatch:
         return self._shaped()
 
     def _site(self, name: str) -> tuple:
-        if name not in self._sites:
+        if not isinstance(name, str) or name not in self._sites:
             self[0].mean(name)                  # tells what is wrong with the name
         return self._sites[name]
 

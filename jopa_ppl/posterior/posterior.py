@@ -100,6 +100,10 @@ class Posterior:
         return marginals(self.compiled.graph, self._parts[1])
 
     def _marginal(self, name: str) -> Marginal:
+        if not isinstance(name, str):
+            raise SiteError("a site is named by a string", found=repr(name),
+                            expected=f"one of {names(self.sites)}",
+                            fix="ask for one site at a time: {n: posterior.mean(n) for n in ..}")
         if name not in self._marginals:
             graph = self.compiled.graph
             if name in self._predictions:
