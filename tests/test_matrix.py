@@ -90,7 +90,7 @@ def same(own, dense, tol=1e-8):
 
 
 @pytest.mark.parametrize("case", [
-    {}, {"sd": np.tril(np.full((D, D), 0.3)) + np.eye(D)},
+    {"sd": np.tril(np.full((D, D), 0.3)) + np.eye(D)}, pytest.param({}, marks=pytest.mark.slow),
     pytest.param({"noise": "gamma", "bias": True}, marks=pytest.mark.slow),
     pytest.param({"noise": "known", "spelling": 1}, marks=pytest.mark.slow),
     pytest.param({"spelling": 2, "sd": np.array([0.5, 1.0, 2.0])}, marks=pytest.mark.slow)],
