@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -81,3 +83,21 @@ def test_masked_entries_are_missing_in_a_batch():
     for ask in (batch.mean, batch[0].mean, batch[0].variance, batch[0].__getitem__):
         with pytest.raises(jp.SiteError, match="named by a string"):
             ask(["w"])
+
+
+@pytest.mark.parametrize("sweeps", [3, 25])
+def test_few_sweeps_are_done(sweeps):
+    def program(y):
+        m = jp.latent("m", dist.Normal(0.0, 3.0))
+        tau = jp.latent("tau", dist.Gamma(2.0, 1.0))
+        with jp.plate("n", 4):
+            jp.observe("y", dist.Normal(m, 1 / jnp.sqrt(tau)), y)
+
+    y = np.array([[0.3, 1.0, -0.2, 4.0], [1.0, 1.1, 0.9, 1.0]])
+    vmp = jp.VMP(program, progress=False, max_iters=sweeps, tol=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jp.ConvergenceWarning)
+        batch, alone = vmp.run_batch(y, over="y"), vmp.run(y[0])
+    assert 0 < batch.num_iters[0] == alone.num_iters <= sweeps
+    np.testing.assert_allclose(batch.free_energy[0], alone.free_energy[-1], rtol=1e-10)
+    np.testing.assert_allclose(batch.mean("m")[0], alone.mean("m"), rtol=1e-6)

@@ -151,6 +151,8 @@ def test_a_posterior_answers_as_the_dense_one(monkeypatch, tmp_path, capsys):
     own.save(tmp_path / "f")
     loaded = jp.load_posterior(tmp_path / "f")
     same(loaded, own, 1e-14)
+    with pytest.raises(jp.JopaError, match="a loaded posterior has no density"):
+        loaded.log_prob(some)
     assert_allclose(loaded["B"].log_prob(draws["B"][0]), own["B"].log_prob(draws["B"][0]))
     assert "W (x) S + U (x) V" in str(own.compiled.graph)
     monkeypatch.setattr(matrices, "LEAST", 1)
@@ -175,3 +177,41 @@ def test_plans_are_the_same(monkeypatch, case):
             model = jp.condition(lds, {"u": u})
         found.append(jp.VMP(model, decide="u", progress=False).run(goal))
     same(*found, tol=1e-7)
+
+
+@pytest.mark.parametrize("noise", ["shared", "known by element", pytest.param(
+    "latent by element", marks=pytest.mark.slow)])
+def test_trajectories_in_a_plate(monkeypatch, noise):
+    """Noise that differs along a plate gives a sum of many products, which is the dense form's."""
+    K = 3
+
+    def model(y):
+        A = jp.latent("A", dist.Normal(jnp.eye(D), 0.7).to_event(2))
+        rate = 0.3 * jnp.eye(D)
+        if noise == "shared":
+            W = jp.latent("W", dist.Wishart(D + 2.0, rate_matrix=rate))
+        with jp.plate("k", K):
+            if noise == "latent by element":
+                W = jp.latent("W", dist.Wishart(D + 2.0, rate_matrix=rate))
+            x0 = jp.latent("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+
+        def step(x, y):
+            with jp.plate("k", K):
+                jp.observe("y", dist.Normal(x, 0.3).to_event(1), y)
+                if noise == "known by element":
+                    scales = jnp.linspace(0.1, 2.0, K * D).reshape(K, D)
+                    return jp.latent("x", dist.Normal(x @ A.T, scales).to_event(1)), None
+                return jp.latent("x", dist.MultivariateNormal(x @ A.T, precision_matrix=W)), None
+
+        jp.scan(step, x0, y)
+
+    y = np.random.default_rng(0).normal(size=(7, K, D)).cumsum(0)
+    y[2, 1] = np.nan
+    found = []
+    for least in (1, 10**9):
+        monkeypatch.setattr(matrices, "LEAST", least)
+        forget()
+        found.append(jp.VMP(model, progress=False, max_iters=12, tol=0.0).run(y))
+    own = found[0].compiled.graph.block_of("A")
+    assert isinstance(own, MatrixBelief if noise == "shared" else DenseBelief)
+    same(*found, tol=1e-8 if noise == "shared" else 1e-14)

@@ -79,9 +79,15 @@ class MatrixBelief(GaussianBelief):
             self.p += v.dims // self.n
 
     def fits(self, arrays: Mapping[str, Any]) -> Array | bool:
-        """Whether the product is one, and the precisions of the priors are U (x) V_k: with P_ij the
-        precisions of elements that R and C whiten, R' diag(P_ij, i) R is U but for a factor."""
+        """Whether the product is one, its known noise the same in all elements of its plates, and
+        the precisions of the priors U (x) V_k: with P_ij the precisions of elements that R and C
+        whiten, R' diag(P_ij, i) R is U but for a factor."""
         alike, first = [], None
+        for name in arrays.keys() - set(self.members):
+            P = arrays[name].precision
+            if P is not None:
+                flat = P.reshape((-1, *P.shape[arrays[name].offset.ndim - 1:]))
+                alike.append(~(jnp.abs(flat - flat[0]).max() > 1e-12 * jnp.abs(flat[0]).max()))
         for name in self.members:
             rows, P = arrays[name].K.rows, arrays[name].precision.reshape(self.n, -1)
             U = jnp.einsum("ai,aj,ak->jik", rows, P / P[:1], rows)

@@ -15,7 +15,7 @@ from jopa_ppl.beliefs import (
 )
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.graph.matrices import of_a_matrix
+from jopa_ppl.graph.matrices import met_by_one, of_a_matrix
 from jopa_ppl.program.carry import Reader, base_name
 from jopa_ppl.program.program import Program
 
@@ -127,6 +127,8 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
         if v.family != "gaussian":
             blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
                                           plates=tuple(p.name for p in v.site.axes)))
+    if not all(met_by_one(b, tuple(blocks), factors) for b in blocks if b.checked):
+        return choose_blocks(program, reader, variables, factors, sizes, override, method, False)
     return tuple(sorted(blocks, key=lambda b: (b.rank, not b.plates)))
 
 
@@ -137,7 +139,7 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
     steps = tuple(n for n in group if n in inside)
     held = all(variables[n].site.held for n in group)
     own = {n: variables[n] for n in group}
-    if not steps and of_a_matrix(own, factors) and structured:
+    if not steps and structured and of_a_matrix(own, factors, variables):
         return MatrixBelief(own, held=held, sizes=sizes)
     if not steps and len(plates) == 1:
         return DenseBelief(own, plates=plates.pop(), held=held, sizes=sizes)

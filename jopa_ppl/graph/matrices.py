@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jopa_ppl.beliefs import Variable
+from jopa_ppl.beliefs import Belief, Variable
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.program.carry import base_name
 
 LEAST = 100         # numbers of a block from which on its own form pays (tests.benchmarks.matrices)
 
 
-def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...]) -> bool:
+def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...],
+                variables: Mapping[str, Variable]) -> bool:
     """Whether a block is a matrix M (n, p), its members side by side, in the mean of one site
 
         z ~ N(M f(h), W^-1),    M ~ N(m, (U (x) V)^-1), V of one member apart from those of others
 
-    with f affine in one step's states, actions and data, and the noise alike at all steps.
+    with f affine in one step's states, actions and data, and the noise alike at all steps and in
+    all elements of its plates (of known noise, `MatrixBelief.fits` sees to that).
     """
     if sum(v.dims for v in latents.values()) < LEAST:
         return False
@@ -33,7 +35,15 @@ def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...]) ->
     if len(rows) > 1 or not flat or len({f.site.name for f in links}) != 1:
         return False
     ((n,),) = rows
-    return all(map(_is_prior, priors)) and all(_is_link(f, latents, n) for f in links)
+    shared = not any(variables[base_name(i)].site.axes for f in links for i in f.noise)
+    return (shared and all(map(_is_prior, priors))
+            and all(_is_link(f, latents, n) for f in links))
+
+
+def met_by_one(block: Belief, blocks: tuple[Belief, ...], factors: tuple[Factor, ...]) -> bool:
+    """Whether each of its factors touches one other block at most."""
+    touching = [f for f in factors if f.instances_of(block)]
+    return all(sum(bool(f.instances_of(b)) for b in blocks) <= 2 for f in touching)
 
 
 def _is_prior(f: Factor) -> bool:

@@ -98,7 +98,8 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
         return call._replace(dynamic=[x[i] if a == 0 else x for x, a in zip(dynamic, axes)])
 
     with ours():
-        until = min(compiled.options.max_iters, CHUNK)
+        # All there is to do where one pass is exact, else no sweep yet.
+        until = min(compiled.options.max_iters, CHUNK) if compiled.single else 0
         bound, state, history, plan, sites, told = first(dynamic, key, until)
         rows = [compiled.told.unpack(row) for row in np.asarray(told)]
         for i, (_, _, checks) in enumerate(rows):

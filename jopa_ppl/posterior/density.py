@@ -69,11 +69,13 @@ def barren(engine: Engine, bound: Bound, log_probs: dict[str, Array]) -> Array:
 def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[str, Array]
              ) -> Array:
     """log q of joint draws {site: (count, *site shape)}: (count,)."""
+    if call is None:
+        raise JopaError("a loaded posterior has no density of draws",
+                        found="beliefs without what of them is data, or predicted",
+                        expected="a posterior that VMP returned",
+                        fix="run it again from these beliefs, jp.VMP(jp.given(model, posterior)), "
+                        "or ask a site: posterior['A'].log_prob(value)")
     everywhere = all(bool(a.all()) for a in bound.alive.values())
-    if call is None and not everywhere:
-        raise JopaError("steps that no observation reaches have no density without the program",
-                        found="a loaded posterior", expected="a posterior that VMP returned",
-                        fix="run the program again")
 
     def one(values: dict[str, Array], moments: dict, bound: Bound, dynamic: list) -> Array:
         found = beliefs(compiled.engine, moments, bound, values)
@@ -89,4 +91,4 @@ def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[
             lambda d, *rest: in_batches(lambda v: one(v, *rest), d, 64),
             compiler_options=often()))
         score = score.__wrapped__ if is_traced(draws) else score       # in a jit of the caller's
-        return score(draws, moments, bound, call.dynamic if call else [])
+        return score(draws, moments, bound, call.dynamic)

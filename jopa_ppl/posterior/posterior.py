@@ -190,7 +190,7 @@ class Posterior:
 
         Raises:
             SiteError: a latent site has no value. JopaError: the posterior is a plan, or was loaded
-            from a file (it has no program) and has steps that no observation reaches.
+            from a file.
         """
         if self.plan is not None:
             raise JopaError("a plan has no density", found="decide=...", expected="a posterior",

@@ -83,7 +83,7 @@ def _one(engine: Engine, moments: dict, kept: Kept, plan: None, key: Array) -> d
 
 
 class StoredPosterior(Posterior):
-    """A posterior read from a file: everything but what needs the model itself.
+    """A posterior read from a file: everything but `predict` and `log_prob` of joint draws.
 
     `sample` draws every block jointly, chains where they are smoothed; the predicted steps after
     the last observation are drawn from their marginals, one by one.
