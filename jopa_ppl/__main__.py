@@ -184,7 +184,7 @@ def _complete(model: Callable, read: Inputs) -> None:
 def parser() -> argparse.ArgumentParser:
     """All options."""
     top = argparse.ArgumentParser(
-        prog="python -m jopa_ppl", description=jp.__doc__,
+        prog="python -m jopa_ppl", description=jp.__doc__.partition("\n")[0],
         epilog="`python -m jopa_ppl COMMAND --help` shows examples.")
     found = ", ".join(f"{n} {v}" for n, v in versions().items())
     top.add_argument("--version", action="version",
