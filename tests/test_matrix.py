@@ -215,3 +215,23 @@ def test_trajectories_in_a_plate(monkeypatch, noise):
     own = found[0].compiled.graph.block_of("A")
     assert isinstance(own, MatrixBelief if noise == "shared" else DenseBelief)
     same(*found, tol=1e-8 if noise == "shared" else 1e-14)
+
+
+def test_first_steps_of_their_own(monkeypatch):
+    """Order two, where the first carry is in part a number: steps 0 and 1 have their own form."""
+    C = np.random.default_rng(2).normal(size=(D, D))
+
+    def model(y):
+        A = jp.latent("A", dist.Normal(jnp.eye(D), 0.7).to_event(2))
+        W = jp.latent("W", dist.Wishart(D + 2.0, rate_matrix=0.3 * jnp.eye(D)))
+        x0 = jp.latent("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+
+        def step(carry, y):
+            x, before = carry
+            jp.observe("y", dist.Normal(x, 0.3).to_event(1), y)
+            mean = A @ (C @ (x - 0.5 * before))
+            return (jp.latent("x", dist.MultivariateNormal(mean, precision_matrix=W)), x), None
+
+        jp.scan(step, (x0, jnp.full(D, 0.3)), y)
+
+    same(*both(monkeypatch, model, data(7, missing=True)[0], sweeps=9))

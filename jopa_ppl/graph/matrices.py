@@ -57,8 +57,7 @@ def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
     """A product of the matrix with what belongs to one step, the same at all steps."""
     products = [[base_name(i) for i in p] for p in f.products]
     apart = all(sum(i in latents for i in p) == len(p) - 1 for p in products if len(p) > 1)
-    others = [i for i in f.latents if base_name(i) not in latents]
     return (f.message == "exact" and f.dims == n and not f.varying and not f.noise_varying
             and f.context.scan is not None and not f.site.partial and apart
-            and "weight" not in f.site.outputs and all("@" in i for i in others)
+            and "weight" not in f.site.outputs
             and all(len(p) <= 2 for p in products))
