@@ -76,17 +76,22 @@ class TreeBelief(GaussianBelief):
 
     def _restrict(self, matrices: dict[str, Array], free: dict[str, Array]) -> dict[str, Array]:
         """Matrices by factor without the rows and columns of what is not free."""
-        return {k: restrict(m, self.view((free, matrices), self.factors[k]).mean)
+        return {k: restrict(m, self._joined(free, self.factors[k]))
                 for k, m in matrices.items()}
 
     def view(self, stats: tuple[dict, dict], factor: Factor) -> Moments:
+        found = Moments(self._joined(stats[0], factor), stats[1][factor.name])
+        return Moments(found.mean[None], found.cov[None]) if factor.in_bulk else found
+
+    def _joined(self, values: dict[str, Array], factor: Factor) -> Array:
+        """What members hold, side by side on the plates of a factor."""
         want = [p.name for p in factor.plates]
         sizes = tuple(p.size for p in factor.plates)
         means = []
         for name in factor.instances_of(self):
-            mean = align(stats[0][name], 0, self.nodes[name].plates, want, 1)
+            mean = align(values[name], 0, self.nodes[name].plates, want, 1)
             means.append(jnp.broadcast_to(mean, (*sizes, mean.shape[-1])))
-        return Moments(jnp.concatenate(means, -1), stats[1][factor.name])
+        return jnp.concatenate(means, -1)
 
     def terms(self, precision: dict[str, Array], free: dict[str, Array]
               ) -> tuple[list[str], list[elimination.Term]]:
@@ -117,7 +122,7 @@ class TreeBelief(GaussianBelief):
     def diagonals(self, q: Eliminated, message: tuple, mask: dict[str, Clamp]
                   ) -> tuple[dict, dict, dict]:
         def by_factor(mean: dict[str, Array]) -> dict[str, Array]:
-            return {k: self.view((mean, q.cov), f).mean for k, f in self.factors.items()}
+            return {k: self._joined(mean, f) for k, f in self.factors.items()}
 
         # What a factor says of a variable is added up over its plates: the transpose of its view.
         _, gather = jax.vjp(by_factor, q.mean)
@@ -129,7 +134,7 @@ class TreeBelief(GaussianBelief):
         change = {n: new.mean[n] - old.mean[n] for n in new.mean}
         total = 0.0
         for key, factor in self.factors.items():
-            step = self.view((change, new.cov), factor).mean
+            step = self._joined(change, factor)
             total += jnp.einsum("...i,...ij,...j->...", step, new.precision[key], step).sum()
         return jnp.sqrt(total / sum(jnp.size(m) for m in change.values()))
 
@@ -163,7 +168,7 @@ class TreeBelief(GaussianBelief):
                for n, c in mask.items()}
         square = jnp.zeros(())
         for key, factor in self.factors.items():
-            here = self.view((gap, q.cov), factor).mean
+            here = self._joined(gap, factor)
             square += jnp.einsum("...i,...ij,...j->", here, q.precision[key], here)
         return log_density(square, q.logdet, free_dims(mask))
 
