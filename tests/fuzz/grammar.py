@@ -71,10 +71,11 @@ class Program:
         plain = numpyro.sample
         self.function(latent=plain, observe=plain, scan=scan)(self.data)
 
-    def with_choices(self, value: bool) -> Program:
-        """The program with `jnp.where` on one side everywhere: what its text may depend on."""
-        text, data = self.text, dict(self.data)
+    def with_choices(self, seed: int) -> Program:
+        """The program with every `jnp.where` on one side: what its text may depend on."""
+        text, data, rng = self.text, dict(self.data), np.random.default_rng(seed)
         for closed, passed in re.findall(r"jnp\.where\((?:(k\d+)|D\['(d\d+)'\])", text):
+            value = bool(rng.random() < 0.5)
             if closed:
                 text = re.sub(rf"(?m)^{closed} = (.*)$", rf"{closed} = np.full_like(\1, {value})",
                               text)
