@@ -66,16 +66,21 @@ def data(T=T, d=D, du=DU, missing=False):
     return y, u
 
 
-def both(monkeypatch, model, *args, sweeps=40, **kwargs):
-    """The posterior in the matrix's own form, and the dense one."""
+def forms(monkeypatch, fit):
+    """What `fit` returns where matrices may have their own form, and where they may not."""
     found = []
     for least in (1, 10**9):
         monkeypatch.setattr(matrices, "LEAST", least)
         forget()
-        vmp = jp.VMP(model, progress=False, max_iters=sweeps, tol=0.0)
-        found.append(vmp.run(*args, **kwargs))
+        found.append(fit())
     forget()
-    own, dense = found
+    return found
+
+
+def both(monkeypatch, model, *args, sweeps=40, **kwargs):
+    """The posterior in the matrix's own form, and the dense one."""
+    vmp = jp.VMP(model, progress=False, max_iters=sweeps, tol=0.0)
+    own, dense = forms(monkeypatch, lambda: vmp.run(*args, **kwargs))
     assert isinstance(own.compiled.graph.block_of("A"), MatrixBelief)
     assert isinstance(dense.compiled.graph.block_of("A"), DenseBelief)
     return own, dense
@@ -164,10 +169,8 @@ def test_a_posterior_answers_as_the_dense_one(monkeypatch, tmp_path, capsys):
     pytest.param(c, marks=pytest.mark.slow) for c in ("prior", "given"))])
 def test_plans_are_the_same(monkeypatch, case):
     goal = jp.sparse(6, {0: np.zeros(D), -1: np.ones(D)})
-    found = []
-    for least in (1, 10**9):
-        monkeypatch.setattr(matrices, "LEAST", least)
-        forget()
+
+    def plan():
         model = lds
         if case == "given":
             model = jp.given(lds, jp.VMP(lds, progress=False, max_iters=50).run(*data()))
@@ -175,8 +178,9 @@ def test_plans_are_the_same(monkeypatch, case):
             u = np.full((6, DU), np.nan)
             u[:2], u[3, 0] = 0.3, -0.2
             model = jp.condition(lds, {"u": u})
-        found.append(jp.VMP(model, decide="u", progress=False).run(goal))
-    same(*found, tol=1e-7)
+        return jp.VMP(model, decide="u", progress=False).run(goal)
+
+    same(*forms(monkeypatch, plan), tol=1e-7)
 
 
 @pytest.mark.parametrize("noise", ["shared", "known by element", pytest.param(
@@ -207,11 +211,8 @@ def test_trajectories_in_a_plate(monkeypatch, noise):
 
     y = np.random.default_rng(0).normal(size=(7, K, D)).cumsum(0)
     y[2, 1] = np.nan
-    found = []
-    for least in (1, 10**9):
-        monkeypatch.setattr(matrices, "LEAST", least)
-        forget()
-        found.append(jp.VMP(model, progress=False, max_iters=12, tol=0.0).run(y))
+    vmp = jp.VMP(model, progress=False, max_iters=12, tol=0.0)
+    found = forms(monkeypatch, lambda: vmp.run(y))
     own = found[0].compiled.graph.block_of("A")
     assert isinstance(own, MatrixBelief if noise == "shared" else DenseBelief)
     same(*found, tol=1e-8 if noise == "shared" else 1e-14)

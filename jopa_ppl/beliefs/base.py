@@ -53,9 +53,9 @@ class Variable:
         """Values of the site (.., *site shape) as vectors (.., *local plates, dims)."""
         return split(value, self.site, self.local)
 
-    def values(self, vectors: Array, lead: int | None = None) -> Array:
-        """The reverse, behind `lead` axes (default: that of time, where there is one)."""
-        return join(vectors, self.site, self.local, self.is_series if lead is None else lead)
+    def values(self, vectors: Array) -> Array:
+        """The reverse, behind the axis of time, where there is one."""
+        return join(vectors, self.site, self.local, int(self.is_series))
 
 
 class Belief:

@@ -19,7 +19,6 @@ from jopa_ppl.beliefs.base import Clamp, Variable
 from jopa_ppl.beliefs.gaussian import (
     GaussianBelief,
     clamped,
-    diagonal,
     log_density,
     restrict,
     unit_where_fixed,
@@ -27,7 +26,7 @@ from jopa_ppl.beliefs.gaussian import (
 from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.linalg.families import symmetric
+from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.program.carry import base_name, lag
 
 if TYPE_CHECKING:

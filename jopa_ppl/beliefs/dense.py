@@ -16,7 +16,6 @@ from jopa_ppl.beliefs.gaussian import (
     NARROW,
     GaussianBelief,
     clamped,
-    diagonal,
     log_density,
     restrict,
     square_root,
@@ -26,6 +25,7 @@ from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import (
     Gaussian,
+    diagonal,
     gaussian_update,
     inverse_and_logdet,
     symmetric,

@@ -12,7 +12,7 @@ from jax import Array
 
 from jopa_ppl.beliefs.base import Belief, Clamp
 from jopa_ppl.language.distributions import ArrayNormal
-from jopa_ppl.linalg.families import gaussian_entropy
+from jopa_ppl.linalg.families import diagonal, gaussian_entropy
 
 NARROW = 0.01        # of a prior's spread: how wide a belief is that starts off its prior
 
@@ -30,11 +30,6 @@ def clamped(mean: Array, cov: Array, clamp: Clamp) -> tuple[Array, Array]:
 def unit_where_fixed(free: Array) -> Array:
     """Unit precision on what is not inferred keeps J positive definite and adds nothing to F."""
     return (1 - free)[..., None] * jnp.eye(free.shape[-1], dtype=free.dtype)
-
-
-def diagonal(matrix: Array) -> Array:
-    """The diagonals of matrices (.., n, n)."""
-    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
 
 
 def at_mean(stats: tuple) -> tuple:

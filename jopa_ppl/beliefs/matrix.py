@@ -17,11 +17,11 @@ import numpyro.distributions as dist
 from jax import Array, random
 
 from jopa_ppl.beliefs.base import Variable
-from jopa_ppl.beliefs.gaussian import NARROW, GaussianBelief, diagonal, in_spreads, log_density
+from jopa_ppl.beliefs.gaussian import NARROW, GaussianBelief, in_spreads, log_density
 from jopa_ppl.language.distributions import MatrixSpread
 from jopa_ppl.linalg import matrix
-from jopa_ppl.linalg.families import symmetric
-from jopa_ppl.linalg.matrix import MatrixMoments, Pencils
+from jopa_ppl.linalg.families import diagonal, symmetric
+from jopa_ppl.linalg.matrix import MatrixMoments
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor import Factor
@@ -45,10 +45,6 @@ class MatrixGaussian(NamedTuple):
     spread: Array
     logdet: Array
     terms: Terms
-
-    @property
-    def pencils(self) -> Pencils:
-        return Pencils(self.left, self.right, self.spread, self.logdet)
 
     @property
     def moments(self) -> MatrixMoments:
@@ -187,7 +183,7 @@ class MatrixBelief(GaussianBelief):
     def shaped(self, name: str, parts: Mapping[str, Array]
                ) -> tuple[Array, Array, dict[str, Array]]:
         shape, own = self.latents[name].site.shape, dict(parts)
-        variance = jnp.einsum("ia,ab,jb->ij", own["left"]**2, own["spread"], own["right"]**2)
+        variance = matrix.variances(own["left"], own["right"], own["spread"])
         return own["mean"].reshape(shape), variance.reshape(shape), own
 
     def distribution(self, name: str, parts: Mapping[str, Array], certain: bool

@@ -14,7 +14,6 @@ from jopa_ppl.beliefs.base import Clamp, Variable
 from jopa_ppl.beliefs.gaussian import (
     NARROW,
     GaussianBelief,
-    diagonal,
     free_dims,
     log_density,
     restrict,
@@ -24,7 +23,7 @@ from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.compilation import once
 from jopa_ppl.linalg import elimination
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.linalg.families import symmetric
+from jopa_ppl.linalg.families import diagonal, symmetric
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor import Factor

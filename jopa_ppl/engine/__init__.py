@@ -3,6 +3,7 @@
     signature     the leaves of a call; whether its program was traced before
     evidence      the numbers of every factor, and where they have one
     reach         which latents data reach; the rest follows the program and adds nothing to F
+    densities     what a family of factors answers; coefficients: those of its residual
     energy        U = E_q[log p], a factor at a time; every message is its gradient
     schedule, engine    the order of updates, and the sweeps
     plan, value   decisions: backward over quadratic costs

@@ -71,7 +71,8 @@ class Density:
 
     def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
         """Where its numbers are at fault, by what it is called; compiled only for an error."""
-        return {}
+        numbers = jax.tree.leaves((arrays.K, arrays.known, arrays.offset))
+        return {"coefficients": sum((~jnp.isfinite(x)).sum() for x in numbers)}
 
 
 class GaussianDensity(Density):
@@ -87,10 +88,6 @@ class GaussianDensity(Density):
         square, count, precision, logdet = energy.parts(f, arrays, stats)
         return expected_log_density(square, count, precision, logdet,
                                     precision.ndim == arrays.offset.ndim)
-
-    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
-        numbers = jax.tree.leaves((arrays.K, arrays.known, arrays.offset))
-        return {"coefficients": sum((~jnp.isfinite(x)).sum() for x in numbers)}
 
 
 class Scored(Density):
@@ -109,10 +106,6 @@ class Scored(Density):
             held = curvature(score, view, f.message)        # the mean alone sees no spread
         value = expected_score(score, view, f.message)
         return value if held is None else value - 0.5 * jnp.sum(held * view.cov)
-
-    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
-        numbers = (arrays.K, arrays.known, arrays.offset)
-        return {"coefficients": sum((~jnp.isfinite(x)).sum() for x in numbers)}
 
 
 class GammaDensity(Density):

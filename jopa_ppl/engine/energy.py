@@ -83,7 +83,7 @@ class Energy:
         return density_of(factor).expected(self, factor, arrays, stats, held)
 
     def message(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
-                 ) -> tuple[Score, Moments]:
+                ) -> tuple[Score, Moments]:
         """What a message that approximates is made of; networks learn nothing from it."""
         score = self.score(factor, jax.lax.stop_gradient(arrays))
         return score, self.view(factor, arrays, stats)

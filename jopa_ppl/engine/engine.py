@@ -105,7 +105,7 @@ class Engine:
             arrays, present = weigh(arrays, present)
         checks["unfit"] = jnp.stack([jnp.zeros((), bool), *(
             ~jnp.asarray(b.fits({f.name: arrays[f.name] for f in self.energy.touching(b)}))
-            for b in graph.blocks)]).any()
+            for b in graph.blocks if b.checked)]).any()
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
                   for f in graph.factors}

@@ -31,7 +31,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.beliefs.gaussian import diagonal
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.densities import density_of
@@ -51,7 +50,7 @@ from jopa_ppl.engine.value import (
 )
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.linalg.families import symmetric
+from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.program.carry import base_name
 
 

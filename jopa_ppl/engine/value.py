@@ -24,11 +24,10 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.beliefs.gaussian import diagonal
 from jopa_ppl.engine.forward import Follow
 from jopa_ppl.engine.steps import SiteMap, excess, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI
-from jopa_ppl.linalg.families import inverse_and_logdet, symmetric
+from jopa_ppl.linalg.families import diagonal, inverse_and_logdet, symmetric
 from jopa_ppl.linalg.matrix import MatrixProduct
 
 

@@ -8,6 +8,8 @@ from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import lazy_property
 
+from jopa_ppl.linalg.matrix import variances
+
 
 class ArrayNormal(Distribution):
     """A multivariate normal over an array of any shape: vec(X) ~ N(vec(loc), covariance).
@@ -97,8 +99,7 @@ class MatrixSpread(ArrayNormal):
 
     @property
     def variance(self) -> Array:
-        return jnp.einsum("ia,ab,jb->ij", self.left**2, self.spread, self.right**2
-                          ).reshape(self.loc.shape)
+        return variances(self.left, self.right, self.spread).reshape(self.loc.shape)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         eps = random.normal(key, (*sample_shape, *self.spread.shape), self.loc.dtype)

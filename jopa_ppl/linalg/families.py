@@ -47,6 +47,11 @@ def symmetric(x: Array) -> Array:
     return 0.5 * (x + jnp.swapaxes(x, -1, -2))
 
 
+def diagonal(matrix: Array) -> Array:
+    """The diagonals of matrices (.., n, n)."""
+    return jnp.diagonal(matrix, axis1=-2, axis2=-1)
+
+
 def inverse_and_logdet(x: Array) -> tuple[Array, Array]:
     """Inverse and log-determinant of symmetric positive definite (..., n, n) by Cholesky."""
     chol = jnp.linalg.cholesky(x)

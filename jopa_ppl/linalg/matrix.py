@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from jopa_ppl.linalg.families import diagonal
+
 
 class Pencils(NamedTuple):
     """R (n, n), T (p, p), D (n, p) and log|J| of W (x) S + U (x) V."""
@@ -52,6 +54,12 @@ def apply_covariance(q: Pencils, gradient: Array) -> Array:
     return q.left @ ((q.left.T @ gradient @ q.right) * q.spread) @ q.right.T
 
 
+def variances(left: Array, right: Array, spread: Array) -> Array:
+    """The variance of every element of M, from R (*batch, n, i), T (*batch, p, j), D (*batch, i, j)
+    of its covariance: (*batch, n, p)."""
+    return jnp.einsum("...ia,...ab,...jb->...ij", left**2, spread, right**2)
+
+
 class MatrixMoments(NamedTuple):
     """Mean (*batch, n, p) of M and Cov(vec M) = (R (x) T) diag(D) (R (x) T)' + X (x) I + I (x) Y.
 
@@ -69,8 +77,8 @@ class MatrixMoments(NamedTuple):
     @property
     def variance(self) -> Array:
         """Of every element, (*batch, n, p)."""
-        own = jnp.einsum("...ia,...ab,...jb->...ij", self.left**2, self.spread, self.right**2)
-        return own + _diagonal(self.rows)[..., :, None] + _diagonal(self.columns)[..., None, :]
+        own = variances(self.left, self.right, self.spread)
+        return own + diagonal(self.rows)[..., :, None] + diagonal(self.columns)[..., None, :]
 
     def across(self, G: Array) -> Array:
         """E[dM G dM'] (*batch, n, n) for G (*batch, p, p)."""
@@ -142,11 +150,8 @@ class MatrixEntries(NamedTuple):
         """E[r_i^2], (n p,)."""
         R, C = self.rows, self.columns
         mean = R @ (M.mean + self.constant) @ C.T
-        own = jnp.einsum("ia,ab,jb->ij", (R @ M.left)**2, M.spread, (C @ M.right)**2)
-        rows, columns = _diagonal(R @ M.rows @ R.T), _diagonal(C @ M.columns @ C.T)
+        own = variances(R @ M.left, C @ M.right, M.spread)
+        rows, columns = diagonal(R @ M.rows @ R.T), diagonal(C @ M.columns @ C.T)
         probed = rows[:, None] * (C**2).sum(1) + (R**2).sum(1)[:, None] * columns
         return (mean**2 + own + probed).reshape(-1)
 
-
-def _diagonal(x: Array) -> Array:
-    return jnp.diagonal(x, axis1=-2, axis2=-1)
