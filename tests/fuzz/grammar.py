@@ -6,8 +6,9 @@ Everything is drawn from `np.random.default_rng(seed)`, so that a seed is a prog
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ from jopa_ppl import latent, observe, scan
 
 
 SMALL = 20           # seeds below it make programs of few sites
+_CHOICE = r"jnp\.where\((?:(k\d+)|D\['(d\d+)'\])"      # closed over, passed
 
 
 @dataclass
@@ -71,11 +73,19 @@ class Program:
         plain = numpyro.sample
         self.function(latent=plain, observe=plain, scan=scan)(self.data)
 
-    def with_choices(self, seed: int) -> Program:
-        """The program with every `jnp.where` on one side: what its text may depend on."""
-        text, data, rng = self.text, dict(self.data), np.random.default_rng(seed)
-        for closed, passed in re.findall(r"jnp\.where\((?:(k\d+)|D\['(d\d+)'\])", text):
-            value = bool(rng.random() < 0.5)
+    def choices(self, most: int = 32) -> Iterator[Program]:
+        """The program with every `jnp.where` on one side, in all ways or in `most` of them: what its
+        text may depend on."""
+        count = len(re.findall(_CHOICE, self.text))
+        rng = np.random.default_rng(self.seed)
+        for sides in (product((True, False), repeat=count) if 2 ** count <= most
+                      else rng.random((most, count)) < 0.5):
+            yield self._chosen(sides)
+
+    def _chosen(self, sides: Iterable[bool]) -> Program:
+        text, data = self.text, dict(self.data)
+        for (closed, passed), side in zip(re.findall(_CHOICE, text), sides):
+            value = bool(side)
             if closed:
                 text = re.sub(rf"(?m)^{closed} = (.*)$", rf"{closed} = np.full_like(\1, {value})",
                               text)

@@ -65,8 +65,7 @@ def compare(program: Program, joint: LogJoint, posterior: Any, tol: float) -> li
     if faults and any(mixed.values()):      # a plate that some site mixes is seen as a whole
         faults = compare_with(joint, posterior, list(graph.blocks), joint.reached(mixed), tol)
     if faults and "jnp.where" in program.text:
-        also = [LogJoint(program.with_choices(seed), program.known, program.beliefs())
-                for seed in range(6)]
+        also = [LogJoint(other, program.known, program.beliefs()) for other in program.choices()]
         faults = compare_with(joint, posterior, list(graph.blocks), joint.reached(mixed, also), tol)
     return faults
 

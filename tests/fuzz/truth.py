@@ -360,7 +360,7 @@ def expectation(f: Callable[[np.ndarray], np.ndarray], size: int, beliefs: Seque
 
 
 def mean_field(f: Callable[[np.ndarray], np.ndarray], size: int, beliefs: list[Belief],
-               sweeps: int = 300, tol: float = 1e-11) -> tuple[list[Belief], float]:
+               sweeps: int = 3000, tol: float = 1e-11) -> tuple[list[Belief], float]:
     """The fixed point of q = prod of blocks next to the given beliefs, and its free energy."""
     for _ in range(sweeps):
         moved = 0.0
