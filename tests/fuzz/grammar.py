@@ -74,7 +74,7 @@ class Program:
         self.function(latent=plain, observe=plain, scan=scan)(self.data)
 
     def choices(self, most: int = 32) -> Iterator[Program]:
-        """The program with every `jnp.where` on one side, in all ways or in `most` of them: what its
+        """The program with every `jnp.where` on one side, in all ways or `most` of them: what its
         text may depend on."""
         count = len(re.findall(_CHOICE, self.text))
         rng = np.random.default_rng(self.seed)
