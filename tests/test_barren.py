@@ -116,7 +116,7 @@ def test_a_belief_about_what_nothing_reached_is_given_as_predicted():
     assert_allclose(first.variance("c"), var, rtol=1e-8)
     joint, single, _ = first.beliefs(["c"])
     assert not single
-    assert_allclose(joint["c"].cov, [[var]], rtol=1e-8)
+    assert_allclose(joint["c",].cov, [[var]], rtol=1e-8)
     second = run(jp.given(program, first, update=True), frames(5)[:, 0], np.array(2.0))
     assert_allclose(second.mean("c"), 2.0 * var / (1 + var), rtol=1e-8)
     assert_allclose(second.variance("c"), var / (1 + var), rtol=1e-8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -18,6 +20,11 @@ from jopa_ppl.program.program import Plate, Site
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor import Factor
     from jopa_ppl.linalg.factors import Moments
+
+
+def block_name(members: Iterable[str]) -> str:
+    """Its members by commas, those that hold one in quotes: no other members have it."""
+    return ",".join(json.dumps(n) if re.search('[,"]', n) else n for n in members)
 
 
 class Clamp(NamedTuple):
@@ -102,7 +109,7 @@ class Belief:
     def __init__(self, latents: Mapping[str, Variable], *, sizes: Mapping[str, int],
                  name: str | None = None, plates: tuple[str, ...] = (), held: bool = False) -> None:
         self.latents, self.sizes = dict(latents), dict(sizes)
-        self.name, self.plates, self.held = name or ",".join(latents), plates, held
+        self.name, self.plates, self.held = name or block_name(latents), plates, held
         self.batch = tuple(sizes[p] for p in plates)
         self.factors: dict[str, Factor] = {}
 

@@ -27,7 +27,7 @@ from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import diagonal, symmetric
-from jopa_ppl.program.carry import base_name, lag
+from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
     from jopa_ppl.graph.factor import Factor
@@ -146,21 +146,20 @@ class ChainBelief(GaussianBelief):
         """Where node t begins in the joint vector of the first two groups."""
         return (t // self.k + self.h) * self.dims + (t % self.k) * self.width
 
-    def _first(self, instance: str, factor: Factor) -> tuple[int, int]:
-        """Where an instance of one of the first steps lies in the first two groups."""
-        back = lag(instance)
-        if back is None:
-            return self.head_at[instance]
-        start, size = self.node[base_name(instance)]
-        return self.place(factor.context.at - back) + start, size
+    def _first(self, ref: Ref, factor: Factor) -> tuple[int, int]:
+        """Where a latent of one of the first steps lies in the first two groups."""
+        if ref.back is None:
+            return self.head_at[ref.site]
+        start, size = self.node[ref.site]
+        return self.place(factor.context.at - ref.back) + start, size
 
-    def windows(self, stats: tuple[Array, Array, Array], instances: list[str], depth: int
+    def windows(self, stats: tuple[Array, Array, Array], instances: list[Ref], depth: int
                 ) -> tuple[Array, Array]:
         """Joint moments of the instances for every step from the order on (all steps if 0)."""
         mean, cov, cross = stats
         z, kD = slice(0 if self.seeds else self.h, None), self.k * self.width
-        if depth == 0 or (self.seeds and self.k == 1 and not any(map(lag, instances))):
-            pieces = [self.node[base_name(n)] for n in instances]
+        if depth == 0 or (self.seeds and self.k == 1 and not any(r.back for r in instances)):
+            pieces = [self.node[r.site] for r in instances]
             z = slice(self.h, None)
             return (take(mean[z], pieces, [-1])[:self.length],
                     take(cov[z], pieces, [-2, -1])[:self.length])
@@ -170,9 +169,9 @@ class ChainBelief(GaussianBelief):
         means, covs = [], []
         for phase in range(self.k):
             pieces = []
-            for n in instances:
-                start, size = self.node[base_name(n)]
-                pieces.append(((phase + depth - lag(n)) * self.width + start, size))
+            for r in instances:
+                start, size = self.node[r.site]
+                pieces.append(((phase + depth - r.back) * self.width + start, size))
             means.append(take(pair, pieces, [-1]))
             covs.append(take(block, pieces, [-2, -1]))
         count = self.length - (0 if self.seeds else self.k)

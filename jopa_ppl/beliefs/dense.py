@@ -60,7 +60,7 @@ class DenseBelief(GaussianBelief):
         return clamped(q.mean, q.cov, mask)
 
     def view(self, stats: tuple[Array, Array], factor: Factor) -> Moments:
-        pieces = [self.pieces[n] for n in factor.instances_of(self)]
+        pieces = [self.pieces[r.site] for r in factor.instances_of(self)]
         want = [p.name for p in factor.plates]
         mean = align(take(stats[0], pieces, [-1]), 0, self.plates, want, 1)
         cov = align(take(stats[1], pieces, [-2, -1]), 0, self.plates, want, 2)

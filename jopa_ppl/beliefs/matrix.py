@@ -107,8 +107,8 @@ class MatrixBelief(GaussianBelief):
     def view(self, stats: tuple[Array, tuple, dict], factor: Factor) -> MatrixMoments:
         mean, (left, right, spread), probes = stats
         rows, columns = probes["prior" if factor.site.name in self.latents else "link"]
-        at = np.concatenate([np.arange(self.p)[self.columns[n]]
-                             for n in factor.instances_of(self)])
+        at = np.concatenate([np.arange(self.p)[self.columns[r.site]]
+                             for r in factor.instances_of(self)])
         found = MatrixMoments(mean[:, at], left, right[at], spread, rows,
                               columns[at[:, None], at[None, :]])
         lead = (None,) * (len(factor.plates) + factor.in_bulk)

@@ -53,6 +53,10 @@ class TreeBelief(GaussianBelief):
         self.factors = {f.name: f for f in factors if f.instances_of(self)}
         self._joints: dict[tuple[str, ...], Callable] = {}
 
+    def _members(self, factor: Factor) -> tuple[str, ...]:
+        """Its members that a factor touches."""
+        return tuple(r.site for r in factor.instances_of(self))
+
     def _shape(self, name: str) -> tuple[int, ...]:
         v = self.nodes[name]
         return (*(self.sizes[p] for p in v.plates), v.dim)
@@ -60,7 +64,7 @@ class TreeBelief(GaussianBelief):
     def zero(self) -> Eliminated:
         cov = {}
         for key, factor in self.factors.items():
-            n = sum(self.nodes[i].dim for i in factor.instances_of(self))
+            n = sum(self.nodes[name].dim for name in self._members(factor))
             cov[key] = jnp.zeros((*(p.size for p in factor.plates), n, n))
         mean = {n: jnp.zeros(self._shape(n)) for n in self.nodes}
         return Eliminated(mean, cov, jnp.zeros(()), {k: jnp.zeros_like(v) for k, v in cov.items()},
@@ -87,7 +91,7 @@ class TreeBelief(GaussianBelief):
         want = [p.name for p in factor.plates]
         sizes = tuple(p.size for p in factor.plates)
         means = []
-        for name in factor.instances_of(self):
+        for name in self._members(factor):
             mean = align(values[name], 0, self.nodes[name].plates, want, 1)
             means.append(jnp.broadcast_to(mean, (*sizes, mean.shape[-1])))
         return jnp.concatenate(means, -1)
@@ -96,7 +100,7 @@ class TreeBelief(GaussianBelief):
               ) -> tuple[list[str], list[elimination.Term]]:
         """The block's precision in cliques: the factors named, then what is not free."""
         keys = list(precision)
-        terms = [elimination.Term(tuple(self.factors[k].instances_of(self)),
+        terms = [elimination.Term(self._members(self.factors[k]),
                                   tuple(p.name for p in self.factors[k].plates), precision[k])
                  for k in keys]
         terms += [elimination.Term((name,), self.nodes[name].plates, unit_where_fixed(own))
@@ -141,7 +145,7 @@ class TreeBelief(GaussianBelief):
         """Marginal of a site, from a factor whose plates are the site's own."""
         own = set(self.nodes[name].plates)
         for key, factor in self.factors.items():
-            members = factor.instances_of(self)
+            members = self._members(factor)
             if name in members and {p.name for p in factor.plates} == own:
                 at = sum(self.nodes[n].dim for n in members[:members.index(name)])
                 cov = take(q.cov[key], [(at, self.nodes[name].dim)], [-2, -1])

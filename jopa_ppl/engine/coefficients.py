@@ -13,18 +13,19 @@ from jax import Array, random
 from jopa_ppl.beliefs import MatrixBelief
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
+from jopa_ppl.program.refs import Ref
 
 
-def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[str]],
-                        residual: Callable, parts: Mapping[str, tuple]) -> tuple[Any, Array | bool]:
+def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[Ref]],
+                        residual: Callable, parts: Mapping[Ref, tuple]) -> tuple[Any, Array | bool]:
     """The coefficients of a factor of a matrix, from one row of it; and whether they tell the
     residual at a random point, where any other product would differ."""
-    names = factor.instances_of(block)
+    refs = factor.instances_of(block)
     if factor.site.name in block.members:
-        constant = residual(0, jnp.zeros(parts[names[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
+        constant = residual(0, jnp.zeros(parts[refs[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
         return MatrixEntries(constant, *(jnp.eye(n) for n in constant.shape)), True
     main, seen = (sum(parts[n][0] for n in s) for s in (slots[-1], factor.knowns))
-    columns = [parts[n][0] // block.n for n in names]
+    columns = [parts[n][0] // block.n for n in refs]
 
     def first_row(m: Array) -> Array:
         pieces = jnp.split(m, np.cumsum(columns)[:-1])
@@ -41,7 +42,7 @@ def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Seq
     carried = expand(lambda m, h: at(first_row(m), h)[0], [sum(columns), main + seen])[1:]
     first, second = random.split(random.key(0))
     M, h = random.normal(first, zero.shape), random.normal(second, (main + seen,))
-    pieces = jnp.split(M, np.cumsum([parts[n][0] for n in names])[:-1])
+    pieces = jnp.split(M, np.cumsum([parts[n][0] for n in refs])[:-1])
     side = jnp.concatenate([x.reshape(block.n, -1) for x in pieces], -1)
     gap = at(M, h) - (constant + side @ carried) @ jnp.concatenate([jnp.ones(1), h])
     size = jnp.abs(constant).max() + jnp.abs(carried).sum(0).max()

@@ -19,7 +19,6 @@ from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.steps import noise_covariance
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.families import inverse_and_logdet
-from jopa_ppl.program.carry import base_name
 
 if TYPE_CHECKING:
     from jopa_ppl.engine.engine import Bound, Engine
@@ -30,7 +29,7 @@ def stands_alone(graph: Graph, name: str) -> bool:
     barren elements keep it, move nothing and add nothing to F."""
     members = set(graph.block_of(name).members)
     return graph.block_of(name).gaussian and all(
-        not f.noise and {base_name(i) for i in f.latents} <= members
+        not f.noise and {r.site for r in f.latents} <= members
         for f in graph.factors if f.site.name == name)
 
 

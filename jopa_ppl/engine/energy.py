@@ -12,6 +12,7 @@ from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.evidence import (
     FactorArrays,
+    Slot,
     evaluate_in,
 )
 from jopa_ppl.engine.likelihoods import score_of
@@ -22,11 +23,12 @@ from jopa_ppl.linalg.factors import (
     expected_square,
 )
 from jopa_ppl.linalg.nonconjugate import Score, remainder
+from jopa_ppl.program.refs import Ref
 
 
-def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[tuple[Belief | None, list[str]]]:
-    """The factor's instances by block; the one with the most batch axes last, as the main slot."""
-    found = [(b, names) for b in blocks if (names := factor.instances_of(b))]
+def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[Slot]:
+    """The factor's latents by block; the one with the most batch axes last, as the main slot."""
+    found = [(b, refs) for b in blocks if (refs := factor.instances_of(b))]
     own = lambda b: factor.site.name in b.members       # the chain that a site follows from
     found.sort(key=lambda s: (s[0].scan is not None, s[0].scan is not None and own(s[0]),
                               s[0].structured, len(s[0].plates)))
@@ -145,8 +147,10 @@ class Energy:
         logs = {n: stats[self.graph.block_of(n).name][1] for n in factor.noise}
 
         def at(values: dict[str, Array]) -> tuple[Array, Array]:
+            given = {Ref(n): v for n, v in values.items()}
+
             def one(step: Array | int) -> tuple[Array, Array]:
-                (found,) = evaluate_in(self.graph.reader, factor, arrays.env, output, values, step)
+                (found,) = evaluate_in(self.graph.reader, factor, arrays.env, output, given, step)
                 return density_of(factor).scale(factor, found)
 
             if not factor.in_bulk:

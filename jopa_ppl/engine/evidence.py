@@ -20,9 +20,10 @@ from jopa_ppl.beliefs.layout import align, dims, join, split
 from jopa_ppl.engine.coefficients import expand, matrix_coefficients
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.matrix import MatrixEntries
-from jopa_ppl.program.carry import Reader, base_name, input_key, lag
+from jopa_ppl.program.carry import Reader
+from jopa_ppl.program.refs import Ref
 
-Slot = tuple[Belief | None, list[str]]       # a block, and its instances that a factor touches
+Slot = tuple[Belief | None, list[Ref]]       # a block, and its latents that a factor touches
 
 # Parameters that are symmetric matrices.
 SYMMETRIC = ("covariance_matrix", "precision_matrix", "rate_matrix", "scale_matrix")
@@ -139,7 +140,7 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
     if isinstance(blocks[0], MatrixBelief):
         K, fits = matrix_coefficients(blocks[0], factor, slots, residual, parts)
     elif bulk:
-        K = (jax.vmap(coefficients)(jnp.arange(length)) if "time" in factor.varying
+        K = (jax.vmap(coefficients)(jnp.arange(length)) if factor.varying_in_time
              else coefficients(0)[None])
     else:
         K = coefficients(0)
@@ -175,18 +176,18 @@ class _Evaluator(NamedTuple):
     factor: Factor
     env: Any                     # (data, outer known, step series, known series)
 
-    def __call__(self, outputs: Sequence[int], values: dict[str, Array], step: Array | int
+    def __call__(self, outputs: Sequence[int], values: dict[Ref, Array], step: Array | int
                  ) -> list[Array]:
         """Outputs in the factor's context; `step` counts from the first step of the context."""
         return evaluate_in(self.reader, self.factor, self.env, outputs, values, step)
 
 
 def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int],
-                values: dict[str, Array], step: Array | int) -> list[Array]:
+                values: dict[Ref, Array], step: Array | int) -> list[Array]:
     """Outputs of a factor's site, from latent values, at a step of its context."""
     data, outer, steps, known = env
     ctx = factor.context
-    values = {**outer, **values}
+    values = {Ref(n): v for n, v in outer.items()} | values
     windows = []
     if ctx.scan is not None:
         first = (step + ctx.first) if ctx.at is None else ctx.at
@@ -198,10 +199,10 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
             # Before step 0 only latents reach back (the seeds of the carry), so data never count.
             at = jnp.maximum(first - back, 0).astype(jnp.uint32)
             windows.append({k: _row(v, at) for k, v in steps.items()}
-                           | {input_key(n): v for n, v in values.items()
-                              if input_key(n) and lag(n) == back})
-            values |= {f"{n}@{-back}": _row(v, at) for n, v in known.items()
-                       if f"{n}@{-back}" not in values}
+                           | {r.site: v for r, v in values.items()
+                              if r.is_input and r.back == back})
+            values |= {Ref(n, back): _row(v, at) for n, v in known.items()
+                       if Ref(n, back) not in values}
     return reader.values(outputs, ctx, values, data, windows)
 
 
@@ -219,19 +220,19 @@ def _evaluator(graph: Graph, factor: Factor, data: dict, outer: dict,
     return _Evaluator(graph.reader, factor, (data, outer, steps.steps, known))
 
 
-def _part(graph: Graph, instance: str) -> tuple[int, Callable[[Array], Array]]:
-    """How many numbers of an instance an element of its plates has, and the instance made of
-    these (of an input of the scan: all of it)."""
-    if key := input_key(instance):
-        shape = graph.program.shapes[key]
+def _part(graph: Graph, ref: Ref) -> tuple[int, Callable[[Array], Array]]:
+    """How many numbers an element of its plates has, and the whole made of these (of an input of
+    the scan: all of it)."""
+    if ref.is_input:
+        shape = graph.program.shapes[ref.site]
         return prod(shape), lambda vector: vector.reshape(shape)
-    site, local = graph.program.sites[base_name(instance)], _local(graph, instance)
+    site, local = graph.program.sites[ref.site], _local(graph, ref.site)
     size = dims(site, local)
     return size, lambda vector: join(vector.reshape((1,) * len(local) + (size,)), site, local)
 
 
-def _local(graph: Graph, instance: str) -> tuple:
-    site = graph.program.sites[base_name(instance)]
+def _local(graph: Graph, name: str) -> tuple:
+    site = graph.program.sites[name]
     return tuple(p for p in site.axes if (site.name, p.name) not in graph.reader.dense)
 
 
@@ -242,26 +243,25 @@ def _concat(arrays: Sequence[Array], batch: tuple[int, ...]) -> Array:
     return jnp.concatenate([jnp.broadcast_to(a, (*shape, a.shape[-1])) for a in arrays], -1)
 
 
-def _known(graph: Graph, factor: Factor, instance: str, outer: dict, series: list[Windows],
+def _known(graph: Graph, factor: Factor, ref: Ref, outer: dict, series: list[Windows],
            bulk: bool, length: int) -> Array:
     """Values of an observed site or an input as part of the main slot, (*batch|1, dims)."""
     ctx, want = factor.context, [p.name for p in factor.plates]
-    if key := input_key(instance):
-        values = series[ctx.scan].steps[key].astype(float)
-        start = (ctx.first if bulk else ctx.at) - lag(instance)
+    if ref.is_input:
+        values = series[ctx.scan].steps[ref.site].astype(float)
+        start = (ctx.first if bulk else ctx.at) - ref.back
         values = values[start:start + length] if bulk else values[start]
         return values.reshape((*(length,) * bulk, *(1,) * len(want), -1))
-    site, local = graph.program.sites[base_name(instance)], _local(graph, instance)
+    site, local = graph.program.sites[ref.site], _local(graph, ref.site)
     have = [p.name for p in local]
     if site.scan is None:
         array = align(split(outer[site.name], site, local), 0, have, want, 1)
         return array[None] if bulk else array
     values = series[site.scan].known[site.name]
-    back = -int(instance.split("@")[1])
     if bulk:
-        values = values[ctx.first - back:ctx.first - back + length]
+        values = values[ctx.first - ref.back:ctx.first - ref.back + length]
         return align(split(values, site, local), 1, have, want, 1)
-    return align(split(values[ctx.at - back], site, local), 0, have, want, 1)
+    return align(split(values[ctx.at - ref.back], site, local), 0, have, want, 1)
 
 
 def own_value(factor: Factor, source: Source, filler: Array | float = 0.0) -> Array:

@@ -18,6 +18,7 @@ from jax import Array
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.engine.steps import Coordinates, SiteMap, at_mean, on_h, spread_of
 from jopa_ppl.linalg.factors import Moments, augment
+from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
     from jopa_ppl.engine.engine import Bound, Engine
@@ -110,8 +111,8 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
         means.append((first[0][..., at] * on)[None])
         covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
     if belief.seeds or belief.length > c.k:
-        names = [f"{n}@{-back}" for back in range(c.k, -1, -1) for n in belief.variables]
-        mean, cov = belief.windows(stats, names, c.k)
+        refs = [Ref(n, back) for back in range(c.k, -1, -1) for n in belief.variables]
+        mean, cov = belief.windows(stats, refs, c.k)
         pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]
         means.append(jnp.pad(mean, pad))
         covs.append(jnp.pad(cov, [*pad, (c.head_dims, 0)]))

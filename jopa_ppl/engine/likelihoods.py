@@ -12,11 +12,11 @@ from jopa_ppl.beliefs.layout import align, join
 from jopa_ppl.engine.evidence import FactorArrays, evaluate_in
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.nonconjugate import Score
-from jopa_ppl.program.carry import base_name
+from jopa_ppl.program.refs import Ref
 
 
-def score_of(graph: Graph, factor: Factor, names: Sequence[str], arrays: FactorArrays) -> Score:
-    """log p(value | x) with x the instances `names` side by side, for all steps and plates at once.
+def score_of(graph: Graph, factor: Factor, refs: Sequence[Ref], arrays: FactorArrays) -> Score:
+    """log p(value | x) with x the latents `refs` side by side, for all steps and plates at once.
 
     An element that weighs nothing is no function of x, whatever the program does there.
 
@@ -30,16 +30,16 @@ def score_of(graph: Graph, factor: Factor, names: Sequence[str], arrays: FactorA
     avals = [v.aval for v in graph.program.jaxpr.jaxpr.outvars]
     shape = avals[likelihood.value].shape
 
-    def place(x: Array) -> dict[str, Array]:
+    def place(x: Array) -> dict[Ref, Array]:
         values, at = {}, 0
-        for name in names:
-            variable = graph.variables[base_name(name)]
+        for ref in refs:
+            variable = graph.variables[ref.site]
             piece, own = x[..., at:at + variable.dims], list(variable.plates)
             for axis in reversed(range(len(plates))):
                 if plates[axis] not in own:
                     piece = jax.lax.index_in_dim(piece, 0, axis, keepdims=False)
             piece = align(piece, 0, [p for p in plates if p in own], own, 1)
-            values[name] = join(piece, variable.site, variable.local)
+            values[ref] = join(piece, variable.site, variable.local)
             at += variable.dims
         return values
 

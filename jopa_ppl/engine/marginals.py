@@ -15,6 +15,7 @@ from jopa_ppl.engine.engine import Bound, Engine, State
 from jopa_ppl.engine.forward import nature, roll, settled
 from jopa_ppl.engine.steps import Coordinates, site_map
 from jopa_ppl.graph.factor import Graph
+from jopa_ppl.program.refs import Ref
 
 
 class Marginal(NamedTuple):
@@ -71,7 +72,7 @@ def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Bou
     out = []
     for ctx in engine.graph.reader.contexts(scan):
         here = {f.site.name: f for f in engine.graph.factors if f.context == ctx}
-        sites = [(c.of(f"{n}@0"), site_map(engine, c, here[n], bound, moments))
+        sites = [(c.of(Ref(n, 0)), site_map(engine, c, here[n], bound, moments))
                  for n in scan.sites if n in block.variables]
         out.append((scan.length - ctx.first if ctx.at is None else 1, sites))
     return out

@@ -51,7 +51,7 @@ from jopa_ppl.engine.value import (
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.families import diagonal, symmetric
-from jopa_ppl.program.carry import base_name
+from jopa_ppl.program.refs import Ref
 
 
 class Plan(NamedTuple):
@@ -118,7 +118,7 @@ class Decision:
         # First states that are not of the chain are used as they are: no evidence may tell of them.
         self.apart = sorted(graph.reader.heads(scan) & graph.variables.keys() - {*block.members})
         self.of_apart = [f for f in graph.factors if f.site.name not in self.apart
-                         and {base_name(n) for n in f.latents} & {*self.apart}]
+                         and {r.site for r in f.latents} & {*self.apart}]
         for f in graph.factors:
             chains = [b.name for b, _ in engine.energy.slots[f.name]
                       if b is not None and b.scan is not None]
@@ -194,7 +194,7 @@ class Decision:
         nodes, costs = self._nodes(bound, moments, split)
         step = split.first // len(self.order)
         value, gains, tied = self._backward(nodes, costs, step)
-        rules = [(steps, [(self.c.of(f"{name}@0"),
+        rules = [(steps, [(self.c.of(Ref(name, 0)),
                            Follow(*found[name]) if name in found else node.rule)
                           for name, node in sites])
                  for (steps, sites), found in zip(nodes, gains)]
@@ -238,7 +238,7 @@ class Decision:
 
     def _node(self, f: Factor, site: SiteMap, logdet: Array, bound: Bound, split: Split) -> Node:
         name, n, plates = f.site.name, f.dims, len(self.block.batch)
-        where = self.c.of(f"{name}@0")
+        where = self.c.of(Ref(name, 0))
         rule, form = nature(site, where), jnp.zeros((1, *(1,) * plates, 1, 1))
         given = value = jnp.zeros((1, *(1,) * plates, n))
         if name in split.present:
@@ -270,7 +270,7 @@ class Decision:
                 form = Form(Q + total, lost)
                 gains = {}
                 for (name, _), node in zip(sites[::-1], here[::-1]):
-                    where = c.of(f"{name}@0")
+                    where = c.of(Ref(name, 0))
                     if name in self.decide:
                         new, gains[name], (most, square) = decision(form, node, where)
                         tied, squares = jnp.maximum(tied, most), squares + square

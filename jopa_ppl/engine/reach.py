@@ -17,7 +17,6 @@ from jopa_ppl.beliefs.layout import align, split
 from jopa_ppl.engine.complete import stands_alone
 from jopa_ppl.engine.evidence import FactorArrays, Windows
 from jopa_ppl.graph.factor import Factor, Graph
-from jopa_ppl.program.carry import base_name, lag
 from jopa_ppl.program.program import Scan, Site
 
 
@@ -73,8 +72,8 @@ class Activity:
         for name in names:
             for f in self._factors(name):
                 for i in f.latents:
-                    if ("@" in i and base_name(i) != name) or (lag(i) or 0) > 0:
-                        parents.setdefault(name, {}).setdefault(base_name(i), set()).add(lag(i))
+                    if i.back is not None and (i.site, i.back) != (name, 0):
+                        parents.setdefault(name, {}).setdefault(i.site, set()).add(i.back)
         batch = {n: [p.name for p in graph.program.sites[n].axes] for n in names}
         observed = {n: self._observed(graph.program.sites[n], scan.length) for n in names
                     if graph.program.sites[n].observed and not graph.program.sites[n].partial}
@@ -126,7 +125,7 @@ class Activity:
                 given = self._given(site.name, want, 0)
                 alive, told = alive | given, told | given.any()
             for f in graph.factors:
-                touches = site.name in f.latents or site.name in f.noise
+                touches = site.ref() in f.latents or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:
                     continue
                 act = self.active[f.name]
@@ -154,8 +153,8 @@ class Activity:
                 if f.context.scan != scan.index or f.name not in self.active:
                     continue
                 for i in f.latents:
-                    t = (lag(i) or 0) - back
-                    if base_name(i) == site and 0 <= t < scan.length:
+                    t = (i.back or 0) - back
+                    if i.site == site and 0 <= t < scan.length:
                         act = self.active[f.name][t]
                         alive = alive | _reduce(act, [p.name for p in f.plates], want)
         return alive

@@ -21,7 +21,7 @@ from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import Moments, at_mean, batch_einsum, moving
 from jopa_ppl.linalg.families import inverse_and_logdet
 from jopa_ppl.linalg.matrix import MatrixProduct
-from jopa_ppl.program.carry import base_name, lag
+from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
     from jopa_ppl.engine.engine import Bound, Engine
@@ -57,15 +57,14 @@ class Coordinates:
         self.state = self.head_dims + self.k * self.width
         self.size = 1 + self.state + self.width
 
-    def of(self, instance: str) -> np.ndarray:
-        """Indices of an instance ("x0", "x@-1", "x@0") in h."""
-        back = lag(instance)
-        if back is None:
-            start, size = self.belief.head_at[instance]
+    def of(self, ref: Ref) -> np.ndarray:
+        """Indices of a latent of the chain in h."""
+        if ref.back is None:
+            start, size = self.belief.head_at[ref.site]
             start += 1
         else:
-            at, size = self.belief.node[base_name(instance)]
-            start = 1 + self.head_dims + (self.k - back) * self.width + at
+            at, size = self.belief.node[ref.site]
+            start = 1 + self.head_dims + (self.k - ref.back) * self.width + at
         return np.arange(start, start + size)
 
     def shift(self) -> np.ndarray:

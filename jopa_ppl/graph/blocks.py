@@ -13,11 +13,13 @@ from jopa_ppl.beliefs import (
     TreeBelief,
     Variable,
 )
+from jopa_ppl.beliefs.base import block_name
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.matrices import met_by_one, of_a_matrix
-from jopa_ppl.program.carry import Reader, base_name
+from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
+from jopa_ppl.program.refs import Ref
 
 
 class _Groups:
@@ -45,8 +47,8 @@ class _Groups:
         return [tuple(g) for g in found.values()]
 
 
-def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    """Pairs of instances that meet additively in a residual, and pairs that multiply."""
+def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[Ref, Ref]], set[tuple[Ref, Ref]]]:
+    """Pairs of latents that meet additively in a residual, and pairs that multiply."""
     added, multiplied = set(), set()
     for f in factors:
         products = [[n for n in p if n in f.latents] for p in f.products]
@@ -69,7 +71,7 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     """
     gaussian = [n for n, v in variables.items() if v.family == "gaussian"]
     added, multiplied = _meetings(factors)
-    forbidden = {frozenset((base_name(a), base_name(b))) for a, b in multiplied}
+    forbidden = {frozenset((a.site, b.site)) for a, b in multiplied}
     inside = {n for n in gaussian if program.sites[n].scan is not None}
     heads = {n for scan in program.scans for n in reader.heads(scan)} & set(gaussian)
     groups = _Groups(gaussian)
@@ -89,7 +91,7 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
             if alike and not any(len(pair) == 2 and pair <= both for pair in forbidden):
                 groups.union(a, b)
 
-        pairs = {tuple(sorted((base_name(a), base_name(b)))) for a, b in added}
+        pairs = {tuple(sorted((a.site, b.site))) for a, b in added}
         # Alike latents first: b of z @ L.T + b goes with L, not with the z of a plate.
         by_plates = lambda p: (variables[p[0]].plates != variables[p[1]].plates, p)
         for x, y in sorted(pairs, key=by_plates):
@@ -160,7 +162,7 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
             expected="the latents of one scan, and those that its first carry is made of",
             fix="leave it out of blocks=: its update is exact given the chain")
     form = reader.forms[scan]
-    return ChainBelief({n: variables[n] for n in outer + steps}, name=",".join(group), scan=scan,
+    return ChainBelief({n: variables[n] for n in outer + steps}, name=block_name(group), scan=scan,
                        length=program.scans[scan].length, order=max(form.order, 1),
                        seeds=dict(form.seeds), head=outer, plates=plates.pop(), held=held,
                        sizes=sizes, method=method)

@@ -84,7 +84,7 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
                                 structured),
                   predicted, sizes)
     for f in kept:
-        apart = {graph.block_of(n).name for n in f.latents} if f.approximate else set()
+        apart = {graph.block_of(r.site).name for r in f.latents} if f.approximate else set()
         if len(apart) > 1:
             raise StructureError("its likelihood is nonlinear in latents of several blocks",
                                  site=f.site.name, found=f"blocks {names(sorted(apart))}",

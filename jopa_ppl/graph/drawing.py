@@ -10,27 +10,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jopa_ppl.colours import COLOURS
-from jopa_ppl.graph.tables import pretty
-from jopa_ppl.program.carry import base_name, lag
+from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from jopa_ppl.graph.factor import Graph
 
+Node = str | Ref                        # a site, or what it was some steps before
 DATA, WIDE, TALL = "0.86", 2.0, 1.25    # grey of what is known; distances between nodes
 
 
 class Layout(NamedTuple):
-    """Where nodes stand: {name: (x, y)}, links (parent, site), boxes of scans and earlier selves.
+    """Where nodes stand: {node: (x, y)}, links (parent, site), boxes of scans; `starts` links a
+    first state to the earlier self it begins."""
 
-    "x@-1" is site x one step before; `starts` links a first state to the earlier self it begins.
-    """
-
-    at: dict[str, tuple[float, float]]
-    links: list[tuple[str, str]]
+    at: dict[Node, tuple[float, float]]
+    links: list[tuple[Node, str]]
     boxes: dict[int, tuple[float, float, float, float]]
-    starts: list[tuple[str, str]]
+    starts: list[tuple[str, Ref]]
 
 
 def draw(found: Graph, ax: Axes | None = None) -> Axes:
@@ -67,20 +65,21 @@ def draw(found: Graph, ax: Axes | None = None) -> Axes:
 
 def _layout(found: Graph) -> Layout:
     program = found.program
-    links: dict[tuple[str, str], None] = {}
+    links: dict[tuple[Node, Node], None] = {}
     for f in found.factors:
-        for n in (*f.latents, *f.observed, *f.noise):
-            name = n if lag(n) else base_name(n)
-            if name != f.site.name:
-                links[(name, f.site.name)] = None
+        for r in (*f.latents, *f.observed, *map(Ref, f.noise)):
+            node = r if r.back else r.site
+            if node != f.site.name:
+                links[(node, f.site.name)] = None
     alive = [n for n in program.sites if n not in found.predicted]
     parents = {n: {a for a, b in links if b == n} for n in alive}
-    at: dict[str, tuple[float, float]] = {}
+    at: dict[Node, tuple[float, float]] = {}
     boxes, left = {}, 0.0
     for scan in program.scans:
         inside = [n for n in alive if n in scan.sites]
-        earlier = sorted({a for a, b in links if b in inside and lag(a)}, key=lag, reverse=True)
-        depth = dict.fromkeys(earlier, 0)
+        earlier = sorted({a for a, b in links if b in inside and isinstance(a, Ref)},
+                         key=lambda r: (-r.back, r.site))
+        depth: dict[Node, int] = dict.fromkeys(earlier, 0)
         for n in inside:            # program order: parents within the step come first
             depth[n] = max((depth[p] + 1 for p in parents[n] if p in depth), default=0)
         columns = [[n for n in depth if depth[n] == c] for c in range(max(depth.values()) + 1)]
@@ -96,8 +95,8 @@ def _layout(found: Graph) -> Layout:
     for n in outer:
         level[n] = max((level[p] + 1 for p in parents[n] if p in level), default=0)
     width = max((b[2] for b in boxes.values()), default=0.0)
-    starts = [(head, f"{site}@-{back}") for form in found.reader.forms.values()
-              for head, (site, back) in form.seeds if f"{site}@-{back}" in at and head in level]
+    starts = [(head, Ref(*early)) for form in found.reader.forms.values()
+              for head, early in form.seeds if Ref(*early) in at and head in level]
     below = {n: [at[b][0] for a, b in (*links, *starts) if a == n and b in at] for n in outer}
     deepest = max(level.values(), default=0)
     for depth_ in range(deepest + 1):
@@ -116,19 +115,20 @@ def _square(found: Graph, layout: Layout, site: str) -> tuple[float, float]:
     return (x - 0.75, y) if found.program.sites[site].scan is not None else (x, y + 0.62)
 
 
-def _node(ax: Axes, found: Graph, name: str, place: tuple[float, float], colour: dict[str, str]
+def _node(ax: Axes, found: Graph, node: Node, place: tuple[float, float], colour: dict[str, str]
           ) -> None:
-    site = found.program.sites[base_name(name)]
+    early = isinstance(node, Ref)
+    site = found.program.sites[node.site if early else node]
     known = site.observed and not site.partial
-    block = None if known else found.block_of(name)
+    block = None if known else found.block_of(site.name)
     paint = DATA if block is None else _pale(colour[block.name])
-    label = pretty(name) if "@" in name else name + ("[t]" if site.scan is not None else "")
+    label = str(node if early else site.ref())
     ax.annotate(label, place, ha="center", va="center", fontsize=9, zorder=3, bbox={
         "boxstyle": "round,pad=0.42,rounding_size=0.9", "fc": paint,
         "ec": "0.35" if block is None else colour[block.name], "lw": 1.2,
-        "ls": "--" if "@" in name else "-"})
+        "ls": "--" if early else "-"})
     plates = ", ".join(f"{p.name} {p.size}" for p in site.plates)
-    if plates and "@" not in name:
+    if plates and not early:
         ax.annotate(plates, (place[0], place[1] - 0.42), ha="center", va="top", fontsize=7,
                     color="0.4", zorder=3, bbox={"fc": "white", "ec": "none", "pad": 0.5})
 
@@ -153,7 +153,7 @@ def _patch(colour: str, label: str, alpha: float = 0.6) -> Any:
 def _edges(graph: Graph) -> list[tuple[str, str]]:
     edges: dict[tuple[str, str], None] = {}
     for f in graph.factors:
-        names = [base_name(n) for n in (*f.latents, *f.noise)]
+        names = [*(r.site for r in f.latents), *f.noise]
         if f.site.observed and not f.site.partial:
             names.append(f"{f.site.name}\n(data)")
         for name in names:

@@ -10,9 +10,10 @@ from jopa_ppl.beliefs import Belief, Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import drawing, tables
 from jopa_ppl.graph import links as conjugacy
-from jopa_ppl.program.carry import Context, Reader, base_name, input_key, lag
+from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Plate, Program, Site
+from jopa_ppl.program.refs import Ref
 
 RULES = ("linearise", "cubature")     # approximate messages of a likelihood
 
@@ -21,21 +22,21 @@ RULES = ("linearise", "cubature")     # approximate messages of a likelihood
 class Factor:
     """The log-density of one site in one context, and what it depends on.
 
-    `latents` are instance names of Gaussian latents in the residual, `knowns` of observed sites and
-    of inputs of the scan that it is affine in, `noise` names of latents in the precision (or, for
-    gamma, in the rate).
+    `latents` are the Gaussian latents in the residual, `knowns` the observed sites and inputs of
+    the scan that it is affine in, `noise` names of latents in the precision (of gamma: the rate).
     """
 
     site: Site
     context: Context
     family: str                       # normal | mvn | gamma | wishart | likelihood
     plates: tuple[Plate, ...]         # batch axes of the factor, by position
-    latents: tuple[str, ...]
-    knowns: tuple[str, ...]
+    latents: tuple[Ref, ...]
+    knowns: tuple[Ref, ...]
     noise: tuple[str, ...]
-    varying: frozenset[str]           # plates (and "time") along which its coefficients differ
+    varying: frozenset[str]           # plates along which its coefficients differ
+    varying_in_time: bool
     noise_varying: bool
-    products: tuple[tuple[str, ...], ...]
+    products: tuple[tuple[Ref, ...], ...]
     noise_key: str
     message: str = "exact"            # exact | amortised | linearise | cubature
     reason: str = ""                  # why it is not exact: the operation, file and line
@@ -50,9 +51,9 @@ class Factor:
         return prod(self.site.shape) // prod(p.size for p in self.plates)
 
     @property
-    def observed(self) -> tuple[str, ...]:
+    def observed(self) -> tuple[Ref, ...]:
         """Those of its `knowns` that are observed sites."""
-        return tuple(n for n in self.knowns if input_key(n) is None)
+        return tuple(r for r in self.knowns if not r.is_input)
 
     @property
     def in_bulk(self) -> bool:
@@ -64,20 +65,17 @@ class Factor:
         """Whether its message is that of a likelihood at the present belief."""
         return self.message in RULES
 
-    def instances_of(self, block: Belief) -> list[str]:
-        """The instances of a block that it touches: those outside the scan, then the latest last.
-        """
+    def instances_of(self, block: Belief) -> list[Ref]:
+        """The latents of a block that it touches: those outside the scan, then the latest last."""
         members = block.members
-        mine = [n for n in self.latents if base_name(n) in members]
-        return sorted(mine, key=lambda n: (-(lag(n) if lag(n) is not None else 10**6),
-                                           members.index(base_name(n))))
+        mine = [r for r in self.latents if r.site in members]
+        return sorted(mine, key=lambda r: (r.back is not None, -(r.back or 0),
+                                           members.index(r.site)))
 
     @property
-    def value(self) -> str | None:
-        """Instance of the site's own value where that is latent."""
-        if self.site.observed and not self.site.partial:
-            return None
-        return self.site.name if self.context.scan is None else f"{self.site.name}@0"
+    def value(self) -> Ref | None:
+        """The site's own value where that is latent."""
+        return None if self.site.observed and not self.site.partial else self.site.ref()
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,8 @@ class Graph:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     def block_of(self, name: str) -> Belief:
-        """The block that holds a latent (by site or instance name)."""
-        base = base_name(name)
-        return next(b for b in self.blocks if base in b.members)
+        """The block that holds a latent site."""
+        return next(b for b in self.blocks if name in b.members)
 
     def __str__(self) -> str:
         return tables.graph_table(self)
@@ -118,11 +115,11 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
         scan = None if site.scan is None else program.scans[site.scan]
         for context in [Context()] if scan is None else reader.contexts(scan):
             for dependence in reader.dependence(outputs, context):
-                for name in dependence.names:
-                    if name.startswith("!scan"):
+                for ref in dependence.names:
+                    if ref.is_scan:
                         strays.append(site.name)
-                    if base_name(name) in children:
-                        children[base_name(name)].add(site.name)
+                    if ref.is_site:
+                        children[ref.site].add(site.name)
     for form in reader.forms.values():
         for seed, (site, _) in form.seeds:
             children[seed] |= children[site]
@@ -185,8 +182,8 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
 def _check_value(reader: Reader, site: Site, context: Context) -> None:
     """Refuse an observed value that is made of latents."""
     values = [site.outputs["value"]] if "value" in site.outputs else []
-    made = {base_name(n) for d in reader.dependence(values, context) for n in d.names
-            if _is_latent(reader.program, n)}
+    made = {r.site for d in reader.dependence(values, context) for r in d.names
+            if _is_latent(reader.program, r)}
     if made:
         raise StructureError(
             f"what it observes is made of {names(sorted(made))}", site=site.name,
@@ -200,20 +197,19 @@ def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[
                        lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
     """A factor whose message is that of its likelihood at the present belief."""
     program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
-    latents = sorted({n for d in found for n in d.names
-                      if base_name(n) in alive and _is_latent(program, n)})
-    for name in latents:
-        if program.sites[base_name(name)].family not in GAUSSIAN:
+    latents = sorted({r for d in found for r in d.names
+                      if _is_latent(program, r) and r.site in alive})
+    for ref in latents:
+        if program.sites[ref.site].family not in GAUSSIAN:
             raise StructureError(
-                f"its likelihood depends on '{base_name(name)}', which is not Gaussian",
-                site=site.name, found=program.sites[base_name(name)].family,
+                f"its likelihood depends on '{ref.site}', which is not Gaussian",
+                site=site.name, found=program.sites[ref.site].family,
                 expected="Gaussian latents in a likelihood that is not conjugate",
                 fix="fix it, or learn it as a weight of a network (jp.module)")
     own = {p.name for p in site.plates}
-    lost |= {(base_name(n), p.name) for n in latents for p in program.sites[base_name(n)].axes
+    lost |= {(r.site, p.name) for r in latents for p in program.sites[r.site].axes
              if p.name not in own}
-    mixed = sorted({(base_name(n), p) for d in found for n, p in d.lost if n in latents and p in own
-                    })
+    mixed = sorted({(r.site, p) for d in found for r, p in d.lost if r in latents and p in own})
     if mixed:
         name, plate = mixed[0]
         raise StructureError(
@@ -221,7 +217,7 @@ def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[
             found=f"elements that depend on several elements of '{name}'",
             expected="every element of the plate apart", fix="batch the network over the plate")
     return Factor(site, context, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
-                  False, tuple((n,) for n in latents), "", rule, reason)
+                  False, False, tuple((r,) for r in latents), "", rule, reason)
 
 
 def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[str],
@@ -235,57 +231,53 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
                          if k in site.outputs)
     keys = ("loc", noise_key) if site.family in GAUSSIAN else ("concentration", noise_key)
     mean, noise = reader.dependence([site.outputs[k] for k in keys], context)
-    latent = {n for d in (mean, noise) for n in d.names if base_name(n) in alive
-              and _is_latent(program, n)}
+    latent = {r for d in (mean, noise) for r in d.names
+              if _is_latent(program, r) and r.site in alive}
     noise_names = conjugacy.check_noise(site, noise_key, noise, latent, program)
     weights = [site.outputs[k] for k in ("weight",) if k in site.outputs]
     for d in reader.dependence(weights, context):
-        if any(_is_latent(program, n) for n in d.names):
+        if seen := sorted({r.site for r in d.names if _is_latent(program, r)}):
             raise StructureError("a scale or mask depends on a latent", site=site.name,
-                                 found=f"dependence on {', '.join(sorted(d.names))}",
+                                 found=f"dependence on {names(seen)}",
                                  expected="weights made of data", fix="compute it from data")
     if site.family not in GAUSSIAN:
         conjugacy.check_constant(site, "concentration", mean, latent)
         return Factor(site, context, site.family, plates, (), (), noise_names, frozenset(), False,
-                      (), noise_key)
+                      False, (), noise_key)
     products, knowns = conjugacy.check_mean(site, mean, latent, program, context.at is not None)
-    varying, names = set(), sorted({n for p in products for n in p if n in latent})
+    varying, refs = set(), sorted({r for p in products for r in p if r in latent})
     for plate in plates:
         axis = mean.axes[plate.axis]
         own = axis.plate == plate.name
         if axis.varies or (axis.plate is not None and not own):
             varying.add(plate.name)
         if axis.plate is not None and not own:
-            lost |= {(base_name(n), axis.plate) for n in names}
+            lost |= {(r.site, axis.plate) for r in refs}
     for i, axis in enumerate(mean.axes):
         if axis.plate is not None and i not in {p.axis for p in plates}:
-            lost |= {(base_name(n), axis.plate) for n in names}
-    for name in names:
-        for plate in program.sites[base_name(name)].axes:
+            lost |= {(r.site, axis.plate) for r in refs}
+    for ref in refs:
+        for plate in program.sites[ref.site].axes:
             if plate.name not in {p.name for p in plates}:
-                lost.add((base_name(name), plate.name))
-    lost |= {(base_name(n), p) for n, p in mean.lost}
-    moving = [n for n in mean.names if n.startswith("~") and n not in knowns]
-    odd = [n for n in mean.names if not n.startswith("~") and not _is_latent(program, n)
-           and n not in knowns]
-    if context.scan is not None and context.at is None and (moving or odd):
-        varying.add("time")
-    if odd:     # observed sites in the coefficients: each element has its own
+                lost.add((ref.site, plate.name))
+    lost |= {(r.site, p) for r, p in mean.lost}
+    data = {r for r in mean.names if not _is_latent(program, r)} - knowns
+    in_time = context.scan is not None and context.at is None and bool(data)
+    if not all(r.is_input for r in data):       # observed sites: each element has its own
         varying |= {p.name for p in plates}
-    varying_noise = bool([n for n in noise.names if n.startswith("~")
-                          or not _is_latent(program, n)])
-    reads = any(base_name(n) in program.sites and not _is_latent(program, n)
-                for d in (mean, noise) for n in d.names)
+    varying_noise = not all(_is_latent(program, r) for r in noise.names)
+    reads = any(r.is_site and not _is_latent(program, r)
+                for d in (mean, noise) for r in d.names)
     own = ()
     if not site.observed or site.partial:
-        own = (site.name if context.scan is None else f"{site.name}@0",)
+        own = (site.ref(),)
         products += (own,)
         varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
-    return Factor(site, context, site.family, plates, (*own, *names), tuple(sorted(knowns)),
-                  noise_names, frozenset(varying), varying_noise, products, noise_key,
+    return Factor(site, context, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
+                  noise_names, frozenset(varying), in_time, varying_noise, products, noise_key,
                   reads=reads)
 
 
-def _is_latent(program: Program, instance: str) -> bool:
-    site = program.sites.get(base_name(instance))
+def _is_latent(program: Program, ref: Ref) -> bool:
+    site = program.sites[ref.site] if ref.is_site else None
     return site is not None and (not site.observed or site.partial)

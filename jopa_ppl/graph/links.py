@@ -5,10 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 from jopa_ppl.errors import StructureError, names
-from jopa_ppl.program.carry import base_name, input_key
 from jopa_ppl.program.determinants import check_matrix
 from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Program, Site
+from jopa_ppl.program.refs import Ref
 from jopa_ppl.proof.dependence import Dependence
 
 NOISE_KEYS = ("scale", "precision_matrix", "covariance_matrix", "scale_tril")
@@ -31,11 +31,11 @@ def check_family(site: Site) -> None:
         "scale = 1 / jnp.sqrt(tau)), or run SVI or NUTS on the same program")
 
 
-def _blamed(site: Site, what: str, d: Dependence, name: str, blame: object) -> StructureError:
+def _blamed(site: Site, what: str, d: Dependence, ref: Ref, blame: object) -> StructureError:
     operation = getattr(blame, "operation", "an operation")
     where = getattr(blame, "where", "unknown")
     return StructureError(
-        f"{what} is not affine in '{base_name(name)}'", site=site.name,
+        f"{what} is not affine in '{ref.site}'", site=site.name,
         found=f"operation '{operation}' at {where}",
         expected="a mean that is affine in each latent separately (matmul, einsum, sums, slices, "
                  "stacks, products with data)",
@@ -43,72 +43,73 @@ def _blamed(site: Site, what: str, d: Dependence, name: str, blame: object) -> S
             "A_t, B_t, c_t as inputs, or run SVI or NUTS on the same program")
 
 
-def check_mean(site: Site, mean: Dependence, latent: set[str], program: Program, first: bool
-               ) -> tuple[tuple[tuple[str, ...], ...], set[str]]:
+def check_mean(site: Site, mean: Dependence, latent: set[Ref], program: Program, first: bool
+               ) -> tuple[tuple[tuple[Ref, ...], ...], set[Ref]]:
     """The products of latents (and observed sites) the mean is a sum of, and the observed sites
     and inputs of the scan it is affine in; `first`: in one of the first steps of a scan."""
-    for name, blame in mean.nonlinear.items():
-        if name in latent:
-            raise _blamed(site, "the mean", mean, name, blame)
-    known = {n for n in mean.names - latent if base_name(n) in program.sites
-             or _is_small_input(site, n, program)} - set(mean.nonlinear)
+    for ref, blame in mean.nonlinear.items():
+        if ref in latent:
+            raise _blamed(site, "the mean", mean, ref, blame)
+    known = {r for r in mean.names - latent if r.is_site
+             or _is_small_input(site, r, program)} - set(mean.nonlinear)
     products = set()
     for monomial, blame in mean.monomials.items():
         inside = []
-        if any(n in latent and (first or "@" in n) for n, _ in monomial):
+        if any(r in latent and (first or r.back is not None) for r, _ in monomial):
             # Data that multiply a state, or a first state, belong to the coefficients, which then
             # vary in time.
-            known -= {n for n, _ in monomial}
-        for name, exponent in monomial:
-            if name in latent:
+            known -= {r for r, _ in monomial}
+        for ref, exponent in monomial:
+            if ref in latent:
                 if exponent != 1:
-                    raise _blamed(site, "the mean", mean, name, blame)
-                family = program.sites[base_name(name)].family
+                    raise _blamed(site, "the mean", mean, ref, blame)
+                family = program.sites[ref.site].family
                 if family not in GAUSSIAN:
                     raise StructureError(
-                        f"the mean depends on '{base_name(name)}', which is not Gaussian",
+                        f"the mean depends on '{ref.site}', which is not Gaussian",
                         site=site.name,
                         found=f"{family} in a mean"
                               + (f", by '{blame.operation}' at {blame.where}" if blame else ""),
                         expected="Gaussian latents in means",
                         fix="give it a Normal prior, or use it as a precision")
-                inside.append(name)
+                inside.append(ref)
             elif exponent != 1:
-                known.discard(name)
+                known.discard(ref)
         if inside:
-            data = [n for n, _ in monomial if base_name(n) in program.sites and n not in latent]
+            data = [r for r, _ in monomial if r.is_site and r not in latent]
             products.add((*sorted(inside), *sorted(data)))
         # The residual is probed in known sites one by one: of those that multiply each other only
         # one (that of a step, if any) stays apart, the others belong to the coefficients.
-        together = sorted((n for n, _ in monomial if n in known), key=lambda n: ("@" in n, n))
+        together = sorted((r for r, _ in monomial if r in known),
+                          key=lambda r: (r.back is not None, r))
         known -= set(together[:-1])
     return tuple(sorted(products)), known
 
 
-def _is_small_input(site: Site, name: str, program: Program) -> bool:
+def _is_small_input(site: Site, ref: Ref, program: Program) -> bool:
     """Whether it is a real input of a scan, and none of the site's plates can be an axis of it:
     probed as one vector it is then as small as what one element sees of it."""
-    key = input_key(name)
-    if key is None or not program.is_real(key):
+    if not ref.is_input or not program.is_real(ref.site):
         return False
-    return not any(p.size in program.shapes[key] for p in site.axes)
+    return not any(p.size in program.shapes[ref.site] for p in site.axes)
 
 
-def check_noise(site: Site, key: str, noise: Dependence, latent: set[str], program: Program
+def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], program: Program
                 ) -> tuple[str, ...]:
     """The latents the precision is a product of; each must enter with power 1.
 
     For gamma the same of its rate, for wishart none.
     """
-    touched = [n for n in noise.names if n in latent]
+    touched = [r for r in noise.names if r in latent]
     if not touched:
         return ()
+    sites = tuple(sorted({r.site for r in touched}))
     what = {"gamma": "the rate", "wishart": "the matrix"}.get(site.family, "the precision")
-    for name in touched:
-        if name in noise.nonlinear:
-            blame = noise.nonlinear[name]
+    for ref in touched:
+        if ref in noise.nonlinear:
+            blame = noise.nonlinear[ref]
             raise StructureError(
-                f"{what} is not a power of '{base_name(name)}'", site=site.name,
+                f"{what} is not a power of '{ref.site}'", site=site.name,
                 found=f"operation '{blame.operation}' at {blame.where}",
                 expected="a precision proportional to a Gamma or Wishart latent",
                 fix="write the scale as 1 / jnp.sqrt(tau) with tau Gamma, or precision_matrix=W "
@@ -116,44 +117,45 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[str], progr
     if len(noise.monomials) > 1 or not noise.single:
         raise StructureError(
             f"{what} is a sum", site=site.name,
-            found=f"a sum of terms in {names(sorted({base_name(n) for n in touched}))}",
+            found=f"a sum of terms in {names(sites)}",
             expected="a product of data and Gamma or Wishart latents",
             fix="give each noise a site of its own (an extra latent with its own precision)")
     (monomial, blame), = noise.monomials.items()
-    for name, exponent in monomial:
-        if name not in latent:
+    for ref, exponent in monomial:
+        if ref not in latent:
             continue
-        family = program.sites[base_name(name)].family
+        name = ref.site
+        family = program.sites[name].family
         power = exponent * Fraction(TO_PRECISION[key])
         allowed = {"gamma": ("gamma",), "wishart": ()}.get(site.family, ("gamma", "wishart"))
         if family not in allowed or (family == "wishart" and key != "precision_matrix"):
             raise StructureError(
-                f"{what} depends on '{base_name(name)}' ({family})", site=site.name,
+                f"{what} depends on '{name}' ({family})", site=site.name,
                 found=f"{family} in {key}", expected="Gamma (in any parametrisation) or Wishart "
                 "(as precision_matrix)" if site.family in GAUSSIAN else "data",
-                fix=f"pass precision_matrix={base_name(name)}" if family == "wishart"
+                fix=f"pass precision_matrix={name}" if family == "wishart"
                 and site.family == "mvn" else "make it Gamma or Wishart, or data")
         if power != 1:
             raise StructureError(
-                f"{what} has the wrong power of '{base_name(name)}'", site=site.name,
-                found=f"precision ~ {base_name(name)}^{power}"
+                f"{what} has the wrong power of '{name}'", site=site.name,
+                found=f"precision ~ {name}^{power}"
                       + (f", by '{blame.operation}' at {blame.where}" if blame else ""),
-                expected=f"precision ~ {base_name(name)}^1",
+                expected=f"precision ~ {name}^1",
                 fix="a Gamma or Wishart latent is a precision: use scale = 1 / jnp.sqrt(tau), or "
                     "precision_matrix=W")
-    if site.scan is not None and any("@" in n for n in touched):
+    if site.scan is not None and any(r.back is not None for r in touched):
         raise StructureError(
             "a precision that is drawn anew at each step is not supported by VMP", site=site.name,
-            found=names(sorted(touched)), expected="precisions drawn outside the scan",
+            found=names(sites), expected="precisions drawn outside the scan",
             fix="move the Gamma or Wishart site out of the scan")
     if site.family == "mvn":
-        check_matrix(site, key, tuple(sorted(map(base_name, touched))), program)
-    return tuple(sorted(touched))
+        check_matrix(site, key, sites, program)
+    return sites
 
 
-def check_constant(site: Site, key: str, dependence: Dependence, latent: set[str]) -> None:
+def check_constant(site: Site, key: str, dependence: Dependence, latent: set[Ref]) -> None:
     """Refuse a parameter that depends on latents where no conjugate prior exists for it."""
-    touched = sorted(base_name(n) for n in dependence.names if n in latent)
+    touched = sorted(r.site for r in dependence.names if r in latent)
     if touched:
         raise StructureError(f"its {key} depends on {names(touched)}", site=site.name,
                              found="a latent parameter", expected=f"a {key} made of data",

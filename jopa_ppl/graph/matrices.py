@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from jopa_ppl.beliefs import Belief, Variable
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.program.carry import base_name
 
 LEAST = 100         # numbers of a block from which on its own form pays (tests.benchmarks.matrices)
 
@@ -31,11 +30,11 @@ def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...],
                for v in latents.values())
     priors = [f for f in factors if f.site.name in latents]
     links = [f for f in factors if f not in priors
-             and any(base_name(n) in latents for n in (*f.latents, *f.noise))]
+             and any(n in latents for n in (*(r.site for r in f.latents), *f.noise))]
     if len(rows) > 1 or not flat or len({f.site.name for f in links}) != 1:
         return False
     ((n,),) = rows
-    shared = not any(variables[base_name(i)].site.axes for f in links for i in f.noise)
+    shared = not any(variables[n].site.axes for f in links for n in f.noise)
     return (shared and all(map(_is_prior, priors))
             and all(_is_link(f, latents, n) for f in links))
 
@@ -48,16 +47,16 @@ def met_by_one(block: Belief, blocks: tuple[Belief, ...], factors: tuple[Factor,
 
 def _is_prior(f: Factor) -> bool:
     """Of data alone: an independent normal for every element, or a MatrixNormal."""
-    return (f.latents == (f.site.name,) and not f.noise and not f.plates and not f.site.partial
+    return (f.latents == (f.site.ref(),) and not f.noise and not f.plates and not f.site.partial
             and (f.site.outputs.keys() >= {"scale"} or f.site.outputs.keys() >= {"row", "column"})
             and "weight" not in f.site.outputs)
 
 
 def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
     """A product of the matrix with what belongs to one step, the same at all steps."""
-    products = [[base_name(i) for i in p] for p in f.products]
+    products = [[r.site for r in p] for p in f.products]
     apart = all(sum(i in latents for i in p) == len(p) - 1 for p in products if len(p) > 1)
-    return (f.message == "exact" and f.dims == n and not f.varying and not f.noise_varying
-            and f.context.scan is not None and not f.site.partial and apart
-            and "weight" not in f.site.outputs
+    alike = not (f.varying or f.varying_in_time or f.noise_varying)
+    return (f.message == "exact" and f.dims == n and alike and apart
+            and f.context.scan is not None and not f.site.partial and "weight" not in f.site.outputs
             and all(len(p) <= 2 for p in products))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jopa_ppl.program.carry import base_name, lag
-
 if TYPE_CHECKING:
     from jopa_ppl.engine.schedule import Schedule
     from jopa_ppl.graph.factor import Factor, Graph
 
 MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
-            "linearise": "linearised at the mean (slope and curvature of log p)",
+            "linearise": "linearised at the mean (slope and curvature of log p; F is Laplace's, "
+                         "no bound)",
             "cubature": "cubature (expected slope and curvature of log p)"}
 
 
@@ -23,13 +22,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["  ".join(str(c).ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join(lines)
-
-
-def pretty(instance: str) -> str:
-    """"x@-1" -> "x[t-1]"."""
-    back = lag(instance)
-    return instance if back is None else (
-        f"{base_name(instance)}[t{f'-{back}' if back else ''}]")
 
 
 def _scope(graph: Graph, name: str) -> str:
@@ -65,9 +57,9 @@ def graph_table(graph: Graph) -> str:
 def terms(factor: Factor) -> str:
     """The residual's products of latents and data, readable."""
     own = factor.value
-    inside = [" ".join(pretty(n) for n in p) for p in factor.products if p != (own,)]
+    inside = [" ".join(str(n) for n in p) for p in factor.products if p != (own,)]
     shown = {n for p in factor.products for n in p}
-    return " + ".join(inside + [pretty(n) for n in factor.observed if n not in shown]) or "data"
+    return " + ".join(inside + [str(n) for n in factor.observed if n not in shown]) or "data"
 
 
 def schedule_table(schedule: Schedule) -> str:

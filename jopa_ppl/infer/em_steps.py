@@ -17,7 +17,7 @@ from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.engine import Bound, Engine
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.signature import Call, split_call
-from jopa_ppl.errors import JopaError, StructureError
+from jopa_ppl.errors import JopaError, StructureError, names
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.networks import Minibatch, Weights, WithWeights
@@ -39,13 +39,13 @@ def scored(engine: Engine) -> list[Factor]:
     found = [f for f in engine.graph.factors if f.message != "exact"]
     for f in found:
         blocks = [b for b, _ in engine.energy.slots[f.name] if b is not None]
-        names = {n for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.context)
-                 for n in d.names if n in engine.graph.variables or n.split("@")[0]
-                 in engine.graph.variables}
-        if len(blocks) != 1 or not names <= set(f.latents):
+        seen = {r for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.context)
+                for r in d.names if r.is_site and r.site in engine.graph.variables}
+        if len(blocks) != 1 or not seen <= set(f.latents):
             raise StructureError("its decoder sees more than its message is about",
-                                 site=f.site.name, found=f"{sorted(names)} in the decoder, "
-                                 f"{sorted(f.latents)} in the message", expected="the same latents",
+                                 site=f.site.name, found=f"{names(map(str, sorted(seen)))} in the "
+                                 f"decoder, {names(map(str, sorted(f.latents)))} in the message",
+                                 expected="the same latents",
                                  fix="let `on` and the decoder depend on one state")
     return found
 

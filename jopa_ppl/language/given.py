@@ -35,12 +35,12 @@ class JointBelief(NamedTuple):
 class Given(_Query, data=("joint", "single", "known")):
     """A model whose priors are earlier beliefs; made by `given`.
 
-    `joint`: joint Gaussian beliefs keyed by their sites ("A,B"), with their event shapes in
+    `joint`: joint Gaussian beliefs keyed by their sites, ("A", "B"), with their event shapes in
     `shapes`; `single`: a distribution for every other site; `known`: the values of sites that were
     data in part, NaN elsewhere.
     """
 
-    joint: dict[str, JointBelief]
+    joint: dict[tuple[str, ...], JointBelief]
     single: dict[str, dist.Distribution]
     known: dict[str, Array]
     shapes: tuple
@@ -50,7 +50,7 @@ class Given(_Query, data=("joint", "single", "known")):
         handler = _Beliefs(self)
         with handler:
             out = self.fn(*args, **kwargs)
-        wanted = set(self.single) | {n for key in self.joint for n in key.split(",")}
+        wanted = set(self.single) | {n for members in self.joint for n in members}
         check_known(wanted - handler.seen, handler.seen | wanted, "jp.given")
         return out
 
@@ -62,7 +62,7 @@ class _Beliefs(Messenger):
     def __init__(self, query: Given) -> None:
         super().__init__(None)
         self.query, self.seen, self.values = query, set(), {}
-        self.group = {n: key for key in query.joint for n in key.split(",")}
+        self.group = {n: members for members in query.joint for n in members}
         self.shape = dict(query.shapes)
 
     def process_message(self, msg: dict) -> None:
@@ -108,10 +108,10 @@ class _Beliefs(Messenger):
             self.values[msg["name"]] = msg["value"]
 
     def _conditional(self, name: str) -> ArrayNormal:
-        key = self.group[name]
-        belief = jax.tree.map(_default_float, self.query.joint[key])
+        members = self.group[name]
+        belief = jax.tree.map(_default_float, self.query.joint[members])
         at, before, own = 0, [], None
-        for member in key.split(","):
+        for member in members:
             shape, batch = self.shape[member]
             size = int(np.prod(shape[batch:], dtype=int))
             if member == name:
@@ -183,9 +183,9 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
     joint, single, shapes = posterior.beliefs(sites)
     known = {n: posterior.known(n) for n in (*single, *(n for n, _ in shapes))}
     known = {n: value for n, value in known.items() if value is not None}
-    for key, (mean, cov) in joint.items():
-        if not known.keys().isdisjoint(key.split(",")):
-            joint[key] = JointBelief(mean, _with_data(cov))
+    for members, (mean, cov) in joint.items():
+        if not known.keys().isdisjoint(members):
+            joint[members] = JointBelief(mean, _with_data(cov))
     for name in known.keys() & single.keys():
         fn = single[name]
         single[name] = ArrayNormal(fn.loc, _with_data(fn.covariance), fn.event_dim)

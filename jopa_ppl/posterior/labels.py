@@ -9,8 +9,9 @@ import numpy as np
 
 from jopa_ppl.errors import ShapeError, SiteError, names
 from jopa_ppl.graph.factor import Graph
-from jopa_ppl.program.carry import Reader, base_name, lag
+from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program, Scan
+from jopa_ppl.program.refs import Ref
 
 
 def program_and_reader(source: Any) -> tuple[Program, Reader]:
@@ -44,18 +45,18 @@ def roles(source: Any) -> dict[str, str]:
         else:
             states |= reader.heads(scan)
             seen = {n: _seen(program, reader, n, scan) for n in scan.sites}
-            states |= {base_name(n) for names_ in seen.values() for n in names_ if lag(n)}
-            actions = {base_name(n) for s in states for n in seen.get(s, ()) if lag(n) == 0}
+            states |= {r.site for refs in seen.values() for r in refs if r.back}
+            actions = {r.site for s in states for r in seen.get(s, ()) if r.back == 0}
         found |= dict.fromkeys(actions - states, "action") | dict.fromkeys(states, "state")
     return found
 
 
-def _seen(program: Program, reader: Reader, name: str, scan: Scan) -> set[str]:
-    """Instances of sites that the parameters of a site of a scan depend on."""
+def _seen(program: Program, reader: Reader, name: str, scan: Scan) -> set[Ref]:
+    """The sites that the parameters of a site of a scan depend on."""
     data = ("value", "present", "weight")
     outputs = [i for k, i in program.sites[name].outputs.items() if k not in data]
-    return {n for context in reader.contexts(scan) for d in reader.dependence(outputs, context)
-            for n in d.names if base_name(n) in program.sites}
+    return {r for context in reader.contexts(scan) for d in reader.dependence(outputs, context)
+            for r in d.names if r.is_site}
 
 
 def time_axis(program: Program, scan: int) -> str:

@@ -236,8 +236,8 @@ class Posterior:
     # -- beliefs for `given`, files, tables ------------------------------------------------------
 
     def beliefs(self, sites: Sequence[str] | None = None
-                ) -> tuple[dict[str, JointBelief], dict[str, dist.Distribution], tuple]:
-        """Beliefs about global sites: joint Gaussians by block, distributions for the rest."""
+                ) -> tuple[dict[tuple[str, ...], JointBelief], dict[str, dist.Distribution], tuple]:
+        """Beliefs about global sites: joint Gaussians by members, distributions for the rest."""
         graph = self.compiled.graph
         chosen = self.global_sites if sites is None else tuple(sites)
         joint, single, shapes = {}, {}, []
@@ -255,7 +255,7 @@ class Posterior:
                     single[name] = self[name]
             elif name == members[0]:
                 with ours():                        # a covariance needs all of its digits
-                    joint[",".join(members)] = JointBelief(
+                    joint[members] = JointBelief(
                         *block.joint(self._completed(block), members))
                 shapes += [(n, (graph.variables[n].site.shape, len(graph.variables[n].local)))
                            for n in members]

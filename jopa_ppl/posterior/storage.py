@@ -25,7 +25,7 @@ from jopa_ppl.atomic import write_whole
 from jopa_ppl.errors import FileError, names
 from jopa_ppl.version import __version__
 
-FORMAT = 1
+FORMAT = 2           # 1: what a factor reads was told by text, "x@-1"
 KEY, CHECKSUM = "jopa_ppl", "sha256"      # the entries of the file's metadata
 HEADER = "the header of the file is damaged"
 

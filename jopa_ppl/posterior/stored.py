@@ -35,6 +35,7 @@ from jopa_ppl.posterior.storage import check, expect, flat
 from jopa_ppl.posterior.write import Kept, describe
 from jopa_ppl.program.carry import CarryForm, Context
 from jopa_ppl.program.program import Plate, Program, Scan, Site
+from jopa_ppl.program.refs import Ref
 from jopa_ppl.settings import ours
 
 # What a header holds (`storage.expect`).
@@ -50,7 +51,8 @@ _FORM = {
     "latents": [{"name": str, "family": str, "local": _PLATES}],
     "blocks": [{"name": str, "kind": str, "variables": _NAMES, "head": _NAMES, "scan": int | None,
                 "order": int, "plates": _NAMES, "held": bool}],
-    "factors": [{"site": str, "latents": _NAMES, "plates": _PLATES, "context": list}],
+    "factors": [{"site": str, "latents": [(str, int | None, str)], "plates": _PLATES,
+                 "context": list}],
     "predicted": _NAMES, "sizes": {...: int}}
 
 
@@ -126,6 +128,7 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
         FileError: the tensors are not those of its program; or whatever a damaged header breaks.
     """
     with ours():
+        header = upgraded(header)
         expect({"free_energy_noise": [], **header}, _FORM)
         graph = _graph(header)
         engine = Engine(graph)
@@ -156,6 +159,19 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
                                Kept(tree["sites"], tree["smoothed"]))
 
 
+def upgraded(header: dict[str, Any]) -> dict[str, Any]:
+    """The header in today's format: in the first one what a factor reads was text, "x@-1"."""
+    if header.get("format") != 1:
+        return header
+
+    def ref(text: str) -> list:
+        site, at, back = text.partition("@")
+        return [*Ref(site, -int(back) if at else None)]
+
+    return {**header, "format": 2, "factors": [
+        {**f, "latents": [ref(text) for text in f["latents"]]} for f in header["factors"]]}
+
+
 def _graph(header: dict[str, Any]) -> Graph:
     """The sites, blocks and eliminated factors of the program, as far as beliefs need them."""
     sites = {r["name"]: Site(**_read_record(r), outputs={}) for r in header["sites"]}
@@ -167,11 +183,11 @@ def _graph(header: dict[str, Any]) -> Graph:
                  for r in header["latents"]}
     factors = []
     for r in header["factors"]:
-        site, found = sites[r["site"]], _read_record(r)
+        site, found = sites[r["site"]], _read_record({"plates": r["plates"]})
         factors.append(Factor(
-            site, Context(*r["context"]), site.family, found["plates"], found["latents"],
-            knowns=(), noise=(), varying=frozenset(), noise_varying=False, products=(),
-            noise_key=""))
+            site, Context(*r["context"]), site.family, found["plates"],
+            tuple(Ref(*x) for x in r["latents"]), knowns=(), noise=(), varying=frozenset(),
+            varying_in_time=False, noise_varying=False, products=(), noise_key=""))
     blocks = tuple(_block(_read_record(r), variables, factors, forms, header)
                    for r in header["blocks"])
     return Graph(Program(header["program"], sites, scans, None, (), {}),

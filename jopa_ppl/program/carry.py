@@ -1,13 +1,11 @@
 """Where a step of a scan looks back to: the order of its carry, found by composing the body.
 
-Names are relative to a step: "x@0" is site x of this step, "x@-1" of the one before; sites outside
-a scan keep their own name; "~xs/0/1@-1" is data that differs from step to step, as it was one step
-before: a slice of an input, or a leaf of the carry that is data; "!.." is a placeholder.
+What a parameter is made of is told by `Ref`s, relative to a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -17,6 +15,7 @@ from jax import Array
 
 from jopa_ppl.errors import StructureError
 from jopa_ppl.program.program import Program, Scan
+from jopa_ppl.program.refs import Ref
 from jopa_ppl.proof.analyse import analyse
 from jopa_ppl.proof.dependence import Dependence, constant, variable
 
@@ -59,21 +58,6 @@ class CarryForm:
     seeds: tuple[tuple[str, tuple[str, int]], ...] = ()
 
 
-def base_name(instance: str) -> str:
-    """The site of an instance: "x@-1" -> "x"."""
-    return instance.split("@")[0]
-
-
-def input_key(instance: str) -> str | None:
-    """The input of the program that an instance is a step of: "~xs/0/1@-1" -> "xs/0/1"."""
-    return base_name(instance)[1:] if instance.startswith("~") else None
-
-
-def lag(instance: str) -> int | None:
-    """How many steps back an instance lies; None for sites outside scans."""
-    return -int(instance.split("@")[1]) if "@" in instance else None
-
-
 class Reader:
     """Dependences and values of a program's parameters in any context."""
 
@@ -91,12 +75,11 @@ class Reader:
         if kind in ("latent", "known"):
             site = self.program.sites[name]
             plates = {p.axis: p.name for p in site.axes if (name, p.name) not in self.dense}
-            instance = name if site.scan is None else f"{name}@{step or 0}"
-            return variable(instance, shape, plates)
+            return variable(site.ref(-(step or 0)), shape, plates)
         if kind in ("after", "ys"):
-            return variable(f"!scan{name.split('/')[0]}", shape, {})
+            return variable(Ref(name.split("/")[0], role="scan"), shape, {})
         if kind == "xs":
-            return variable(f"~{key}@{step or 0}", shape, {})
+            return variable(Ref(key, -(step or 0), "input"), shape, {})
         return constant(shape)
 
     def _analyse(self, outputs: Sequence[int], step: int | None,
@@ -111,20 +94,20 @@ class Reader:
     def _carry_form(self, scan: Scan) -> CarryForm:
         keys = self._carry_keys(scan)
         init = self._analyse(scan.init, None, {})
-        data = {i for i, d in enumerate(init) if not any(n[0] != "~" for n in d.names)}
+        data = {i for i, d in enumerate(init) if all(r.is_input for r in d.names)}
         while True:
             # A leaf is data if nothing latent ever flows into it (a counter, a schedule).
             states = {k: constant(self.program.shapes[k]) if i in data
-                      else variable(f"!carry{i}", self.program.shapes[k], {})
+                      else variable(Ref(str(i), role="carry"), self.program.shapes[k], {})
                       for i, k in enumerate(keys)}
             out = self._analyse(scan.carry, 0, states)
-            kept = {i for i in data if not any(n[0] != "~" for n in out[i].names)}
+            kept = {i for i in data if all(r.is_input for r in out[i].names)}
             if kept == data:
                 break
             data = kept
         for order in range(MAX_ORDER + 1):
             left = [i for i, k in enumerate(keys) if i not in data
-                    and any(n.startswith("!carry") for n in states[k].names)]
+                    and any(r.is_carry for r in states[k].names)]
             if not left:
                 return CarryForm(order, tuple(sorted(data)), self._seeds(scan, data))
             out = self._analyse(scan.carry, 0, states)
@@ -190,15 +173,15 @@ class Reader:
         return () if seen & set(found) else tuple(found.items())
 
     def _body_names(self, scan: Scan) -> set[str]:
-        """Names that the sites of a step see directly, not through the carry."""
+        """Outer sites that the sites of a step see directly, not through the carry."""
         outputs = tuple(i for n in scan.sites for i in self.program.sites[n].parameters)
-        opaque = {k: variable("!carry", self.program.shapes[k], {}) for k in self._carry_keys(scan)}
-        return {n for d in self._analyse(outputs, 0, opaque) for n in d.names}
+        opaque = {k: variable(Ref(k, role="carry"), self.program.shapes[k], {})
+                  for k in self._carry_keys(scan)}
+        return _outer(self._analyse(outputs, 0, opaque))
 
     def heads(self, scan: Scan) -> set[str]:
         """Outer sites that the first carry is made of and that no step sees directly."""
-        seen = self._body_names(scan)
-        return {n for d in self._analyse(scan.init, None, {}) for n in d.names} - seen
+        return _outer(self._analyse(scan.init, None, {})) - self._body_names(scan)
 
     def contexts(self, scan: Scan) -> list[Context]:
         """The contexts of a scan's sites: its first steps, then the bulk."""
@@ -217,7 +200,7 @@ class Reader:
         keys, form = self._carry_keys(scan), self.forms[scan.index]
 
         def moving(states: list[Dependence], step: int) -> dict[str, Dependence]:
-            return {k: variable(f"~{k}@{step}", self.program.shapes[k], {})
+            return {k: variable(Ref(k, -step, "input"), self.program.shapes[k], {})
                     if i in form.data_leaves else states[i] for i, k in enumerate(keys)}
 
         first = ([constant(self.program.shapes[k]) for k in keys] if context.at is None
@@ -229,12 +212,12 @@ class Reader:
 
     # -- values ------------------------------------------------------------------------------
 
-    def values(self, outputs: Sequence[int], context: Context, instances: dict[str, Array],
+    def values(self, outputs: Sequence[int], context: Context, instances: Mapping[Ref, Array],
                data: dict[str, Array], steps: Sequence[dict[str, Array]] = ()) -> list[Array]:
         """The given outputs, from the values of the instances and the data of the steps.
 
         Args:
-            instances: values by instance name ("A", "x@-1", ..), of full site shape.
+            instances: the values of sites, of their full shapes.
             data: the program's data inputs.
             steps: one dict of step inputs (slices, data leaves of the carry) per step looked at,
                 the oldest first, this step last.
@@ -246,8 +229,7 @@ class Reader:
             for key in program.inputs:
                 kind, name = key.split("/", 1)
                 if kind == "latent" or (kind == "known" and not program.sites[name].amortized):
-                    inside = program.sites[name].scan is not None
-                    value = instances.get(f"{name}@{step or 0}" if inside else name)
+                    value = instances.get(program.sites[name].ref(-(step or 0)))
                     if value is not None:
                         found[key] = value
             return found
@@ -267,10 +249,10 @@ class Reader:
         raise ValueError("no steps given")
 
     def step_inputs(self, scan: Scan, data: dict[str, Array],
-                    instances: dict[str, Array]) -> dict[str, Array]:
+                    known: dict[str, Array]) -> dict[str, Array]:
         """All step inputs of a scan as series: slices (T, ...) and data leaves of the carry."""
         program = self.program
-        outer = {**data, **{f"{'known'}/{n}": v for n, v in instances.items()}}
+        outer = {**data, **{f"known/{n}": v for n, v in known.items()}}
         series = dict(zip(scan.xs, program.evaluate(tuple(scan.xs.values()), outer)))
         leaves = self.forms[scan.index].data_leaves
         if leaves:
@@ -285,6 +267,11 @@ class Reader:
             _, past = jax.lax.scan(move, first, series, length=scan.length)
             series |= dict(zip(keys, past))
         return series
+
+
+def _outer(dependences: Iterable[Dependence]) -> set[str]:
+    """The sites outside of scans that some of them are made of."""
+    return {r.site for d in dependences for r in d.names if r.is_site and r.back is None}
 
 
 def with_free_heads(program: Program) -> Program:

@@ -1,8 +1,7 @@
-"""Names of sites that the compiler can keep apart from its own: "x@-1", "A,B", "~..", "!scan0"."""
+"""Names of sites: any text will do that tables can keep apart."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from jopa_ppl.errors import SiteError
@@ -10,17 +9,14 @@ from jopa_ppl.program.program import Site
 
 
 def check_name(name: object) -> None:
-    """Refuse the name of a site that would be read as something else.
+    """Refuse what is no name.
 
     Raises:
-        SiteError: it is no string, is empty, holds "@" or ",", or begins with "~" or "!".
+        SiteError: it is no string, or is empty.
     """
-    if isinstance(name, str) and name and not re.search(r"[@,]|^[~!]", name):
-        return
-    legal = re.sub(r"[@,]", "_", str(name).lstrip("~!")) or "x"
-    raise SiteError("the name cannot be used", site=name, found=repr(name),
-                    expected="a string without '@' and ',' that does not begin with '~' or '!'",
-                    fix=f"call it '{legal}'")
+    if not isinstance(name, str) or not name:
+        raise SiteError("the name cannot be used", site=name, found=repr(name),
+                        expected="a string that is not empty", fix=f"call it '{name or 'x'}'")
 
 
 def check_labels(sites: Mapping[str, Site]) -> None:

@@ -10,6 +10,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jopa_ppl.program.parameters import Likelihood
+from jopa_ppl.program.refs import Ref
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Site:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.batch_shape + self.event_shape
+
+    def ref(self, back: int = 0) -> Ref:
+        """Its value as a step reads it, `back` steps ago; outside of scans there is but one."""
+        return Ref(self.name, None if self.scan is None else back)
 
     @property
     def is_series(self) -> bool:

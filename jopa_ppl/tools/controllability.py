@@ -11,6 +11,7 @@ from jopa_ppl.errors import ShapeError
 from jopa_ppl.language.distributions import ArrayNormal
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.posterior.posterior import Posterior
+from jopa_ppl.settings import ours
 
 
 class Reachability(NamedTuple):
@@ -76,9 +77,9 @@ def _draws(posterior: Posterior, sites: tuple[str, str], key: Array, count: int
     joint, single, _ = posterior.beliefs(sites)
     found = {n: np.asarray(d.sample(random.fold_in(key, i), (count,)), np.float64)
              for i, (n, d) in enumerate(single.items())}
-    for group, (mean, cov) in joint.items():
-        draws = np.asarray(ArrayNormal(mean, cov, 1).sample(key, (count,)), np.float64)
-        members = group.split(",")
+    for members, (mean, cov) in joint.items():
+        with ours():                        # a belief has all of its digits
+            draws = np.asarray(ArrayNormal(mean, cov, 1).sample(key, (count,)))
         ends = np.cumsum([posterior.mean(n).size for n in members])
         found |= dict(zip(members, np.split(draws, ends[:-1], axis=1)))
     return found
