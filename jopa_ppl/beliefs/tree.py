@@ -142,16 +142,16 @@ class TreeBelief(GaussianBelief):
         return jnp.sqrt(total / sum(jnp.size(m) for m in change.values()))
 
     def site(self, q: Eliminated, name: str) -> tuple[Array, Array]:
-        """Marginal of a site, from a factor whose plates are the site's own."""
-        own = set(self.nodes[name].plates)
-        for key, factor in self.factors.items():
-            members = self._members(factor)
-            if name in members and {p.name for p in factor.plates} == own:
-                at = sum(self.nodes[n].dim for n in members[:members.index(name)])
-                cov = take(q.cov[key], [(at, self.nodes[name].dim)], [-2, -1])
-                have = [p.name for p in factor.plates]
-                return q.mean[name], align(cov, 0, have, self.nodes[name].plates, 2)
-        raise KeyError(name)
+        """Marginal of a site, from the factor with the fewest plates that touches it: along those
+        that are not the site's own it is the same."""
+        own = self.nodes[name].plates
+        key, factor = min(((k, f) for k, f in self.factors.items() if name in self._members(f)),
+                          key=lambda pair: len(pair[1].plates))
+        members, have = self._members(factor), [p.name for p in factor.plates]
+        at = sum(self.nodes[n].dim for n in members[:members.index(name)])
+        cov = take(q.cov[key], [(at, self.nodes[name].dim)], [-2, -1])
+        cov = cov[tuple(slice(None) if p in own else 0 for p in have)]
+        return q.mean[name], align(cov, 0, [p for p in have if p in own], own, 2)
 
     def break_symmetry(self, q: Eliminated, key: Array, size: Array | float) -> Eliminated:
         means = {n: m + size * random.normal(random.fold_in(key, i), m.shape, m.dtype)

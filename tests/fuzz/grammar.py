@@ -74,8 +74,8 @@ class Program:
         self.function(latent=plain, observe=plain, scan=scan)(self.data)
 
     def choices(self, most: int = 32) -> Iterator[Program]:
-        """The program with every `jnp.where` on one side, in all ways or `most` of them: what its
-        text may depend on."""
+        """The program with every `jnp.where` on one side, in all ways or `most` of them, and other
+        numbers (some add up to 0): what its text may depend on."""
         count = len(re.findall(_CHOICE, self.text))
         rng = np.random.default_rng(self.seed)
         for sides in (product((True, False), repeat=count) if 2 ** count <= most
@@ -83,7 +83,9 @@ class Program:
             yield self._chosen(sides)
 
     def _chosen(self, sides: Iterable[bool]) -> Program:
-        text, data = self.text, dict(self.data)
+        text, rng = self.text, np.random.default_rng(self.seed)
+        data = {n: x * rng.uniform(0.9, 1.1, x.shape) if x.dtype == float and x.ndim < 2 else x
+                for n, x in self.data.items()}
         for (closed, passed), side in zip(re.findall(_CHOICE, text), sides):
             value = bool(side)
             if closed:

@@ -7,7 +7,7 @@ from tests.fuzz.counting import Count
 COUNT = Count("tree")
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(20), 256])     # it crashed
 def test_a_program_is_right_or_refused(seed):
     COUNT.judge(seed, deep=seed < 1)
 
