@@ -74,7 +74,8 @@ def partly_missing(graph: Graph, values: Mapping[str, Array]) -> dict[str, Array
     """Numbers of events that are left out for a NaN in a part of them, by observed site."""
     found = {}
     for site in {f.site.name: f.site for f in graph.factors}.values():
-        if site.family == "mvn" and site.name in values and not (site.partial or site.amortized):
+        rows = site.rules.by_matrix and site.rules.location
+        if rows and site.name in values and not (site.partial or site.amortized):
             value = values[site.name]
             event = tuple(range(value.ndim - len(site.event_shape), value.ndim))
             missing = jnp.isnan(value)

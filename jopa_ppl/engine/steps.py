@@ -139,7 +139,7 @@ def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, momen
         mean, log = stats[block.name]
         harmonic[block.name] = mean * block.harmonic(moments[block.name]), log
     precision = engine.energy.noise(factor, arrays, harmonic)[0]
-    if factor.family == "normal":
+    if factor.site.rules.elementwise:
         return jnp.eye(precision.shape[-1], dtype=precision.dtype) / precision[..., None]
     return inverse_and_logdet(precision)[0]
 

@@ -69,7 +69,7 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     Raises:
         StructureError: two latents of one block multiply each other.
     """
-    gaussian = [n for n, v in variables.items() if v.family == "gaussian"]
+    gaussian = [n for n, v in variables.items() if v.site.rules.location]
     added, multiplied = _meetings(factors)
     forbidden = {frozenset((a.site, b.site)) for a, b in multiplied}
     inside = {n for n in gaussian if program.sites[n].scan is not None}
@@ -126,7 +126,7 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
         blocks.append(_block(group, variables, program, reader, inside, factors, sizes,
                              method, structured))
     for name, v in variables.items():
-        if v.family != "gaussian":
+        if name not in gaussian:
             blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
                                           plates=tuple(p.name for p in v.site.axes)))
     if not all(met_by_one(b, tuple(blocks), factors) for b in blocks if b.checked):

@@ -10,7 +10,6 @@ from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
 from jopa_ppl.graph.factor import Factor, Graph, barren, factor_of
 from jopa_ppl.program.carry import Context, Reader
-from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Program
 
 
@@ -73,9 +72,9 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
     for error in faults.values():
         raise error
     variables = {
-        s.name: Variable(s.name, "gaussian" if s.family in GAUSSIAN else s.family, s,
+        s.name: Variable(s.name, s.rules.belief, s,
                          tuple(p for p in s.axes if (s.name, p.name) not in dense)
-                         if s.family in GAUSSIAN else ())
+                         if s.rules.location else ())
         for s in program.sites.values()
         if s.name not in predicted and (not s.observed or s.partial)}
     sizes = {p.name: p.size for f in kept for p in f.plates}

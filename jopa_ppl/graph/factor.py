@@ -11,7 +11,6 @@ from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import drawing, tables
 from jopa_ppl.graph import links as conjugacy
 from jopa_ppl.program.carry import Context, Reader
-from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Plate, Program, Site
 from jopa_ppl.program.refs import Ref
 
@@ -200,7 +199,7 @@ def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[
     latents = sorted({r for d in found for r in d.names
                       if _is_latent(program, r) and r.site in alive})
     for ref in latents:
-        if program.sites[ref.site].family not in GAUSSIAN:
+        if not program.sites[ref.site].rules.location:
             raise StructureError(
                 f"its likelihood depends on '{ref.site}', which is not Gaussian",
                 site=site.name, found=program.sites[ref.site].family,
@@ -225,11 +224,8 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
     program = reader.program
     plates = site.axes
     conjugacy.check_family(site)
-    noise_key = next((k for k in conjugacy.NOISE_KEYS if k in site.outputs), "rate")
-    if site.family in ("gamma", "wishart"):
-        noise_key = next(k for k in ("rate", "rate_matrix", "scale_matrix", "scale_tril")
-                         if k in site.outputs)
-    keys = ("loc", noise_key) if site.family in GAUSSIAN else ("concentration", noise_key)
+    noise_key = site.rules.noise_key(site.outputs)
+    keys = (site.rules.first, noise_key)
     mean, noise = reader.dependence([site.outputs[k] for k in keys], context)
     latent = {r for d in (mean, noise) for r in d.names
               if _is_latent(program, r) and r.site in alive}
@@ -240,8 +236,8 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
             raise StructureError("a scale or mask depends on a latent", site=site.name,
                                  found=f"dependence on {names(seen)}",
                                  expected="weights made of data", fix="compute it from data")
-    if site.family not in GAUSSIAN:
-        conjugacy.check_constant(site, "concentration", mean, latent)
+    if site.rules.constant:
+        conjugacy.check_constant(site, site.rules.constant, mean, latent)
         return Factor(site, context, site.family, plates, (), (), noise_names, frozenset(), False,
                       False, (), noise_key)
     products, knowns = conjugacy.check_mean(site, mean, latent, program, context.at is not None)

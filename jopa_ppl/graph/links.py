@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.program.determinants import check_matrix
-from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.proof.dependence import Dependence
 
-NOISE_KEYS = ("scale", "precision_matrix", "covariance_matrix", "scale_tril")
-# What a parameter's exponent must be multiplied by to give the exponent in the precision.
-TO_PRECISION = {"scale": -2, "precision_matrix": 1, "covariance_matrix": -1, "scale_tril": -2,
-                "rate": 1, "rate_matrix": 1, "scale_matrix": -1}
 SUPPORTED = "Normal, MultivariateNormal, MatrixNormal, Gamma, Exponential and Wishart"
 
 
 def check_family(site: Site) -> None:
     """Refuse a family that has no conjugate update."""
-    if site.family in (*GAUSSIAN, "gamma", "wishart"):
+    if site.rules.noise:
         return
     raise StructureError(
         "VMP has no conjugate update for this family", site=site.name,
@@ -63,12 +56,12 @@ def check_mean(site: Site, mean: Dependence, latent: set[Ref], program: Program,
             if ref in latent:
                 if exponent != 1:
                     raise _blamed(site, "the mean", mean, ref, blame)
-                family = program.sites[ref.site].family
-                if family not in GAUSSIAN:
+                other = program.sites[ref.site]
+                if not other.rules.location:
                     raise StructureError(
                         f"the mean depends on '{ref.site}', which is not Gaussian",
                         site=site.name,
-                        found=f"{family} in a mean"
+                        found=f"{other.family} in a mean"
                               + (f", by '{blame.operation}' at {blame.where}" if blame else ""),
                         expected="Gaussian latents in means",
                         fix="give it a Normal prior, or use it as a precision")
@@ -104,7 +97,7 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
     if not touched:
         return ()
     sites = tuple(sorted({r.site for r in touched}))
-    what = {"gamma": "the rate", "wishart": "the matrix"}.get(site.family, "the precision")
+    what = site.rules.noun
     for ref in touched:
         if ref in noise.nonlinear:
             blame = noise.nonlinear[ref]
@@ -125,16 +118,15 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
         if ref not in latent:
             continue
         name = ref.site
-        family = program.sites[name].family
-        power = exponent * Fraction(TO_PRECISION[key])
-        allowed = {"gamma": ("gamma",), "wishart": ()}.get(site.family, ("gamma", "wishart"))
-        if family not in allowed or (family == "wishart" and key != "precision_matrix"):
+        other, family = program.sites[name].rules, program.sites[name].family
+        power = exponent * site.rules.noise[key]
+        if family not in site.rules.made_of or key not in (other.enters_as or (key,)):
+            way = next((k for k in other.enters_as if k in site.rules.noise), "")
             raise StructureError(
                 f"{what} depends on '{name}' ({family})", site=site.name,
                 found=f"{family} in {key}", expected="Gamma (in any parametrisation) or Wishart "
-                "(as precision_matrix)" if site.family in GAUSSIAN else "data",
-                fix=f"pass precision_matrix={name}" if family == "wishart"
-                and site.family == "mvn" else "make it Gamma or Wishart, or data")
+                "(as precision_matrix)" if site.rules.location else "data",
+                fix=f"pass {way}={name}" if way else "make it Gamma or Wishart, or data")
         if power != 1:
             raise StructureError(
                 f"{what} has the wrong power of '{name}'", site=site.name,
@@ -148,7 +140,7 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
             "a precision that is drawn anew at each step is not supported by VMP", site=site.name,
             found=names(sites), expected="precisions drawn outside the scan",
             fix="move the Gamma or Wishart site out of the scan")
-    if site.family == "mvn":
+    if site.rules.by_matrix:
         check_matrix(site, key, sites, program)
     return sites
 

@@ -17,7 +17,6 @@ from jopa_ppl.language.given import given
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.query import condition
 from jopa_ppl.language.replay import replay
-from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def predicted(posterior: Posterior, name: str) -> tuple[Marginal, Belief | None]
     """
     site = posterior.compiled.graph.program.sites[name]
     model, args, kwargs = posterior.call.program()
-    if site.family in GAUSSIAN and posterior.plan is None:
+    if site.rules.location and posterior.plan is None:
         program = posterior.compiled.graph.program
         lead = (program.scans[site.scan].length,) if site.is_series else ()
         held = given(model, posterior) if posterior.global_sites else model

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from jopa_ppl.program.parameters import GAUSSIAN
 from jopa_ppl.program.program import Plate, Program, Site
 from jopa_ppl.proof.analyse import analyse
 from jopa_ppl.proof.dependence import Dependence, constant, variable
@@ -132,7 +131,7 @@ def _homes(program: Program) -> dict[str, Home]:
     """Where the sites outside scans belong that see what a scan returned, so far as provable."""
     found: dict[str, Home] = {}
     for site in program.sites.values():
-        if site.scan is not None or site.family not in GAUSSIAN or site.amortized:
+        if site.scan is not None or not site.rules.location or site.amortized:
             continue
         needs = program.needs(tuple(site.outputs.values()))
         last = {int(k.split("/")[1]) for k in needs if k.startswith("after/")}
@@ -153,7 +152,7 @@ def _moving(program: Program, site: Site, scan: int, homes: Mapping[str, Home]
             ) -> frozenset[str] | None:
     """Parameters that differ from step to step by data; None if it mixes steps."""
     length = program.scans[scan].length
-    if site.shape[:1] != (length,) or not (site.batch_shape or site.family == "normal"):
+    if site.shape[:1] != (length,) or not (site.batch_shape or site.rules.elementwise):
         return None
     timed = {_value_key(program.sites[n]) for n, h in homes.items() if not h.last}
 

@@ -65,7 +65,7 @@ def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Progra
         a, b = (_random(rng, avals[f"latent/{name}"]) for _ in range(2))
         one, other, both = (matrix(**{name: x}) for x in (a, b, a + b))
         straight = linear(both, one, other)
-        if program.sites[name].family == "wishart":
+        if program.sites[name].rules.by_matrix:
             alike = [logdet(matrix(**{name: _alike(x)})) for x in (a, b)]
             follows = _same(logdet(one) - logdet(other), alike[0] - alike[1])
         else:

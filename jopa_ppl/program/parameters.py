@@ -21,9 +21,7 @@ from jopa_ppl.language.distributions import ArrayNormal
 from jopa_ppl.language.missing import mask_missing, without_gaps
 from jopa_ppl.language.precision import as_network_takes
 from jopa_ppl.language.primitives import Amortized
-
-GAUSSIAN = ("normal", "mvn")
-MATRICES = ("precision_matrix", "covariance_matrix", "scale_tril")
+from jopa_ppl.program.families import FAMILIES, Family
 
 
 class Likelihood(NamedTuple):
@@ -53,6 +51,10 @@ class Described:
     event_shape: tuple[int, ...] = ()
     kind: str = ""             # the name of its class, without wrappers
     likelihood: Likelihood | None = None
+
+    @property
+    def rules(self) -> Family:
+        return FAMILIES[self.family]
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
@@ -93,11 +95,11 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             return Described("amortized", {}, True, tuple(fn.event_shape))
         shape, mask = given, _to_batch(mask, fn)
         mask = None if mask is None else mask[..., None]
-    family, found, elementwise = _parameters(base, shape)
-    if family == "unknown" and base.event_dim:
-        elementwise = False
+    family, found = _parameters(base, shape)
+    rules = FAMILIES[family]
+    elementwise = rules.elementwise and (bool(found) or not base.event_dim)
     params.update(found)
-    if partial and family in GAUSSIAN and not amortized:    # the rest of an event stays data
+    if partial and rules.location and not amortized:    # the rest of an event stays data
         params["present"] = present.astype(jnp.result_type(float))
         mask = _unwrap(without_gaps(whole), shape)[1]
     weight = None if mask is None else mask.astype(jnp.result_type(float))
@@ -111,10 +113,10 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
                              fix="give one weight per element of the batch; inside a scan, put "
                                  "handlers.scale into the body")
         weight = factor if weight is None else weight * factor
-    if weight is not None and (family != "unknown" or likelihood is not None):
+    if weight is not None and (found or likelihood is not None):
         if not elementwise:
             weight = weight.reshape((1,) * (len(shape) - weight.ndim) + weight.shape)
-            events = tuple(range(len(shape) - _event_dim(family, base), len(shape)))
+            events = tuple(range(len(shape) - getattr(base, "event_dim", 0), len(shape)))
             weight = weight.min(axis=events, keepdims=True)
         params["weight"] = weight
     # An amortised site is a Gaussian over what its message is about.
@@ -150,10 +152,6 @@ def _to_batch(mask: Array | None, fn: dist.Distribution) -> Array | None:
     return mask.all(axis=events)
 
 
-def _event_dim(family: str, base: dist.Distribution) -> int:
-    return {"wishart": 2, "normal": 0, "gamma": 0}.get(family, getattr(base, "event_dim", 0))
-
-
 def _message(name: str, fn: Amortized, value: Array | None, params: dict[str, Array]
              ) -> tuple[dist.Distribution | None, tuple[int, ...]]:
     """The encoder's potential as the density of a pseudo-observation m under N(on, P^-1)."""
@@ -168,8 +166,8 @@ def _message(name: str, fn: Amortized, value: Array | None, params: dict[str, Ar
                          expected=f"shape {on.shape}, that of `on`",
                          fix="let `message` return one Gaussian over `on` for every frame")
     base, _ = _unwrap(sent, on.shape)
-    family, found, _ = _parameters(base, on.shape)
-    if family not in GAUSSIAN:
+    family, found = _parameters(base, on.shape)
+    if not FAMILIES[family].location:
         raise ShapeError("the encoder's message is not Gaussian", site=name,
                          found=type(base).__name__, expected="Normal or MultivariateNormal",
                          fix="return dist.Normal(mean, std).to_event(1)")
@@ -185,8 +183,8 @@ class _Shifted:
         self.event_dim = base.event_dim
 
 
-def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Array], bool]:
-    """(family, parameters, whether its elements are independent)."""
+def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Array]]:
+    """(family, parameters)."""
     loc = fn.loc if isinstance(fn, _Shifted) else getattr(fn, "loc", None)
     base = fn.base if isinstance(fn, _Shifted) else fn
 
@@ -203,26 +201,26 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
         return array.reshape((1,) * (len(shape) - event_dim + 2 - array.ndim) + array.shape)
 
     if isinstance(base, dist.Normal):
-        return "normal", {"loc": full(loc), "scale": full(base.scale)}, True
+        return "normal", {"loc": full(loc), "scale": full(base.scale)}
     if isinstance(base, dist.MultivariateNormal):
-        key = next(k for k in MATRICES if k in vars(base))
-        return "mvn", {"loc": full(loc), key: matrix(getattr(base, key))}, False
+        key = FAMILIES["mvn"].noise_key(vars(base))
+        return "mvn", {"loc": full(loc), key: matrix(getattr(base, key))}
     if isinstance(base, dist.MatrixNormal):
         rows, columns = base.scale_tril_row, base.scale_tril_column
         kron = jnp.einsum("...ij,...kl->...ikjl", rows, columns)
         n = rows.shape[-1] * columns.shape[-1]
         return "mvn", {"loc": full(loc), "row": rows, "column": columns,
-                       "scale_tril": matrix(kron.reshape((*kron.shape[:-4], n, n)), 2)}, False
+                       "scale_tril": matrix(kron.reshape((*kron.shape[:-4], n, n)), 2)}
     if isinstance(base, ArrayNormal):
-        return "mvn", {"loc": full(loc), 
-                       "covariance_matrix": matrix(base.covariance, base.event_dim)}, False
+        return "mvn", {"loc": full(loc),
+                       "covariance_matrix": matrix(base.covariance, base.event_dim)}
     if isinstance(base, dist.Exponential):
-        return "gamma", {"concentration": full(jnp.ones(())), "rate": full(base.rate)}, True
+        return "gamma", {"concentration": full(jnp.ones(())), "rate": full(base.rate)}
     if isinstance(base, dist.Gamma):
-        return "gamma", {"concentration": full(base.concentration), "rate": full(base.rate)}, True
+        return "gamma", {"concentration": full(base.concentration), "rate": full(base.rate)}
     if isinstance(base, dist.Wishart):
         chol = base.base_dist
-        key = next(k for k in ("rate_matrix", "scale_matrix", "scale_tril") if k in vars(chol))
+        key = FAMILIES["wishart"].noise_key(vars(chol))
         return "wishart", {"concentration": jnp.broadcast_to(chol.concentration, shape[:-2]),
-                           key: full(getattr(chol, key))}, False
-    return "unknown", {}, True
+                           key: full(getattr(chol, key))}
+    return "unknown", {}

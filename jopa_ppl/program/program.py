@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
+from jopa_ppl.program.families import FAMILIES, Family
 from jopa_ppl.program.parameters import Likelihood
 from jopa_ppl.program.refs import Ref
 
@@ -44,9 +45,14 @@ class Site:
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
 
     @property
+    def rules(self) -> Family:
+        """The row of its family."""
+        return FAMILIES[self.family]
+
+    @property
     def parameters(self) -> tuple[int, ...]:
         """Outputs that its density is made of."""
-        scored = self.family == "unknown" and self.likelihood is not None
+        scored = not self.rules.noise and self.likelihood is not None
         return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()))
 
     @property
@@ -66,7 +72,7 @@ class Site:
     def axes(self) -> tuple[Plate, ...]:
         """The batch axes that message passing runs over: plates, and for matrix-valued families
         every other batch axis (elements of a Normal outside plates are one diagonal event)."""
-        if self.family not in ("mvn", "wishart"):
+        if not self.rules.by_matrix:
             return self.plates
         named = {p.axis: p for p in self.plates}
         return tuple(named.get(i, Plate(f"{self.name}.{i}", i, n))

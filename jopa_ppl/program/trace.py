@@ -31,7 +31,7 @@ from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.language.series import Series, looked_up
 from jopa_ppl.program.after_scan import inline
 from jopa_ppl.program.naming import check_labels, check_name
-from jopa_ppl.program.parameters import GAUSSIAN, Likelihood, describe
+from jopa_ppl.program.parameters import Likelihood, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.scan_inputs import check_inputs
 
@@ -154,9 +154,9 @@ class _Tracer(Messenger):
         partial = bool(infer.get("jopa_partial"))
         described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial, data_of(msg))
         # A likelihood that is only seen through its message has no latent values: gaps are gaps.
-        partial &= described.likelihood is None or (described.family != "unknown"
+        partial &= described.likelihood is None or (bool(described.rules.noise)
                                                     and not described.amortized)
-        if partial and described.family not in GAUSSIAN:
+        if partial and not described.rules.location:
             raise StructureError(
                 "it is conditioned in part", site=name, found=f"{described.family} with NaN in its "
                 "data, or data for some steps", expected="a Gaussian, or all of its values",

@@ -73,6 +73,6 @@ def _message(site: Site, factors: Sequence[Factor]) -> str:
         return "none: it depends on no latent" if known else "exact, its prior"
     if factor.reason:
         return f"{message}; not exact because of {factor.reason}"
-    if factor.message == "exact" and site.family in ("normal", "mvn"):
+    if factor.message == "exact" and site.rules.location:
         return f"{message}, on {terms(factor)}" + ", last step" * (site.outside == "last")
     return message

@@ -1,0 +1,64 @@
+"""Families of distributions, one row each: what a factor of that family is to the proof.
+
+A new one is a row here, a reader of its NumPyro distribution in `parameters`, a row of
+`jopa_ppl.engine.densities` for its expected log density and, where it may be latent and is no
+Gaussian, a belief (`jopa_ppl.beliefs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the proof may ask of a family.
+
+    Attributes:
+        name: as tables and files call it.
+        belief: the family of the belief about a latent of it; "" where it can have none.
+        location: the parameter that may be affine in each Gaussian latent, and that an action or a
+            state enters by; "" where there is none.
+        constant: the parameter that has to be data; "" where there is none.
+        noise: its other parameter, in every way an author may give it, by the exponent with which
+            that one enters the precision (of a Gamma or Wishart: the rate). It may be a product of
+            data and of latents of the families `made_of`.
+        noun: what errors call it.
+        elementwise: whether its elements are independent (and missing one by one).
+        by_matrix: whether every batch axis counts as a plate, its noise being a matrix.
+        enters_as: of a latent in others' noise, the parameters it may be; () for any.
+    """
+
+    name: str
+    belief: str = ""
+    location: str = ""
+    constant: str = ""
+    noise: Mapping[str, int] = field(default_factory=dict)
+    made_of: tuple[str, ...] = ()
+    noun: str = "the precision"
+    elementwise: bool = True
+    by_matrix: bool = False
+    enters_as: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The parameter beside the noise."""
+        return self.location or self.constant
+
+    def noise_key(self, parameters: Iterable[str]) -> str:
+        """Which way its author gave the noise."""
+        return next(k for k in self.noise if k in parameters)
+
+
+PRECISIONS = ("gamma", "wishart")
+FAMILIES = {row.name: row for row in (
+    Family("normal", "gaussian", "loc", noise={"scale": -2}, made_of=PRECISIONS),
+    Family("mvn", "gaussian", "loc", made_of=PRECISIONS, elementwise=False, by_matrix=True,
+           noise={"precision_matrix": 1, "covariance_matrix": -1, "scale_tril": -2}),
+    Family("gamma", "gamma", constant="concentration", noise={"rate": 1}, made_of=("gamma",),
+           noun="the rate"),
+    Family("wishart", "wishart", constant="concentration", noun="the matrix", elementwise=False,
+           noise={"rate_matrix": 1, "scale_matrix": -1, "scale_tril": -2}, by_matrix=True,
+           enters_as=("precision_matrix",)),
+    Family("unknown"), Family("amortized"))}
