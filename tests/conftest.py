@@ -34,7 +34,7 @@ LONG = tuple(line for line in (Path(__file__).parent / "long.txt").read_text().s
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(LONG):
+        if item.nodeid.rpartition("/")[2].startswith(LONG):
             item.add_marker(pytest.mark.slow)
 
 

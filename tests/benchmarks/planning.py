@@ -10,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 import jopa_ppl as jp
-from tests.test_planning import GOAL, PRIOR, START, A, B, expected_cost, uncertain
+from tests.engine.test_planning import GOAL, PRIOR, START, A, B, expected_cost, uncertain
 
 
 def main(horizon: int = 5, draws: int = 200_000) -> None:

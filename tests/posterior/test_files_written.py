@@ -20,7 +20,7 @@ import jopa_ppl as jp
 from jopa_ppl import atomic
 from jopa_ppl.posterior import storage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEADER, TENSORS = {"program": "é"}, {"a": np.arange(3.0), "b/c": np.ones((), np.float32)}
 
 

@@ -111,7 +111,7 @@ def run_apart(script: str, **env: str) -> str:
 @pytest.mark.slow
 def test_another_default_device():
     script = """
-import jax, numpy as np, tests.test_settings as t
+import jax, numpy as np, tests.infer.test_settings as t
 jax.config.update("jax_default_device", jax.devices()[1])
 found = t.everything()
 assert t.jp.VMP(t.noisy, progress=False).run(t.Y).mean("m").devices() == {jax.devices()[1]}
@@ -200,7 +200,7 @@ def test_a_pickled_posterior_is_what_a_file_holds():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_process_that_was_forked_after_jax_is_told_so():
     script = """
-import os, warnings, numpy as np, jopa_ppl as jp, tests.test_settings as t
+import os, warnings, numpy as np, jopa_ppl as jp, tests.infer.test_settings as t
 warnings.simplefilter("ignore")
 posterior = jp.VMP(t.one, progress=False).run(1.0)
 if child := os.fork():
