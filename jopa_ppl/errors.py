@@ -122,6 +122,8 @@ def whole(see: str, least: int = 1, **options: object) -> None:
         JopaError: one is not.
     """
     for name, value in options.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        if (not isinstance(value, int | np.integer) or isinstance(value, bool)
+                or not least <= value < 2**31):
             raise JopaError("an option is out of range", found=f"{name}={value!r}",
-                            expected=f"a whole number, at least {least}", fix=f"see help({see})")
+                            expected=f"a whole number, at least {least}, of 32 bits",
+                            fix=f"see help({see})")

@@ -116,7 +116,7 @@ def own(leaf: Any) -> Any:
 def _identity(leaf: Any) -> Hashable:
     try:
         hash(leaf)
-    except TypeError:
+    except (TypeError, ValueError):           # a memoryview that may be written to
         return ("content", type(leaf))        # its watch tells it from others
     return (type(leaf), leaf)
 

@@ -46,11 +46,16 @@ class Given(_Query, data=("joint", "single", "known")):
     shapes: tuple
     held: bool
 
+    @property
+    def sites(self) -> set[str]:
+        """What it holds beliefs about."""
+        return {*self.single, *(n for members in self.joint for n in members)}
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handler = _Beliefs(self)
         with handler:
             out = self.fn(*args, **kwargs)
-        wanted = set(self.single) | {n for members in self.joint for n in members}
+        wanted = self.sites
         check_known(wanted - handler.seen, handler.seen | wanted, "jp.given")
         return out
 
@@ -162,6 +167,8 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
             warns (DataWarning). SVI and NUTS always treat them as priors.
             What was data in a part of a site (jp.condition with NaN) stays data.
 
+    Of a model that has beliefs about no other sites, these take the place of those.
+
     Raises:
         SiteError: a site is not in the posterior, not global, or (when run) not in the program.
     """
@@ -175,12 +182,16 @@ def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution
                 raise SiteError("a belief is not a distribution", site=name,
                                 found=type(d).__name__, expected="a NumPyro distribution",
                                 fix=f"use jp.condition(model, {{'{name}': value}})")
+        while isinstance(model, Given) and model.sites <= single.keys():
+            model = model.fn
         return Given(model, {}, single, {}, (), not update)
     if not hasattr(posterior, "beliefs"):
         raise JopaError("jp.given takes earlier beliefs", found=type(posterior).__name__,
                         expected="a Posterior, or a dict {name: distribution}",
                         fix="pass what VMP(..).run returned")
     joint, single, shapes = posterior.beliefs(sites)
+    while isinstance(model, Given) and model.sites <= {*single, *(n for n, _ in shapes)}:
+        model = model.fn            # a later belief takes the place of an earlier one
     known = {n: posterior.known(n) for n in (*single, *(n for n, _ in shapes))}
     known = {n: value for n, value in known.items() if value is not None}
     for members, (mean, cov) in joint.items():

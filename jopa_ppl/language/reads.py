@@ -24,7 +24,8 @@ class Reads(NamedTuple):
     """Names that code reads, nested functions included.
 
     names: global ones; attributes: of whatever object; modules: imported while it runs;
-    anything: whether it computes the names of attributes; outside: what it reads elsewhere.
+    anything: whether it computes the names of attributes; outside: what it reads elsewhere;
+    paths: attributes of global names in turn, ("np", "random", "normal").
     """
 
     names: frozenset[str]
@@ -32,12 +33,15 @@ class Reads(NamedTuple):
     modules: frozenset[str]
     anything: bool
     outside: frozenset[str]
+    paths: frozenset[tuple[str, ...]]
 
 
 @lru_cache(4096)
 def reads(code: CodeType) -> Reads:
     """What the code reads."""
     names, attributes, modules, anything = set(), set(), set(), False
+    paths: list[tuple[str, ...]] = []
+    path: tuple[str, ...] = ()
     for step in dis.get_instructions(code):
         kind = step.opname
         if kind == "IMPORT_NAME":
@@ -45,18 +49,26 @@ def reads(code: CodeType) -> Reads:
             modules |= {".".join(parts[:i + 1]) for i in range(len(parts))}
         elif kind in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
             names.add(step.argval)
+            paths.append(path := (step.argval,))
+            continue
         elif kind == "MATCH_CLASS":
             anything = True
         elif step.opcode in dis.hasname and not kind.startswith(("STORE", "DELETE")):
             attributes.add(step.argval)
+            if path:
+                paths[-1] = path = (*path, step.argval)
+                continue
+        path = ()
     for inner in (reads(c) for c in code.co_consts if isinstance(c, CodeType)):
         names |= inner.names
         attributes |= inner.attributes
         modules |= inner.modules
         anything |= inner.anything
+        paths += inner.paths
     used = names | attributes
     return Reads(frozenset(names), frozenset(attributes), frozenset(modules),
-                 anything or not _ANY.isdisjoint(used), _OUTSIDE & used | _BUILTIN & names)
+                 anything or not _ANY.isdisjoint(used), _OUTSIDE & used | _BUILTIN & names,
+                 frozenset(paths))
 
 
 def _folders() -> tuple[str, ...]:
@@ -86,5 +98,5 @@ def library_module(name: str | None) -> bool:
 
 def is_library(x: Any) -> bool:
     """Whether a module, or the class of an object, is a library's: taken as constant."""
-    return library_module(x.__name__ if isinstance(x, ModuleType) else
-                          getattr(x, "__module__", None))
+    name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", None)
+    return library_module(name) if isinstance(name, str | None) else True

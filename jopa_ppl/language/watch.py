@@ -10,43 +10,44 @@ the walk cannot see through makes the watch `blind`: such a program is traced at
 from __future__ import annotations
 
 import functools
-import hashlib
-import pickle
+import random
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
-from itertools import chain, repeat
-from operator import call, is_
+from operator import attrgetter, itemgetter, methodcaller
 from types import (
     BuiltinFunctionType,
-    ClassMethodDescriptorType,
-    CodeType,
     FunctionType,
-    GenericAlias,
-    GetSetDescriptorType,
     MappingProxyType,
-    MemberDescriptorType,
-    MethodDescriptorType,
     MethodType,
     MethodWrapperType,
     ModuleType,
-    WrapperDescriptorType,
 )
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
+from jopa_ppl.language.probes import (
+    ATOMS,
+    GONE,
+    Many,
+    Probe,
+    digest,
+    function_parts,
+    items_of,
+    members_of,
+    pickled,
+    plain,
+    referent,
+    same,
+    slots_of,
+    some,
+)
 from jopa_ppl.language.reads import is_library, library_file, reads
 
-GONE = object()
-_ATOMS = (int, float, complex, str, bytes, type(None), type(...), range, slice, np.generic,
-          np.dtype, np.ufunc, CodeType, GenericAlias, WrapperDescriptorType,
-          MethodDescriptorType, ClassMethodDescriptorType, GetSetDescriptorType,
-          MemberDescriptorType)
 # Libraries whose objects, but for functions, hold nothing that a program is made of.
 _CONSTANT = frozenset(("jax", "jaxlib", "jopa_ppl", "logging", "tqdm", "typing", "weakref"))
 _LIMIT = 20_000      # objects: a program that can reach more is traced at every run
@@ -58,6 +59,10 @@ _UNUSED = frozenset(("__eq__", "__repr__", "__str__", "__hash__", "__reduce__", 
                      "__slots__", "__match_args__", "__dataclass_fields__", "__dataclass_params__",
                      "__parameters__", "__orig_bases__", "__abstractmethods__",
                      "__static_attributes__", "__firstlineno__"))
+# What gives something else each time, and what makes such a thing of a seed.
+_DRAWS = (random.Random, np.random.Generator, np.random.RandomState)
+_SEEDED = frozenset(("default_rng", "RandomState", "Generator", "SeedSequence"))
+_FLEETING = frozenset(("builtins", "itertools"))
 LIVE: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
@@ -77,16 +82,16 @@ class Watch:
             walk = _Walk(*names)
             walk.visit(reach)
         self.blind, self._probes = walk.blind, walk.probes
-        self._many = _Many([p for p in walk.probes if _plain(p)])
-        self._others = [p for p in walk.probes if not _plain(p)]
+        self._many = Many([p for p in walk.probes if plain(p)])
+        self._others = [p for p in walk.probes if not plain(p)]
         if not self.blind:
             LIVE.add(self)
 
     def unchanged(self, roots: Iterable[Any] | None = None) -> bool:
         """Whether all is as it was (and the roots are those of then)."""
-        if self.blind or (roots is not None and not _same(tuple(roots), self.roots)):
+        if self.blind or (roots is not None and not same(tuple(roots), self.roots)):
             return False
-        return (self._many.same() and all(map(_Probe.same, self._others))) or not self.change()
+        return (self._many.same() and all(map(Probe.same, self._others))) or not self.change()
 
     def change(self) -> str | None:
         """In words, the first thing that is not as it was."""
@@ -95,120 +100,12 @@ class Watch:
         return next((p.told() for p in self._probes if not p.same()), None)
 
 
-class _Probe(NamedTuple):
-    """One look at a mutable object: what `read(*args)` returned, and the names of its parts."""
-
-    read: Callable[..., tuple]
-    args: tuple
-    values: tuple
-    names: tuple[str, ...]
-    where: str
-
-    def now(self) -> tuple:
-        try:
-            return self.read(*self.args)
-        except (RuntimeError, ValueError, AttributeError):        # changed while it was read
-            return (GONE,)
-
-    def same(self) -> bool:
-        return _same(self.now(), self.values)
-
-    def told(self) -> str:
-        """Which of its parts is another one now."""
-        if len(now := self.now()) == len(self.values) and self.names:
-            first = list(map(_equal, now, self.values)).index(False)
-            return f"'{self.names[first % len(self.names)]}' {self.where}"
-        return f"something {self.where}" if self.names else self.where
-
-
-class _Many:
-    """The dicts and slots that are read as a whole, often hundreds (networks): in one pass."""
-
-    def __init__(self, probes: list[_Probe]) -> None:
-        self.dicts = [p.args[0] for p in probes if p.read is _items]
-        slotted = [p.args for p in probes if p.read is _slots]
-        self.slots = ([s.__get__ for _, slots in slotted for s in slots],
-                      [x for x, slots in slotted for _ in slots])
-        self.sizes, self.entries = list(map(len, self.dicts)), list(self._now())
-
-    def _now(self) -> Iterable[Any]:
-        return chain(chain.from_iterable(self.dicts), map(call, *self.slots),
-                     chain.from_iterable(map(dict.values, self.dicts)))
-
-    def same(self) -> bool:
-        try:
-            return (list(map(len, self.dicts)) == self.sizes
-                    and all(map(is_, self._now(), self.entries)))
-        except (AttributeError, RuntimeError):        # a slot that was deleted
-            return False
-
-
-def _same(now: tuple, then: tuple) -> bool:
-    return len(now) == len(then) and (all(map(is_, now, then)) or all(map(_equal, now, then)))
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two objects are one, or immutable and alike."""
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, _ATOMS):
-        return repr(a) == repr(b)
-    if isinstance(a, MethodType):
-        return a.__self__ is b.__self__ and a.__func__ is b.__func__
-    if type(a) is tuple:
-        return _same(a, b)
-    if is_dataclass(a) and type(a).__dataclass_params__.frozen:
-        return all(_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
-    return False
-
-
-# -- readings: each returns what the mutable object holds ------------------------------------------
-
-
-def _some(holder: Mapping, names: tuple, absent: frozenset) -> tuple:
-    return (*map(holder.get, names, repeat(GONE)), holder.keys().isdisjoint(absent))
-
-
-def _items(holder: dict) -> tuple:
-    return (*holder, *holder.values())
-
-
-def _members(holder: Iterable) -> tuple:
-    return tuple(holder)
-
-
-def _slots(x: Any, slots: tuple) -> tuple:
-    return tuple(slot.__get__(x) for slot in slots)
-
-
-def _function(f: FunctionType) -> tuple:
-    return (f.__code__, f.__defaults__, f.__kwdefaults__, *map(_cell, f.__closure__ or ()))
-
-
-def _cell(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return GONE
-
-
-def _digest(x: np.ndarray) -> tuple:
-    data = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-    return x.shape, x.dtype, hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _pickled(x: Any) -> tuple:
-    return (hashlib.blake2b(pickle.dumps(x, 5), digest_size=16).digest(),)
-
-
 class _Walk:
     """One pass over all that can be read, with the names that are known so far."""
 
     def __init__(self, names: frozenset[str], anything: bool) -> None:
         self.names, self.anything, self.blind = names, anything, ""
-        self.probes: list[_Probe] = []
+        self.probes: list[Probe] = []
         self.seen: dict[int, Any] = {}
         self.globals: dict[int, tuple[dict, set[str]]] = {}
 
@@ -217,7 +114,7 @@ class _Walk:
         waiting = [x]
         while waiting:
             x = waiting.pop()
-            if isinstance(x, (*_ATOMS, jax.Array)) or x is GONE or id(x) in self.seen:
+            if isinstance(x, (*ATOMS, jax.Array)) or x is GONE or id(x) in self.seen:
                 continue
             self.seen[id(x)] = x
             if len(self.seen) > _LIMIT:
@@ -227,21 +124,32 @@ class _Walk:
 
     def _probe(self, read: Callable, *args: Any, names: Iterable[str] = (), where: str) -> tuple:
         """Note a reading, and return what it gave."""
-        self.probes.append(_Probe(read, args, read(*args), tuple(names), where))
+        self.probes.append(Probe(read, args, read(*args), tuple(names), where))
         return self.probes[-1].values
 
     def _look(self, x: Any) -> Iterable[Any]:
-        if isinstance(x, np.ndarray):
-            plain = type(x) is np.ndarray and not x.dtype.hasobject
-            self._probe(_digest if plain else _pickled, x, where="the values of an array")
+        if isinstance(x, weakref.ref):
+            return self._probe(referent, x, where="what a weak reference refers to")
+        if isinstance(x, attrgetter | itemgetter | methodcaller):
+            self.anything = True
             return ()
+        if isinstance(x, _DRAWS) or (isinstance(x, Iterator) and type(x).__module__ in _FLEETING):
+            self.blind = self.blind or f"a {type(x).__name__}, which gives something else each time"
+            return ()
+        return self._made_of(x)
+
+    def _made_of(self, x: Any) -> Iterable[Any]:
+        if isinstance(x, np.ndarray):
+            pure = type(x) is np.ndarray and not x.dtype.hasobject
+            self._probe(digest if pure else pickled, x, where="the values of an array")
+            return self._own(x)
         if isinstance(x, tuple | frozenset):
-            return (*x, *self._object(x))
+            return (*x, *self._own(x))
         if isinstance(x, dict | MappingProxyType):
-            return (*self._all(x, "of a dict"), *self._object(x))
+            return (*self._all(x, "of a dict"), *self._own(x))
         if isinstance(x, list | set | deque):
-            members = self._probe(_members, x, where=f"what a {type(x).__name__} holds")
-            return (*members, *self._object(x))
+            members = self._probe(members_of, x, where=f"what a {type(x).__name__} holds")
+            return (*members, *self._own(x))
         if isinstance(x, FunctionType):
             return self._code(x)
         if isinstance(x, MethodType):
@@ -257,19 +165,31 @@ class _Walk:
         if isinstance(x, staticmethod | classmethod):
             return (x.__func__,)
         if isinstance(x, type):
-            return self._class(x)
+            return (*self._class(x), *(() if type(x) is type else (type(x),)))
         return type(x), *self._object(x)
+
+    def _own(self, x: Any) -> Iterable[Any]:
+        """What a container has besides what it holds: the user's class of it, and attributes."""
+        return () if is_library(type(x)) else (type(x), *self._object(x))
 
     def _code(self, f: FunctionType) -> Iterable[Any]:
         """What a function reads: of a library's, only what it closes over."""
         own = ("__code__", "__defaults__", "__kwdefaults__", *f.__code__.co_freevars)
-        values = self._probe(_function, f, names=own, where=f"of {f.__qualname__}")
+        values = self._probe(function_parts, f, names=own, where=f"of {f.__qualname__}")
         found = [*values[1:], *(self._all(vars(f), f"of {f.__qualname__}") if vars(f) else ())]
         if library_file(f.__code__.co_filename):
             return found
         read = reads(f.__code__)
         self.names |= read.attributes
         self.anything |= read.anything
+        for first, *rest in read.paths:
+            module = f.__globals__.get(first)
+            drawn = [m for m in rest if m not in _SEEDED]
+            if module is random or module is np.random or (module is np and drawn[:1] == ["random"]
+                                                           and len(drawn) == len(rest)):
+                self.blind = self.blind or f"random numbers, which {f.__qualname__} draws"
+        if read.modules & {"random", "numpy.random"}:
+            self.blind = self.blind or f"random numbers, which {f.__qualname__} draws"
         if read.outside:
             self.blind = self.blind or f"{sorted(read.outside)[0]}, which {f.__qualname__} uses"
         package = f.__globals__.get("__package__")
@@ -282,7 +202,7 @@ class _Walk:
         names = tuple(sorted(names))
         if not names:
             return ()
-        return self._probe(_some, holder, names, frozenset(), names=names, where=where)
+        return self._probe(some, holder, names, frozenset(), names=names, where=where)
 
     def _partly(self, holder: Mapping, where: str, always: Iterable[str] = ()) -> Iterable[Any]:
         """The entries that the program's code names, and whether others of them came up."""
@@ -290,12 +210,12 @@ class _Walk:
             return self._all(holder, where)
         wanted = {*self.names, *always}
         names = tuple(n for n in holder if n in wanted)
-        return self._probe(_some, holder, names, frozenset(wanted.difference(names)),
+        return self._probe(some, holder, names, frozenset(wanted.difference(names)),
                            names=(*names, "a new attribute"), where=where)
 
     def _all(self, holder: Mapping, where: str) -> Iterable[Any]:
         names = tuple(holder)
-        return self._probe(_items, holder, names=map(str, names), where=where)[len(names):]
+        return self._probe(items_of, holder, names=map(str, names), where=where)[len(names):]
 
     def _class(self, x: type) -> Iterable[Any]:
         found = []
@@ -331,10 +251,10 @@ class _Walk:
             found += self._all(own, where) if whole else self._partly(own, where)
         slots = tuple(s for s in slots if (whole or s.__name__ in self.names) and _is_set(x, s))
         if slots:
-            found += self._probe(_slots, x, slots, names=[s.__name__ for s in slots], where=where)
+            found += self._probe(slots_of, x, slots, names=[s.__name__ for s in slots], where=where)
         if library and any(_is_extension(b) for b in kind.__mro__):
             with suppress(Exception):       # the rest of it, where pickle can see that
-                self._probe(_pickled, x, where=where)
+                self._probe(pickled, x, where=where)
         return found
 
     def _opaque(self, x: Any) -> Iterable[Any]:
@@ -346,14 +266,10 @@ class _Walk:
         if inside or not is_library(kind) or kind.__module__.partition(".")[0] in _CONSTANT:
             return ()
         try:
-            self._probe(_pickled, x, where=f"what a {kind.__name__} holds")
+            self._probe(pickled, x, where=f"what a {kind.__name__} holds")
         except Exception:      # whatever an object's own way of being pickled raises
             self.blind = self.blind or f"a {kind.__name__}, which cannot be looked into"
         return ()
-
-
-def _plain(probe: _Probe) -> bool:
-    return probe.read is _slots or (probe.read is _items and isinstance(probe.args[0], dict))
 
 
 def _is_extension(kind: type) -> bool:

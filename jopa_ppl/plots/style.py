@@ -74,6 +74,11 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
     else:
         moments = [np.asarray(source)] + ([] if variance is None else [np.asarray(variance)])
     plates = moments[0].shape[1:1 + len(_place(index))]
+    if len(plates) < len(_place(index)) or not all(-n <= i < n for i, n in zip(_place(index),
+                                                                               plates)):
+        raise ShapeError("there is no such element", site=site, found=f"index={index}",
+                         expected=f"an element of {moments[0].shape[1:]}",
+                         fix="count from 0, plates in the site's order")
     moments = [m[(slice(None), *_place(index))] for m in moments]
     moments = [m[:, None] if m.ndim == 1 else m for m in moments]
     if moments[0].ndim != 2 or moments[0].shape != moments[-1].shape:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 import os
+import random
 import sys
 import types
 import weakref
@@ -445,3 +447,57 @@ def test_functions_with_their_own_derivatives_are_told_apart(f):
     features = np.asarray(f(jnp.asarray(x)))
     found = jp.VMP(program).run(x)
     assert np.isclose(found.mean("w"), features @ x / (1 + features @ features), rtol=1e-5)
+
+
+class Listed(list):
+    def scale(self):
+        return self.sd
+
+
+class Defaulting(dict):
+    def __missing__(self, _):
+        return self.sd
+
+
+class Marked(np.ndarray):
+    sd = 1.0
+
+
+class Meta(type):
+    @property
+    def sd(cls):
+        return cls.hidden
+
+
+class Held(metaclass=Meta):
+    hidden = 1.0
+
+
+def test_attributes_of_containers_references_and_metaclasses_are_seen():
+    listed, table, array, model = Listed([1]), Defaulting(), np.ones(1).view(Marked), Model()
+    for x in (listed, table, array):
+        x.sd = 1.0
+    is_seen(lambda: site(listed.scale()), lambda: setattr(listed, "sd", 0.1))
+    is_seen(lambda: site(table["any"]), lambda: setattr(table, "sd", 0.1))
+    is_seen(lambda: site(array.sd), lambda: setattr(array, "sd", 0.1))
+    reference = weakref.ref(model)
+    is_seen(lambda: site(reference().sd), lambda: setattr(model, "sd", 0.1))
+    model.sd, of = 1.0, operator.methodcaller("__getattribute__", "sd")
+    is_seen(lambda: site(of(model)), lambda: setattr(model, "sd", 0.1))
+    is_seen(lambda: site(Held.sd), lambda: setattr(Held, "hidden", 0.1))
+
+
+def test_a_program_that_draws_is_traced_at_every_run():
+    scales = iter([0.95**k for k in range(99)])
+    rng, drawn = np.random.default_rng(0), np.random.uniform
+
+    def seeded():
+        return np.random.default_rng(0).uniform(0.5, 1.0)
+
+    for scale in (lambda: next(scales), random.random, lambda: rng.uniform(0.1, 1.0),
+                  lambda: np.random.uniform(0.1, 1.0), lambda: drawn(0.1, 1.0)):
+        vmp = jp.VMP(lambda scale=scale: site(scale()))
+        assert vmp.run().mean("x") != vmp.run().mean("x")
+    vmp = jp.VMP(lambda: site(seeded()))
+    first = vmp.run()
+    assert vmp.run().compiled is first.compiled

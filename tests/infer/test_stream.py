@@ -208,3 +208,23 @@ def test_a_scale_below_one_forgets():
     for site in ("A", "B"):
         assert_allclose(found.mean(site), last.mean(site), rtol=1e-9)
         assert_allclose(found.variance(site), last.variance(site) / 0.8, rtol=1e-9)
+
+
+def test_beliefs_given_again_and_again_compile_once():
+    """Later beliefs take the place of earlier ones about the same sites, or of fewer."""
+    def program(y):
+        m = jp.latent("m", dist.Normal(0.0, 1.0))
+        b = jp.latent("b", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(m, 1.0), y)
+        jp.observe("z", dist.Normal(b, 1.0), y)
+
+    model, compiled = program, set()
+    for _ in range(5):
+        found = jp.VMP(model, progress=False).run(np.array(1.0))
+        compiled.add(id(found.compiled))
+        model = jp.given(model, found, update=True)
+    assert model.fn is program and len(compiled) == 2           # with priors, with beliefs
+    assert np.isclose(found.mean("m"), 5 / 6)
+    fewer = jp.given(model, {"m": dist.Normal(3.0, 0.1)}, update=True)
+    assert fewer.fn is model                                    # b stays as it was given
+    assert jp.given(fewer, {"m": dist.Normal(0.0, 1.0)}).fn is model

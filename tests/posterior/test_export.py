@@ -8,8 +8,8 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 import xarray
+from posterior.test_files import D, N, T, learned, series  # noqa: F401
 from programs import fusion, regression, rotation, simulate, trajectories
-from test_files import D, N, T, learned, series  # noqa: F401
 
 import jopa_ppl as jp
 from jopa_ppl.posterior import arviz as export

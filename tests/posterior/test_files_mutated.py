@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from posterior.test_files import learned  # noqa: F401
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
-from test_files import learned  # noqa: F401
 
 import jopa_ppl as jp
 from jopa_ppl.posterior import storage

@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
+from posterior.test_files import D, T, lds, learned, series  # noqa: F401
 from programs import cases
 from scipy.stats import norm
-from test_files import D, T, lds, learned, series  # noqa: F401
 
 import jopa_ppl as jp
 from jopa_ppl import plots
