@@ -64,6 +64,10 @@ def after(compiled: Compiled, call: Call, told: State, history: np.ndarray,
     if compiled.options.tol == 0 and abs(change) <= 1e-12 * abs(float(told.free_energy)):
         return
     moved = f", the free energy by {change:.3g} nats a sweep" if sweeps > 1 else ""
+    bent = [f.site.name for f in compiled.graph.factors if f.message == "linearise"]
+    corners = (f"; if the log density of '{bent[0]}' has corners (Laplace, a hinge), its curvature "
+               "at the mean is 0 and F means nothing: pass "
+               f"messages={{'{bent[0]}': 'cubature'}}" if bent else "")
     warnings.warn(f"not converged: after {sweeps} sweeps the beliefs still move{moved} "
-                  f"(tol={compiled.options.tol}); raise max_iters", ConvergenceWarning,
+                  f"(tol={compiled.options.tol}); raise max_iters{corners}", ConvergenceWarning,
                   stacklevel=3)

@@ -58,6 +58,10 @@ def curvature(score: Score, at: Moments, rule: str) -> Array:
         return -jnp.moveaxis(rows, 0, -1)
 
     C = _over_points(bend, at, rule)
+    if rule == "cubature":
+        # Straight pieces bend where they meet (Laplace), which is between the points.
+        corners = -2 * _spread_slope(score, at, rule)
+        C = jnp.where((C == 0).all((-2, -1), keepdims=True), corners, C)
     values, vectors = jnp.linalg.eigh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
     return jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
 
@@ -67,8 +71,12 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
 
     At `at`, the gradient of U - 1/2 <R, S> is the message.
     """
-    own = jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
-    return lax.stop_gradient(curvature(score, at, rule) + 2 * own)
+    return lax.stop_gradient(curvature(score, at, rule) + 2 * _spread_slope(score, at, rule))
+
+
+def _spread_slope(score: Score, at: Moments, rule: str) -> Array:
+    """dU/dS of the sum over the points."""
+    return jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
 
 
 def drawn_score(score: Score, at: Moments, noise: Array) -> Array:

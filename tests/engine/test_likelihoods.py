@@ -275,3 +275,34 @@ def test_state_space_models_against_nuts(kind):
         found = fit(model, rule, y, T=40)
         assert np.abs((found.mean("x")[:-1] - mean) / sd).max() < off
         assert np.abs(np.sqrt(found.variance("x")[:-1]) / sd - 1).max() < wide
+
+
+@pytest.mark.parametrize("y, scale", [(0.6, 0.5), (3.0, 2.0), (-1.0, 0.5)])
+def test_a_density_with_a_corner_has_the_curvature_of_its_expectation(y, scale):
+    """Laplace: straight but for one point. Against the Gaussian of the least free energy."""
+    def model(y):
+        jp.observe("y", dist.Laplace(jp.latent("x", dist.Normal(0.0, 1.0)), scale), y)
+
+    z, w = np.polynomial.hermite_e.hermegauss(201)
+
+    def free_energy(t):
+        x = t[0] + np.exp(t[1]) * z
+        scores = stats.norm.logpdf(x) + stats.laplace.logpdf(y, x, scale)
+        return -(w / w.sum()) @ scores - t[1] - 0.5 * np.log(2 * np.pi * np.e)
+
+    best = optimize.minimize(free_energy, [0.0, 0.0], method="Nelder-Mead")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jp.ConvergenceWarning)      # the mean may lie on the corner
+        found = jp.VMP(model, messages={"y": "cubature"}, progress=False).run(np.array(y))
+    sd = np.exp(best.x[1])
+    assert abs(found.mean("x") - best.x[0]) < 0.3 * sd
+    assert abs(np.sqrt(found.variance("x")) / sd - 1) < 0.05
+    assert abs(found.free_energy[-1] - best.fun) < 0.02
+
+
+def test_a_corner_that_is_linearised_is_told_of():
+    def model(y):
+        jp.observe("y", dist.Laplace(jp.latent("x", dist.Normal(0.0, 1.0)), 0.5), y)
+
+    with pytest.warns(jp.ConvergenceWarning, match=r"corners.*messages=\{'y': 'cubature'\}"):
+        jp.VMP(model, messages={"y": "linearise"}, progress=False).run(np.array(0.25))
