@@ -22,7 +22,7 @@ One way for data: a program is written (language), run once (program), proved (p
     another form of Gaussian, another family of beliefs      `jopa_ppl.beliefs`
     another kernel for chains, another rule for messages     `jopa_ppl.linalg`
     another primitive of JAX in a proof                      `jopa_ppl.proof`
-    another distribution for sites                           `jopa_ppl.graph`
+    another distribution for sites                           `jopa_ppl.program`
     another group for ArviZ, another entry of files          `jopa_ppl.posterior`
 """
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, Stages, often, once
-from jopa_ppl.engine.engine import Bound, Engine, State
+from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.faults import diagnose, raise_for_data
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import before
@@ -39,7 +39,7 @@ class Ran(NamedTuple):
 
     told: State
     moments: dict[str, Any]
-    bound: Bound
+    bound: Evidence
     history: Array
     plan: Any
     sites: tuple[dict, dict] | None
@@ -91,7 +91,7 @@ class Compiled(Stages):
         return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
 
     def _first(self, dynamic: list[Array], key: Array, until: Array
-               ) -> tuple[Bound, State, Array, Any, tuple[dict, dict] | None, Array]:
+               ) -> tuple[Evidence, State, Array, Any, tuple[dict, dict] | None, Array]:
         """All there is to do where one pass is exact, marginals included; else its beginning.
         Last, what the host looks at, for `told`."""
         self.traces += 1
@@ -127,7 +127,7 @@ class Compiled(Stages):
         with ours():
             raise_for_data(self.graph, self.diagnose(dynamic))
 
-    def _more(self, state: State, bound: Bound, history: Array, until: Array
+    def _more(self, state: State, bound: Evidence, history: Array, until: Array
               ) -> tuple[State, Array]:
         return self.engine.advance(state, bound, history, until, self.options.tol,
                                    self.options.damping)
@@ -152,7 +152,7 @@ class Compiled(Stages):
                 told, past = jax.device_get((state._replace(moments=None), history))
         return Ran(told, state.moments, bound, past, plan, sites)
 
-    def _sweep_on(self, state: State, bound: Bound, history: Array, chunk: int, progress: bool
+    def _sweep_on(self, state: State, bound: Evidence, history: Array, chunk: int, progress: bool
                   ) -> tuple[State, Array]:
         """Sweep until it has settled or gone wrong, in chunks between which the bar moves."""
         sweeps, done, bad, most, bar = 0, False, -1, self.options.max_iters, None

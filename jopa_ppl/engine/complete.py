@@ -21,7 +21,7 @@ from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.families import inverse_and_logdet
 
 if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Bound, Engine
+    from jopa_ppl.engine.engine import Engine, Evidence
 
 
 def stands_alone(graph: Graph, name: str) -> bool:
@@ -33,8 +33,8 @@ def stands_alone(graph: Graph, name: str) -> bool:
         for f in graph.factors if f.site.name == name)
 
 
-def complete(engine: Engine, moments: dict, bound: Bound, blocks: tuple[Belief, ...] | None = None
-             ) -> tuple[dict, Bound]:
+def complete(engine: Engine, moments: dict, bound: Evidence,
+             blocks: tuple[Belief, ...] | None = None) -> tuple[dict, Evidence]:
     """Beliefs of Gaussian blocks with unseen latents predicted and data without spread."""
     graph = engine.graph
     for block in graph.blocks if blocks is None else blocks:
@@ -47,8 +47,8 @@ def complete(engine: Engine, moments: dict, bound: Bound, blocks: tuple[Belief, 
     return moments, bound
 
 
-def _predict(engine: Engine, block: Belief, f: Factor, moments: dict, bound: Bound
-             ) -> tuple[dict, Bound]:
+def _predict(engine: Engine, block: Belief, f: Factor, moments: dict, bound: Evidence
+             ) -> tuple[dict, Evidence]:
     """One site's prior, added where the site is unseen."""
     old, alive, name = bound.clamps[block.name], bound.alive[f.site.name], f.site.name
     unseen = align(~alive, 0, engine.graph.variables[name].plates, [p.name for p in f.plates], 0)

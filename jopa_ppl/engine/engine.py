@@ -26,8 +26,8 @@ from jopa_ppl.engine.evidence import (
 )
 from jopa_ppl.engine.faults import (
     bad_weight,
+    informative_factors,
     partly_missing,
-    telling_factors,
 )
 from jopa_ppl.engine.reach import Activity, partial_values
 from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
@@ -39,17 +39,31 @@ PASSES = 5           # at most, of a program that one pass solves but for roundi
 Data = tuple[dict[str, FactorArrays], dict[str, Array]]
 
 
-class Bound(NamedTuple):
-    """A program with its data: the numbers of every factor and what is inferred."""
+class Evidence(NamedTuple):
+    """A program with its data: the numbers of every factor, and where each element of a latent is
+    inferred. A pytree; made by `Engine.bind`, once a run; everything a sweep reads is in it.
+
+    Attributes:
+        arrays: by factor, its numbers; a weight of 0 where it says nothing (missing, masked, or of
+            what no observation reaches).
+        clamps: by block, its mask (`beliefs.base`): elements that are not inferred stand at a
+            value, the data where they are data, else 0.
+        alive: by latent, (T,) * plates, which of its elements some observation reaches; the others
+            follow the program and add nothing to F (`complete`, `forward`).
+        series: by scan, the inputs and the observed values of all steps.
+        values, present: by site conditioned in part, its data, and where it is data.
+        checks: by fault of the data whether it was found (`faults.py`); the host looks at them.
+        priors: numbers of latents' priors where `arrays` weighs them 0: to start from.
+    """
 
     arrays: dict[str, FactorArrays]
     clamps: dict[str, Any]
     alive: dict[str, Array]
     series: list[Windows]
-    values: dict[str, Array]        # of sites conditioned in part, and where they are `present`
+    values: dict[str, Array]
     present: dict[str, Array]
-    checks: dict[str, Any]          # faults of the data, see `checks.py`
-    priors: dict[str, FactorArrays]     # of latents, where they weigh nothing: to start from
+    checks: dict[str, Any]
+    priors: dict[str, FactorArrays]
 
 
 class State(NamedTuple):
@@ -78,7 +92,7 @@ class Engine:
 
     # -- data ----------------------------------------------------------------------------------
 
-    def bind(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None) -> Bound:
+    def bind(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None) -> Evidence:
         """The numbers of every factor, from the program's data.
 
         `weigh` may change the weights of observed sites, and where sites in part are data, before
@@ -114,10 +128,10 @@ class Engine:
                             if graph.program.sites[n].updated}
         priors = {f.name: arrays[f.name]._replace(weight=activity.weight(f, unmasked=True))
                   for f in graph.factors if "weight" in f.site.outputs and not f.site.observed}
-        bound = Bound(arrays, {}, activity.alive, series, values, present, checks, priors)
+        bound = Evidence(arrays, {}, activity.alive, series, values, present, checks, priors)
         return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
 
-    def clamp(self, block: Belief, bound: Bound) -> Any:
+    def clamp(self, block: Belief, bound: Evidence) -> Any:
         """What of a block is not inferred: barren latents and data."""
         alive, values, present = bound.alive, bound.values, bound.present
 
@@ -136,7 +150,7 @@ class Engine:
     def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
         """The few faults of the data that do not show as a free energy that is not finite."""
         seen, negative, shape = [], [], []
-        telling = telling_factors(self.graph)
+        telling = informative_factors(self.graph)
         for f in self.graph.factors:
             a = arrays[f.name]
             if f in telling and not f.site.partial:
@@ -154,12 +168,12 @@ class Engine:
         return {b.name: b.stats(moments[b.name], clamps[b.name]) for b in self.graph.blocks}
 
     def update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-               bound: Bound) -> dict[str, Any]:
+               bound: Evidence) -> dict[str, Any]:
         """The block's belief from its complete message, the gradient of the energy."""
         return self.measured_update(block, factors, moments, bound)[0]
 
     def measured_update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                        bound: Bound) -> tuple[dict[str, Any], Digits]:
+                        bound: Evidence) -> tuple[dict[str, Any], Digits]:
         """`update`, and what rounding works on in the new belief."""
         energy, stats = self._energy_of(block, factors, moments, bound)
         message, mask = jax.grad(energy)(stats), bound.clamps[block.name]
@@ -167,14 +181,14 @@ class Engine:
         return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
 
     def _energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                   bound: Bound) -> tuple[Callable[[Any], Array], Any]:
+                   bound: Evidence) -> tuple[Callable[[Any], Array], Any]:
         """The energy as a function of what it is differentiated in of a block, and that now."""
         stats = self.stats(moments, bound.clamps)
         held = self.energy.remainders(factors, bound.arrays, stats)
         return lambda mine: self.energy(factors, bound.arrays, {**stats, block.name: mine}, held
                                         ), stats[block.name]
 
-    def step(self, block: Belief, factors: list[Factor], moments: dict[str, Any], bound: Bound,
+    def step(self, block: Belief, factors: list[Factor], moments: dict[str, Any], bound: Evidence,
              size: float = 1.0) -> tuple[dict[str, Any], Digits, Array]:
         """As `update`, for messages that approximate: the largest of the steps `size`, size / 2, ..
         that does not raise F. Returns what rounding works on, and that size, as well.
@@ -207,7 +221,7 @@ class Engine:
         measured = digits(*block.diagonals(mine, way(size), mask))
         return {**moments, block.name: mine}, measured, size
 
-    def start(self, key: Array | None, bound: Bound) -> State:
+    def start(self, key: Array | None, bound: Evidence) -> State:
         """Beliefs before the first sweep: the priors; with a key, globals are nudged off them.
 
         Messages that approximate start from there too: chains from their roll-out, and sums over
@@ -242,7 +256,7 @@ class Engine:
         """What rounding works on before the first sweep: nothing."""
         return Digits(*jnp.zeros((3, len(self.schedule.updates))))
 
-    def _nudged(self, block: Belief, bent: list[Factor], moments: dict[str, Any], bound: Bound,
+    def _nudged(self, block: Belief, bent: list[Factor], moments: dict[str, Any], bound: Evidence,
                 key: Array) -> dict[str, Any]:
         """A block moved off its prior, by no more than what costs log p of the factors `bent` a
         nat: a tenth of a wide prior is far away."""
@@ -258,7 +272,7 @@ class Engine:
         least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
         return moved(halved(0.1, lambda size: score(moved(size)) >= least))
 
-    def free_energy(self, moments: dict[str, Any], bound: Bound, solved: str | None = None
+    def free_energy(self, moments: dict[str, Any], bound: Evidence, solved: str | None = None
                     ) -> Array:
         """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO.
 
@@ -278,7 +292,7 @@ class Engine:
             density_of(f).divergence(energy, f, bound.arrays[f.name], stats, moments[f.site.name])
             for f in noise)
 
-    def sweep(self, moments: dict[str, Any], bound: Bound, damping: float | None = None
+    def sweep(self, moments: dict[str, Any], bound: Evidence, damping: float | None = None
               ) -> tuple[dict[str, Any], Array, Digits, Array]:
         """One pass over the schedule: beliefs, the position of a bad update (or -1), what rounding
         works on in every update, and the smallest step that was taken."""
@@ -315,7 +329,7 @@ class Engine:
         return jnp.stack([jnp.zeros(()), *(b.moved(old[b.name], new[b.name]) for b in blocks)]
                          ).max()
 
-    def advance(self, state: State, bound: Bound, history: Array, until: Array, tol: float,
+    def advance(self, state: State, bound: Evidence, history: Array, until: Array, tol: float,
                 damping: float | None) -> tuple[State, Array]:
         """Sweep until converged, bad, or `until` sweeps are done."""
 

@@ -64,7 +64,7 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
     return found
 
 
-def telling_factors(graph: Graph) -> list[Factor]:
+def informative_factors(graph: Graph) -> list[Factor]:
     """Factors whose data speak of latents; actions whose prior is fixed do not, unless alone."""
     observed = [f for f in graph.factors if f.site.observed]
     return [f for f in observed if f.latents or f.noise] or observed
@@ -96,7 +96,7 @@ def raise_if_missing(graph: Graph, checks: Mapping[str, Any], needed: bool = Fal
                "every entry")
     unseen = not checks["seen"] and not any(v.site.partial for v in graph.variables.values())
     if unseen and (partly or needed):
-        telling = telling_factors(graph)
+        telling = informative_factors(graph)
         observed = dict.fromkeys(f.site.name for f in telling)
         encoded = any(f.site.amortized for f in telling)      # whole: one NaN hides a frame
         what = "row" if partly else "frame" if encoded else "value"

@@ -21,13 +21,20 @@ from jopa_ppl.linalg.factors import Moments, augment
 from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Bound, Engine
+    from jopa_ppl.engine.engine import Engine, Evidence
 
 
-class Follow(NamedTuple):
-    """How a site of a step follows from h: z = M h + noise, noise ~ N(0, C), M uncertain or not.
+class Conditional(NamedTuple):
+    """How a latent site of a step follows from what the step sees, by the program or by a plan:
 
-    Axes: time (or 1), plates; mean (.., n, H), cov (.., n, n), K and slots of a `SiteMap`.
+        z = M h + e,  e ~ N(0, C),  h = (1, head, the last k nodes, this node up to z)
+
+    Attributes (axes: time, or 1 where all steps are alike, then the chain's plates):
+        mean: E[M], (.., n, H), H the size of h (`steps.Coordinates` says what lies where).
+        cov: E[C], (.., n, n): of unknown precisions that of their inverse.
+        K, slots: where M is uncertain, its coefficients and the moments of what they multiply, as
+            of a `SiteMap`: `spread_of(K, slots, E[h h'])` is what that adds to the covariance. A
+            decision's gain is a conditional too, and has none.
     """
 
     mean: Array
@@ -52,10 +59,11 @@ class Smoothed(NamedTuple):
     free: Array
 
 
-def nature(site: SiteMap, where: np.ndarray) -> Follow:
+def own_conditional(site: SiteMap, where: np.ndarray) -> Conditional:
     """A latent site drawn by the program: its residual is z - M h."""
     K = on_h(lambda K: K.at[..., where].set(0.0), site.K)
-    return Follow(-at_mean(K, site.slots), site.covariance, K if site.slots else None, site.slots)
+    uncertain = K if site.slots else None
+    return Conditional(-at_mean(K, site.slots), site.covariance, uncertain, site.slots)
 
 
 def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool = False
@@ -73,7 +81,7 @@ def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool 
                         reverse=reverse)
 
 
-def settled(engine: Engine, block: ChainBelief, moments: dict, bound: Bound) -> Smoothed:
+def settled(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Smoothed:
     """The smoother's share of a chain, and where it holds: where some observation reaches."""
     c, w = Coordinates(block), block.width
     free = jnp.concatenate(
@@ -119,7 +127,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
     return jnp.concatenate(means), jnp.concatenate(covs)
 
 
-def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follow]]]],
+def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Conditional]]]],
          c: Coordinates, look: Array | None = None) -> tuple[Array, ...]:
     """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step; with
     `look` (*plates), a step that is rolled out, E[h h'] (*plates, H, H) of that one too.
@@ -138,7 +146,7 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Follo
     seen = () if look is None else (jnp.zeros((*look.shape, c.size, c.size)),)
 
     def advance(carry: tuple[Array, Array], given: Smoothed, places: list[np.ndarray],
-                rules: list[Follow]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+                rules: list[Conditional]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         mean, cov = carry
         known = given.settled
         mean = jnp.where(known, given.state_mean, mean)
@@ -193,7 +201,7 @@ def _across(cross: Array, cov: Array, known: Array) -> Array:
     return cross + outer @ jnp.linalg.solve(inner, cross)
 
 
-def follow(h: Array, S: Array, where: np.ndarray, rule: Follow) -> tuple[Array, Array]:
+def follow(h: Array, S: Array, where: np.ndarray, rule: Conditional) -> tuple[Array, Array]:
     """Put z = M h + noise in its place in h: its mean, and its covariance with all of h."""
     z = jnp.einsum("...nh,...h->...n", rule.mean, h)
     across = jnp.einsum("...nh,...hk->...nk", rule.mean, S)

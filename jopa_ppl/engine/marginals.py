@@ -11,8 +11,8 @@ from jax import Array
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.compilation import Stages, once
 from jopa_ppl.engine.complete import complete
-from jopa_ppl.engine.engine import Bound, Engine, State
-from jopa_ppl.engine.forward import nature, roll, settled
+from jopa_ppl.engine.engine import Engine, Evidence, State
+from jopa_ppl.engine.forward import own_conditional, roll, settled
 from jopa_ppl.engine.steps import Coordinates, site_map
 from jopa_ppl.graph.factor import Graph
 from jopa_ppl.program.refs import Ref
@@ -34,14 +34,14 @@ def marginals(graph: Graph, shaped: dict) -> dict[str, Marginal]:
             for name, v in graph.variables.items()}
 
 
-def compiled_parts(compiled: Stages, state: State, bound: Bound, plan: Any) -> tuple[dict, dict]:
+def compiled_parts(compiled: Stages, state: State, bound: Evidence, plan: Any) -> tuple[dict, dict]:
     """`parts` of a run that did not return them, compiled once per program."""
     stage = compiled.stage("marginals", lambda: jax.jit(partial(parts, compiled.engine),
                                                         compiler_options=once()))
     return stage(state.moments, bound, plan)
 
 
-def parts(engine: Engine, moments: dict, bound: Bound, plan: Any) -> tuple[dict, dict]:
+def parts(engine: Engine, moments: dict, bound: Evidence, plan: Any) -> tuple[dict, dict]:
     """By site, the arrays of its marginal (split by plates), and these in the shape of the site."""
     found = _arrays(engine, moments, bound, plan)
     return found, in_shape(engine.graph, found)
@@ -52,7 +52,8 @@ def in_shape(graph: Graph, arrays: dict) -> dict[str, tuple]:
     return {name: graph.block_of(name).shaped(name, arrays[name]) for name in graph.variables}
 
 
-def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str, dict[str, Array]]:
+def _arrays(engine: Engine, moments: dict, bound: Evidence, plan: Any
+            ) -> dict[str, dict[str, Array]]:
     found: dict[str, dict[str, Array]] = {}
     moments, bound = complete(engine, moments, bound)
     for block in engine.graph.blocks:
@@ -65,7 +66,7 @@ def _arrays(engine: Engine, moments: dict, bound: Bound, plan: Any) -> dict[str,
     return found
 
 
-def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Bound) -> list:
+def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> list:
     """The latent sites of every step of a chain, by context: (steps, [(places in h, map)])."""
     c = Coordinates(block)
     scan = engine.graph.program.scans[block.scan]
@@ -78,9 +79,10 @@ def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Bou
     return out
 
 
-def forward(engine: Engine, block: ChainBelief, moments: dict, bound: Bound) -> tuple[Array, Array]:
+def forward(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence
+            ) -> tuple[Array, Array]:
     """Smoothed moments of the sites of every step, predicted ones where no observation reaches."""
     c = Coordinates(block)
-    segments = [(n, [(w, nature(s, w)) for w, s in sites])
+    segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
                 for n, sites in chain_segments(engine, block, moments, bound)]
     return roll(settled(engine, block, moments, bound), segments, c)

@@ -34,9 +34,9 @@ from jopa_ppl.beliefs import Belief
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.densities import density_of
-from jopa_ppl.engine.engine import Bound, Engine, State
+from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.evidence import FactorArrays
-from jopa_ppl.engine.forward import Follow, nature, over_time, roll, settled
+from jopa_ppl.engine.forward import Conditional, over_time, own_conditional, roll, settled
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.steps import Coordinates, SiteMap, site_map, to_chain_plates
 from jopa_ppl.engine.value import (
@@ -168,7 +168,7 @@ class Decision:
                 told[f.site.name] = here.at[at].set(here[at] & past[..., None])
         return evidence, told, Split(first, later, present)
 
-    def run(self, data: dict[str, Array], history: Array) -> tuple[Bound, State, Array, Plan]:
+    def run(self, data: dict[str, Array], history: Array) -> tuple[Evidence, State, Array, Plan]:
         """Evidence, then backward and forward: one pass, nothing iterates."""
         engine, split = self.engine, None
 
@@ -195,7 +195,7 @@ class Decision:
         step = split.first // len(self.order)
         value, gains, tied = self._backward(nodes, costs, step)
         rules = [(steps, [(self.c.of(Ref(name, 0)),
-                           Follow(*found[name]) if name in found else node.rule)
+                           Conditional(*found[name]) if name in found else node.rule)
                           for name, node in sites])
                  for (steps, sites), found in zip(nodes, gains)]
         past = settled(engine, self.block, *complete(engine, moments, bound, (self.block,)))
@@ -211,7 +211,7 @@ class Decision:
 
     # -- backward --------------------------------------------------------------------------------
 
-    def _nodes(self, bound: Bound, moments: dict, split: Split) -> tuple[list, list]:
+    def _nodes(self, bound: Evidence, moments: dict, split: Split) -> tuple[list, list]:
         """By context: (steps, latent sites of a step in program order), and the summed costs."""
         nodes, costs = [], []
         c, stats = self.c, self.engine.stats(moments, bound.clamps)
@@ -236,10 +236,10 @@ class Decision:
             costs.append(total)
         return nodes, costs
 
-    def _node(self, f: Factor, site: SiteMap, logdet: Array, bound: Bound, split: Split) -> Node:
+    def _node(self, f: Factor, site: SiteMap, logdet: Array, bound: Evidence, split: Split) -> Node:
         name, n, plates = f.site.name, f.dims, len(self.block.batch)
         where = self.c.of(Ref(name, 0))
-        rule, form = nature(site, where), jnp.zeros((1, *(1,) * plates, 1, 1))
+        rule, form = own_conditional(site, where), jnp.zeros((1, *(1,) * plates, 1, 1))
         given = value = jnp.zeros((1, *(1,) * plates, n))
         if name in split.present:
             here = split.present[name][self._times(f)]

@@ -28,7 +28,7 @@ from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
     from jopa_ppl.engine.compiled import Compiled
-    from jopa_ppl.engine.engine import Bound, Engine, State
+    from jopa_ppl.engine.engine import Engine, Evidence, State
     from jopa_ppl.posterior.posterior import Posterior
 
 EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more
@@ -192,7 +192,7 @@ def _ties_of(compiled: Compiled, posterior: Posterior, block: Belief, far: bool 
     return Tie(name.partition("[")[0], precision, variance**0.5, mean)
 
 
-def ties(engine: Engine, block: Belief, moments: dict, bound: Bound) -> dict[str, Array]:
+def ties(engine: Engine, block: Belief, moments: dict, bound: Evidence) -> dict[str, Array]:
     """By factor of the block, of the element it holds most tightly: the precision that the factor
     gives to it, its variance and its mean."""
     stats = engine.stats(moments, bound.clamps)

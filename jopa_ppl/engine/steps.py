@@ -24,7 +24,7 @@ from jopa_ppl.linalg.matrix import MatrixProduct
 from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Bound, Engine
+    from jopa_ppl.engine.engine import Engine, Evidence
     from jopa_ppl.engine.evidence import FactorArrays
 
 
@@ -73,7 +73,7 @@ class Coordinates:
         return np.concatenate([np.arange(1 + self.head_dims), nodes])
 
 
-def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Bound,
+def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Evidence,
              moments: dict) -> SiteMap:
     """The map of a factor's site, from its numbers and the beliefs about what it shares."""
     arrays = bound.arrays[factor.name]

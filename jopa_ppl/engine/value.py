@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.engine.forward import Follow
+from jopa_ppl.engine.forward import Conditional
 from jopa_ppl.engine.steps import SiteMap, excess, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI
 from jopa_ppl.linalg.families import diagonal, inverse_and_logdet, symmetric
@@ -39,7 +39,7 @@ class Node(NamedTuple):
     data; past: True where it stands before the first decision.
     """
 
-    rule: Follow
+    rule: Conditional
     cost: Array
     given: Array
     value: Array
@@ -75,7 +75,7 @@ def cost(site: SiteMap, weight: Array, logdet: Array) -> Array:
     return form + corner(constant, form.shape[-1])
 
 
-def told(site: SiteMap, rule: Follow, given: Array, value: Array) -> Follow:
+def told(site: SiteMap, rule: Conditional, given: Array, value: Array) -> Conditional:
     """How a site follows some elements of which are data, z_g = value: with P the precision,
 
         z_f = M_f h + G (value - M_g h) + noise,    G = -P_ff^-1 P_fg.
@@ -91,7 +91,7 @@ def told(site: SiteMap, rule: Follow, given: Array, value: Array) -> Follow:
         batch = given.ndim - 1
         flat = L @ K.reshape((*K.shape[:batch], n, -1))
         K = flat.reshape((*flat.shape[:-1], *K.shape[batch + 1:]))
-    return Follow(mean, cov, K, rule.slots)
+    return Conditional(mean, cov, K, rule.slots)
 
 
 def cost_of_data(site: SiteMap, logdet: Array, given: Array) -> Array:

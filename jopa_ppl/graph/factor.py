@@ -19,27 +19,43 @@ RULES = ("linearise", "cubature")     # approximate messages of a likelihood
 
 @dataclass(frozen=True)
 class Factor:
-    """The log-density of one site in one context, and what it depends on.
+    """The log density of one site in one context, and what is proved of it.
 
-    `latents` are the Gaussian latents in the residual, `knowns` the observed sites and inputs of
-    the scan that it is affine in, `noise` names of latents in the precision (of gamma: the rate).
+    Of a Gaussian: N(r; 0, P^-1) of a residual r = z - mean that is affine in each of `latents`
+    apart and in all of `knowns` together, with a precision P that is a product of data and of the
+    latents `noise`, each to the power 1. Of others see `engine.densities`.
+
+    Attributes:
+        site, context: whose, and at which steps: outside scans, one of the first, or the bulk.
+        family: of the row in `engine.densities.DENSITIES` that answers for it.
+        plates: its batch axes, by position; time, in the bulk, stands before them.
+        latents: the Gaussian latents in the residual, its own value first where that is latent.
+        knowns: observed sites and inputs of the scan that it is affine in.
+        noise: names of latents in the precision (of gamma: in the rate).
+        varying, varying_in_time: the plates along which its coefficients differ, and whether they
+            do from step to step; elsewhere they are made once.
+        noise_varying: whether a precision that is read from data differs from step to step.
+        products: the products of latents (and observed sites) that the residual is a sum of.
+        noise_key: the parameter that gives the noise.
+        message, reason: exact, amortised or one of RULES, and what made it so (operation, line).
+        reads: whether it is made of values of other observed sites, whose gaps are its own too.
     """
 
     site: Site
     context: Context
-    family: str                       # normal | mvn | gamma | wishart | likelihood
-    plates: tuple[Plate, ...]         # batch axes of the factor, by position
+    family: str
+    plates: tuple[Plate, ...]
     latents: tuple[Ref, ...]
     knowns: tuple[Ref, ...]
     noise: tuple[str, ...]
-    varying: frozenset[str]           # plates along which its coefficients differ
+    varying: frozenset[str]
     varying_in_time: bool
     noise_varying: bool
     products: tuple[tuple[Ref, ...], ...]
     noise_key: str
-    message: str = "exact"            # exact | amortised | linearise | cubature
-    reason: str = ""                  # why it is not exact: the operation, file and line
-    reads: bool = False               # whether it is made of values of other observed sites
+    message: str = "exact"
+    reason: str = ""
+    reads: bool = False
 
     @property
     def name(self) -> str:

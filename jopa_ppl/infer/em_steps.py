@@ -14,7 +14,7 @@ from jax import Array, lax, random
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import often, once, together
 from jopa_ppl.engine.compiled import Compiled
-from jopa_ppl.engine.engine import Bound, Engine
+from jopa_ppl.engine.engine import Engine, Evidence
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.signature import Call, split_call
 from jopa_ppl.errors import JopaError, StructureError, names
@@ -50,7 +50,7 @@ def scored(engine: Engine) -> list[Factor]:
     return found
 
 
-def objective(engine: Engine, factors: list[Factor], moments: dict[str, Any], bound: Bound,
+def objective(engine: Engine, factors: list[Factor], moments: dict[str, Any], bound: Evidence,
               key: Array, draws: int) -> tuple[Array, Array]:
     """F with the decoders' log p at `draws` draws of the state, and its Monte-Carlo variance.
 
@@ -152,8 +152,8 @@ class Learner:
         return engine.start(key, engine.bind(self.full.data(leaves))).moments
 
     def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
-                ) -> tuple[Bound, dict[str, Any], Array, Array, Digits]:
-        """Bound, beliefs, F, its standard error, and what rounding worked on in the last sweep."""
+                ) -> tuple[Evidence, dict[str, Any], Array, Array, Digits]:
+        """Evidence, beliefs, F, its standard error, what rounding worked on in the last sweep."""
         self.traces += 1
         engine = self.full.engine
         bound = engine.bind(self.full.data(leaves))

@@ -25,7 +25,7 @@ from jax import Array, random
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import once
-from jopa_ppl.engine.engine import Bound, State
+from jopa_ppl.engine.engine import Evidence, State
 from jopa_ppl.engine.faults import raise_if_missing
 from jopa_ppl.engine.rounding import Digits, raise_or_warn
 from jopa_ppl.engine.signature import split_call, traced
@@ -62,7 +62,7 @@ class Seen(NamedTuple):
     """What an E-step leaves beside beliefs: the program with its data, and what rounding worked on
     in the last sweep."""
 
-    bound: Bound
+    bound: Evidence
     measured: Digits
 
 

@@ -13,14 +13,14 @@ from jax import Array
 from numpyro.infer.util import compute_log_probs
 
 from jopa_ppl.compilation import in_batches, often
-from jopa_ppl.engine.engine import Bound, Engine
+from jopa_ppl.engine.engine import Engine, Evidence
 from jopa_ppl.errors import JopaError
 from jopa_ppl.language.precision import in_double
 from jopa_ppl.language.tracing import tracing
 from jopa_ppl.settings import is_traced
 
 
-def beliefs(engine: Engine, moments: dict, bound: Bound, values: dict[str, Array]) -> Array:
+def beliefs(engine: Engine, moments: dict, bound: Evidence, values: dict[str, Array]) -> Array:
     """log q of one draw {site: site shape}, over what is inferred (see `program` for the rest)."""
     return sum(b.log_prob(moments[b.name], bound.clamps[b.name], values)
                for b in engine.graph.blocks)
@@ -50,7 +50,7 @@ def program(model: Callable, args: tuple, kwargs: dict, values: dict[str, Array]
                             "flattened value") from error
 
 
-def barren(engine: Engine, bound: Bound, log_probs: dict[str, Array]) -> Array:
+def barren(engine: Engine, bound: Evidence, log_probs: dict[str, Array]) -> Array:
     """log q of what no observation reaches: it follows the program, so its log p."""
     total = jnp.zeros(())
     for name in log_probs:
@@ -66,7 +66,7 @@ def barren(engine: Engine, bound: Bound, log_probs: dict[str, Array]) -> Array:
     return total
 
 
-def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[str, Array]
+def log_prob(compiled: Any, moments: dict, bound: Evidence, call: Any, draws: dict[str, Array]
              ) -> Array:
     """log q of joint draws {site: (count, *site shape)}: (count,)."""
     if call is None:
@@ -77,7 +77,7 @@ def log_prob(compiled: Any, moments: dict, bound: Bound, call: Any, draws: dict[
                         "or ask a site: posterior['A'].log_prob(value)")
     everywhere = all(bool(a.all()) for a in bound.alive.values())
 
-    def one(values: dict[str, Array], moments: dict, bound: Bound, dynamic: list) -> Array:
+    def one(values: dict[str, Array], moments: dict, bound: Evidence, dynamic: list) -> Array:
         found = beliefs(compiled.engine, moments, bound, values)
         if everywhere:
             return found

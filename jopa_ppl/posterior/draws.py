@@ -14,8 +14,8 @@ from jopa_ppl.beliefs.gaussian import square_root
 from jopa_ppl.beliefs.layout import take
 from jopa_ppl.compilation import Stages, in_batches, often
 from jopa_ppl.engine.complete import complete
-from jopa_ppl.engine.engine import Bound, Engine, State
-from jopa_ppl.engine.forward import Follow, nature, over_time, settled
+from jopa_ppl.engine.engine import Engine, Evidence, State
+from jopa_ppl.engine.forward import Conditional, over_time, own_conditional, settled
 from jopa_ppl.engine.marginals import chain_segments
 from jopa_ppl.engine.steps import Coordinates
 from jopa_ppl.engine.value import told
@@ -23,10 +23,10 @@ from jopa_ppl.linalg.factors import augment
 from jopa_ppl.settings import is_traced
 
 
-def sample(compiled: Stages, one: Callable, state: State, bound: Bound, plan: Any, key: Array,
+def sample(compiled: Stages, one: Callable, state: State, bound: Evidence, plan: Any, key: Array,
            count: int) -> dict[str, Array]:
     """`count` joint draws, {site: (count, *site shape)}; `one` makes one, as the one below."""
-    def many(keys: Array, moments: dict, bound: Bound, plan: Any) -> dict[str, Array]:
+    def many(keys: Array, moments: dict, bound: Evidence, plan: Any) -> dict[str, Array]:
         return in_batches(lambda k: one(compiled.engine, moments, bound, plan, k), keys, 64)
 
     stage = compiled.stage("draws", lambda: jax.jit(many, compiler_options=often()))
@@ -34,7 +34,7 @@ def sample(compiled: Stages, one: Callable, state: State, bound: Bound, plan: An
     return draw(random.split(key, count), state.moments, bound, plan)
 
 
-def point(engine: Engine, moments: dict, key: Array, bound: Bound | None = None
+def point(engine: Engine, moments: dict, key: Array, bound: Evidence | None = None
           ) -> tuple[dict, dict[str, Array]]:
     """A draw of everything but chains: as beliefs without spread, and as site values.
 
@@ -53,7 +53,7 @@ def point(engine: Engine, moments: dict, key: Array, bound: Bound | None = None
     return fixed, values
 
 
-def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> dict[str, Array]:
+def one(engine: Engine, moments: dict, bound: Evidence, plan: Any, key: Array) -> dict[str, Array]:
     """One joint draw of every site."""
     shared, inside = random.split(key)
     fixed, values = point(engine, moments, shared, bound)
@@ -64,8 +64,8 @@ def one(engine: Engine, moments: dict, bound: Bound, plan: Any, key: Array) -> d
     return values
 
 
-def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Bound, plan: Any, key: Array
-                ) -> dict[str, Array]:
+def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Evidence, plan: Any,
+                key: Array) -> dict[str, Array]:
     """A trajectory: from the smoother where observations reach, then by the program; a first
     state that none reaches follows the draws of what it depends on."""
     moments, bound = complete(engine, fixed, bound, (block,))
@@ -79,9 +79,9 @@ def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Bound, p
     for j, (length, sites) in enumerate(segments):
         rules = []
         for (where, site), name in zip(sites, _names(engine, block)):
-            rule = nature(site, where)._replace(K=None, slots=())
+            rule = own_conditional(site, where)._replace(K=None, slots=())
             if plan is not None and name in plan.gains[j]:
-                rule = Follow(*plan.gains[j][name])
+                rule = Conditional(*plan.gains[j][name])
             elif plan is not None and name in plan.told[j]:
                 rule = told(site, rule, *plan.told[j][name])
             rules.append((where, rule))

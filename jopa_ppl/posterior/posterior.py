@@ -27,7 +27,7 @@ from jopa_ppl.settings import is_traced, ours
 if TYPE_CHECKING:
     from jopa_ppl.beliefs import Belief
     from jopa_ppl.engine.compiled import Compiled
-    from jopa_ppl.engine.engine import Bound, State
+    from jopa_ppl.engine.engine import Evidence, State
     from jopa_ppl.engine.signature import Call
 
 
@@ -58,8 +58,8 @@ class Posterior:
     header: dict[str, Any] | None = None
 
     @ours(double=False)
-    def __init__(self, compiled: Compiled, call: Call, state: State, bound: Bound, history: Array,
-                 plan: Any = None, noise: Array | None = None,
+    def __init__(self, compiled: Compiled, call: Call, state: State, bound: Evidence,
+                 history: Array, plan: Any = None, noise: Array | None = None,
                  sites: tuple[dict, dict] | None = None) -> None:
         self.compiled, self.call, self._sites = compiled, call, sites
         self.state, self.bound, self.plan = state, bound, plan

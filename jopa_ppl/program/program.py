@@ -94,15 +94,31 @@ class Scan:
 
 @dataclass(frozen=True)
 class Program:
-    """A traced program: sites, scans and one jaxpr from placeholders to every parameter."""
+    """A program that was run once: its sites, its scans, and one jaxpr from placeholders to every
+    parameter. It holds no numbers; a run gives them (`engine.evidence`).
+
+    Attributes:
+        name: of the function. sites: in the order in which they are drawn.
+        scans: in their order; `Site.scan` and keys count them.
+        jaxpr: from `inputs` to the outputs that `Site.outputs`, `Scan.init`, .. point at.
+        inputs: a key for each input, "kind/name": "data/i" an array among the arguments; "latent/x"
+            and "known/x" the value of a site (of a site of a scan, at one step); "xs/s/i" the slice
+            of an input of scan s, "carry/s/i" a leaf of its carry; "after/s/i" and "ys/s/i" what it
+            returns, leaves of the last carry and of the stacked outputs.
+        shapes: of the inputs, by key. networks: whether it declares some with `jp.module`.
+
+    What must hold: every parameter of a site is an output, of the site's full shape (matrices:
+    batch + (n, n)); a step's outputs depend on that step's inputs alone, its past comes through
+    "carry/..". `program.carry.Reader` composes steps, so that outputs depend on `Ref`s.
+    """
 
     name: str
     sites: dict[str, Site]
     scans: tuple[Scan, ...]
     jaxpr: ClosedJaxpr
-    inputs: tuple[str, ...]          # keys of the jaxpr's inputs: kind/name
+    inputs: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
-    networks: bool = False           # whether it declares networks with jp.module
+    networks: bool = False
     _picked: dict = field(default_factory=dict)
 
     def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:
