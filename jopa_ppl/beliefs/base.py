@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,11 @@ import numpyro.distributions as dist
 from jax import Array
 
 from jopa_ppl.beliefs.layout import join, split
+from jopa_ppl.program.carry import Context
 from jopa_ppl.program.program import Plate, Site
+from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
-    from jopa_ppl.graph.factor import Factor
     from jopa_ppl.linalg.factors import Moments
 
 
@@ -63,6 +64,25 @@ class Variable:
     def values(self, vectors: Array) -> Array:
         """The reverse, behind the axis of time, where there is one."""
         return join(vectors, self.site, self.local, int(self.is_series))
+
+
+class Factor(Protocol):
+    """What a belief reads of a factor (`jopa_ppl.graph.factor.Factor` is one).
+
+    in_bulk: whether it has an axis of time; instances_of: the latents of a block that it touches.
+    """
+
+    site: Site
+    context: Context
+    plates: tuple[Plate, ...]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def in_bulk(self) -> bool: ...
+
+    def instances_of(self, block: Belief) -> list[Ref]: ...
 
 
 class Belief:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.beliefs.base import Clamp, Variable
+from jopa_ppl.beliefs.base import Clamp, Factor, Variable
 from jopa_ppl.beliefs.gaussian import (
     GaussianBelief,
     clamped,
@@ -28,9 +28,6 @@ from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.program.refs import Ref
-
-if TYPE_CHECKING:
-    from jopa_ppl.graph.factor import Factor
 
 
 class Chain(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, random
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.beliefs.base import Clamp, Variable
+from jopa_ppl.beliefs.base import Clamp, Factor, Variable
 from jopa_ppl.beliefs.gaussian import (
     NARROW,
     GaussianBelief,
@@ -30,9 +30,6 @@ from jopa_ppl.linalg.families import (
     inverse_and_logdet,
     symmetric,
 )
-
-if TYPE_CHECKING:
-    from jopa_ppl.graph.factor import Factor
 
 
 class DenseBelief(GaussianBelief):

@@ -8,7 +8,7 @@ second from the priors. See `linalg.matrix` for how it is solved.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,12 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from jopa_ppl.beliefs.base import Variable
+from jopa_ppl.beliefs.base import Factor, Variable
 from jopa_ppl.beliefs.gaussian import NARROW, GaussianBelief, in_spreads, log_density
 from jopa_ppl.language.distributions import MatrixSpread
 from jopa_ppl.linalg import matrix
 from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.linalg.matrix import MatrixMoments
-
-if TYPE_CHECKING:
-    from jopa_ppl.graph.factor import Factor
 
 
 class Terms(NamedTuple):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from jopa_ppl.beliefs.base import Clamp, Variable
+from jopa_ppl.beliefs.base import Clamp, Factor, Variable
 from jopa_ppl.beliefs.gaussian import (
     NARROW,
     GaussianBelief,
@@ -24,9 +24,6 @@ from jopa_ppl.compilation import once
 from jopa_ppl.linalg import elimination
 from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import diagonal, symmetric
-
-if TYPE_CHECKING:
-    from jopa_ppl.graph.factor import Factor
 
 
 class Eliminated(NamedTuple):

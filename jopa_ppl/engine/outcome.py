@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from jopa_ppl.engine.compiled import Compiled
     from jopa_ppl.engine.engine import State
     from jopa_ppl.engine.signature import Call
-    from jopa_ppl.posterior.posterior import Posterior
 
 
 def before(compiled: Compiled, call: Call, checks: dict[str, Any]) -> None:
@@ -35,7 +34,7 @@ def before(compiled: Compiled, call: Call, checks: dict[str, Any]) -> None:
 
 
 def after(compiled: Compiled, call: Call, told: State, history: np.ndarray,
-          posterior: Callable[[], Posterior]) -> None:
+          posterior: Callable[[], Any]) -> None:
     """Refuse a run that went wrong, tell of one that did not settle or lost digits.
 
     Args:

@@ -29,7 +29,6 @@ from jopa_ppl.settings import ours
 if TYPE_CHECKING:
     from jopa_ppl.engine.compiled import Compiled
     from jopa_ppl.engine.engine import Engine, Evidence, State
-    from jopa_ppl.posterior.posterior import Posterior
 
 EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more
 ROUND = float(np.finfo(np.float64).eps) / 2     # of a number: half a unit in its last place
@@ -78,7 +77,7 @@ def digits(means: Any, precisions: Any, variances: Any) -> Digits:
     return Digits(jnp.stack(tied).max(), jnp.sqrt(sum(total)), jnp.sqrt(jnp.stack(far).max()))
 
 
-def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Posterior]) -> None:
+def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any]) -> None:
     """Refuse a result that rounding has eaten; tell of one that has lost digits.
 
     Raises:
@@ -104,7 +103,7 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Poste
                   stacklevel=4)
 
 
-def raise_for_rounding(compiled: Compiled, posterior: Posterior, bad: int) -> None:
+def raise_for_rounding(compiled: Compiled, posterior: Any, bad: int) -> None:
     """Refuse a run in which rounding has left no positive definite precision.
 
     Raises:
@@ -131,7 +130,7 @@ class Tie(NamedTuple):
     mean: float
 
 
-def _error(compiled: Compiled, posterior: Posterior, block: Belief, end: str, far: bool
+def _error(compiled: Compiled, posterior: Any, block: Belief, end: str, far: bool
            ) -> Callable[[str], NumericalError]:
     """The error, but for its first line; `far`: values are large, not ties tight."""
     tie = _ties_of(compiled, posterior, block, far)
@@ -152,7 +151,7 @@ def _error(compiled: Compiled, posterior: Posterior, block: Belief, end: str, fa
                                        found=found + end, expected=expected, fix=fix)
 
 
-def _error_of_plan(compiled: Compiled, posterior: Posterior, end: str
+def _error_of_plan(compiled: Compiled, posterior: Any, end: str
                    ) -> Callable[[str], NumericalError]:
     """As `_error`, of decisions whose goal is so tight that it leaves no digits to their prior."""
     site, scale, ratio = _tightest(compiled, posterior)
@@ -167,7 +166,7 @@ def _error_of_plan(compiled: Compiled, posterior: Posterior, end: str
         fix=f"a scale of {safe:.1g} asks for the same to six digits")
 
 
-def _tightest(compiled: Compiled, posterior: Posterior) -> tuple[str, float, float]:
+def _tightest(compiled: Compiled, posterior: Any) -> tuple[str, float, float]:
     """The observed site of a plan with the smallest scale, that scale, and how many times larger
     its precision is than that of a decision."""
     with ours():
@@ -178,7 +177,7 @@ def _tightest(compiled: Compiled, posterior: Posterior) -> tuple[str, float, flo
     return site, float(found[site])**-0.5, float(found[site] / own)
 
 
-def _ties_of(compiled: Compiled, posterior: Posterior, block: Belief, far: bool = False) -> Tie:
+def _ties_of(compiled: Compiled, posterior: Any, block: Belief, far: bool = False) -> Tie:
     """Compiled only where something is wrong."""
     with ours():
         found = jax.device_get(compiled.ties(block, posterior.state.moments, posterior.bound))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.graph.factor import Factor, Graph
-from jopa_ppl.graph.tables import schedule_table
+from jopa_ppl.graph.tables import table
 
 if TYPE_CHECKING:
     from jopa_ppl.engine.energy import Energy
@@ -41,4 +41,9 @@ class Schedule:
                               if not b.held), tuple(b for b in graph.blocks if b.held))
 
     def __str__(self) -> str:
-        return schedule_table(self)
+        rows = [(str(i + 1), u.block.name, u.block.label,
+                 ", ".join(f.name for f in u.factors)) for i, u in enumerate(self.updates)]
+        text = table(("", "update", "belief", "takes messages from"), rows)
+        if self.held:
+            text += "\nheld: " + ", ".join(b.name for b in self.held)
+        return text

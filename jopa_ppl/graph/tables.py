@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jopa_ppl.engine.schedule import Schedule
     from jopa_ppl.graph.factor import Factor, Graph
 
 MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
@@ -60,13 +59,3 @@ def terms(factor: Factor) -> str:
     inside = [" ".join(str(n) for n in p) for p in factor.products if p != (own,)]
     shown = {n for p in factor.products for n in p}
     return " + ".join(inside + [str(n) for n in factor.observed if n not in shown]) or "data"
-
-
-def schedule_table(schedule: Schedule) -> str:
-    """The updates of one sweep, in order."""
-    rows = [(str(i + 1), u.block.name, u.block.label,
-             ", ".join(f.name for f in u.factors)) for i, u in enumerate(schedule.updates)]
-    text = table(("", "update", "belief", "takes messages from"), rows)
-    if schedule.held:
-        text += "\nheld: " + ", ".join(b.name for b in schedule.held)
-    return text

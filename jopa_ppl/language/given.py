@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,21 @@ from jopa_ppl.language.missing import filled
 from jopa_ppl.language.query import _Query, check_known
 from jopa_ppl.settings import ours
 
-if TYPE_CHECKING:
-    from jopa_ppl.posterior.posterior import Posterior
-
 
 class JointBelief(NamedTuple):
     """A Gaussian belief over several sites: mean (*plates, n), covariance (*plates, n, n)."""
 
     mean: Array
     cov: Array
+
+
+class Earlier(Protocol):
+    """What `given` reads of a posterior (`jopa_ppl.Posterior` is one)."""
+
+    def beliefs(self, sites: Sequence[str] | None = None) -> tuple[
+            dict[tuple[str, ...], JointBelief], dict[str, dist.Distribution], tuple]: ...
+
+    def known(self, name: str) -> Array | None: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +159,7 @@ def _default_float(x: Any) -> Any:
 
 
 @ours(double=False)
-def given(model: Callable, posterior: Posterior | Mapping[str, dist.Distribution],
+def given(model: Callable, posterior: Earlier | Mapping[str, dist.Distribution],
           sites: Sequence[str] | None = None, update: bool = False) -> Given:
     """Put earlier beliefs in place of priors.
 
