@@ -188,17 +188,14 @@ def given(model: Callable, posterior: Earlier | Mapping[str, dist.Distribution],
                 raise SiteError("a belief is not a distribution", site=name,
                                 found=type(d).__name__, expected="a NumPyro distribution",
                                 fix=f"use jp.condition(model, {{'{name}': value}})")
-        while isinstance(model, Given) and model.sites <= single.keys():
-            model = model.fn
-        return Given(model, {}, single, {}, (), not update)
+        return Given(_without(model, set(single), {}), {}, single, {}, (), not update)
     if not hasattr(posterior, "beliefs"):
         raise JopaError("jp.given takes earlier beliefs", found=type(posterior).__name__,
                         expected="a Posterior, or a dict {name: distribution}",
                         fix="pass what VMP(..).run returned")
     joint, single, shapes = posterior.beliefs(sites)
-    while isinstance(model, Given) and model.sites <= {*single, *(n for n, _ in shapes)}:
-        model = model.fn            # a later belief takes the place of an earlier one
-    known = {n: posterior.known(n) for n in (*single, *(n for n, _ in shapes))}
+    about = {*single, *(n for n, _ in shapes)}
+    known = {n: posterior.known(n) for n in about}
     known = {n: value for n, value in known.items() if value is not None}
     for members, (mean, cov) in joint.items():
         if not known.keys().isdisjoint(members):
@@ -206,7 +203,14 @@ def given(model: Callable, posterior: Earlier | Mapping[str, dist.Distribution],
     for name in known.keys() & single.keys():
         fn = single[name]
         single[name] = ArrayNormal(fn.loc, _with_data(fn.covariance), fn.event_dim)
-    return Given(model, joint, single, known, shapes, not update)
+    return Given(_without(model, about, known), joint, single, known, shapes, not update)
+
+
+def _without(model: Callable, sites: set[str], known: Mapping[str, Array]) -> Callable:
+    """The model under earlier beliefs, and data in part, that later ones take the place of."""
+    while isinstance(model, Given) and model.sites <= sites and model.known.keys() <= known.keys():
+        model = model.fn
+    return model
 
 
 def _with_data(cov: Array) -> Array:

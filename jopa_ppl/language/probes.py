@@ -80,6 +80,7 @@ class Many:
 
 
 def same(now: tuple, then: tuple) -> bool:
+    """Whether two readings are alike, part by part."""
     return len(now) == len(then) and (all(map(is_, now, then)) or all(map(_equal, now, then)))
 
 
@@ -104,26 +105,32 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def some(holder: Mapping, names: tuple, absent: frozenset) -> tuple:
+    """The entries of these names, and whether those of `absent` are absent still."""
     return (*map(holder.get, names, repeat(GONE)), holder.keys().isdisjoint(absent))
 
 
 def items_of(holder: dict) -> tuple:
+    """The keys of a dict and its values."""
     return (*holder, *holder.values())
 
 
 def members_of(holder: Iterable) -> tuple:
+    """What a list or set holds."""
     return tuple(holder)
 
 
 def referent(x: weakref.ref) -> tuple:
+    """What a weak reference refers to."""
     return (x(),)
 
 
 def slots_of(x: Any, slots: tuple) -> tuple:
+    """The values of the slots."""
     return tuple(slot.__get__(x) for slot in slots)
 
 
 def function_parts(f: FunctionType) -> tuple:
+    """Code, defaults and what it closes over."""
     return (f.__code__, f.__defaults__, f.__kwdefaults__, *map(_cell, f.__closure__ or ()))
 
 
@@ -135,13 +142,16 @@ def _cell(cell: Any) -> Any:
 
 
 def digest(x: np.ndarray) -> tuple:
+    """Shape, dtype and a checksum of the values of an array."""
     data = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
     return x.shape, x.dtype, hashlib.blake2b(data, digest_size=16).digest()
 
 
 def pickled(x: Any) -> tuple:
+    """A checksum of all that pickle sees of an object."""
     return (hashlib.blake2b(pickle.dumps(x, 5), digest_size=16).digest(),)
 
 
 def plain(probe: Probe) -> bool:
+    """Whether `Many` reads it with the others."""
     return probe.read is slots_of or (probe.read is items_of and isinstance(probe.args[0], dict))

@@ -46,7 +46,7 @@ from jopa_ppl.language.probes import (
     slots_of,
     some,
 )
-from jopa_ppl.language.reads import is_library, library_file, reads
+from jopa_ppl.language.reads import Reads, is_library, library_file, reads
 
 # Libraries whose objects, but for functions, hold nothing that a program is made of.
 _CONSTANT = frozenset(("jax", "jaxlib", "jopa_ppl", "logging", "tqdm", "typing", "weakref"))
@@ -182,13 +182,7 @@ class _Walk:
         read = reads(f.__code__)
         self.names |= read.attributes
         self.anything |= read.anything
-        for first, *rest in read.paths:
-            module = f.__globals__.get(first)
-            drawn = [m for m in rest if m not in _SEEDED]
-            if module is random or module is np.random or (module is np and drawn[:1] == ["random"]
-                                                           and len(drawn) == len(rest)):
-                self.blind = self.blind or f"random numbers, which {f.__qualname__} draws"
-        if read.modules & {"random", "numpy.random"}:
+        if _draws(f, read):
             self.blind = self.blind or f"random numbers, which {f.__qualname__} draws"
         if read.outside:
             self.blind = self.blind or f"{sorted(read.outside)[0]}, which {f.__qualname__} uses"
@@ -270,6 +264,16 @@ class _Walk:
         except Exception:      # whatever an object's own way of being pickled raises
             self.blind = self.blind or f"a {kind.__name__}, which cannot be looked into"
         return ()
+
+
+def _draws(f: FunctionType, read: Reads) -> bool:
+    """Whether a function draws random numbers by name, of no seed that it states."""
+    for first, *rest in read.paths:
+        module = f.__globals__.get(first)
+        if module is random or module is np.random or (
+                module is np and rest[:1] == ["random"] and _SEEDED.isdisjoint(rest)):
+            return True
+    return not read.modules.isdisjoint(("random", "numpy.random"))
 
 
 def _is_extension(kind: type) -> bool:

@@ -47,6 +47,23 @@ def expected_score(score: Score, at: Moments, rule: str) -> Array:
 
 def curvature(score: Score, at: Moments, rule: str) -> Array:
     """The positive part of C = -E_q[d^2 log p / dx^2], (*batch, n, n) of `at`."""
+    return _positive(_bend(score, at, rule))
+
+
+def remainder(score: Score, at: Moments, rule: str) -> Array:
+    """What `expected_score` lacks of the message's precision, R = C + 2 dU/dS of the sum itself.
+
+    At `at`, the gradient of U - 1/2 <R, S> is the message. Straight pieces bend where they meet
+    (Laplace), which is between the points: of these C is what the sum itself bends by.
+    """
+    own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
+    C = _bend(score, at, rule)
+    C = jnp.where((C == 0).all((-2, -1), keepdims=True), -own, C)
+    return lax.stop_gradient(_positive(C) + own)
+
+
+def _bend(score: Score, at: Moments, rule: str) -> Array:
+    """-E_q[d^2 log p / dx^2], of any sign."""
     n = at.mean.shape[-1]
     slope = jax.grad(lambda x: jnp.sum(score(x)))
     # One element of the batch never moves another, so one tangent serves all of them.
@@ -57,26 +74,13 @@ def curvature(score: Score, at: Moments, rule: str) -> Array:
         rows = jax.vmap(lambda t: jax.jvp(slope, (x,), (t,))[1])(tangents)
         return -jnp.moveaxis(rows, 0, -1)
 
-    C = _over_points(bend, at, rule)
-    if rule == "cubature":
-        # Straight pieces bend where they meet (Laplace), which is between the points.
-        corners = -2 * _spread_slope(score, at, rule)
-        C = jnp.where((C == 0).all((-2, -1), keepdims=True), corners, C)
+    return _over_points(bend, at, rule)
+
+
+def _positive(C: Array) -> Array:
+    """The positive part of matrices, as if they were symmetric."""
     values, vectors = jnp.linalg.eigh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
     return jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
-
-
-def remainder(score: Score, at: Moments, rule: str) -> Array:
-    """What `expected_score` lacks of the message's precision, R = C + 2 dU/dS of the sum itself.
-
-    At `at`, the gradient of U - 1/2 <R, S> is the message.
-    """
-    return lax.stop_gradient(curvature(score, at, rule) + 2 * _spread_slope(score, at, rule))
-
-
-def _spread_slope(score: Score, at: Moments, rule: str) -> Array:
-    """dU/dS of the sum over the points."""
-    return jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
 
 
 def drawn_score(score: Score, at: Moments, noise: Array) -> Array:

@@ -183,9 +183,9 @@ def _graph(header: dict[str, Any]) -> Graph:
                  for r in header["latents"]}
     factors = []
     for r in header["factors"]:
-        site, found = sites[r["site"]], _read_record({"plates": r["plates"]})
+        site, plates = sites[r["site"]], tuple(Plate(*p) for p in r["plates"])
         factors.append(Factor(
-            site, Context(*r["context"]), site.family, found["plates"],
+            site, Context(*r["context"]), site.family, plates,
             tuple(Ref(*x) for x in r["latents"]), knowns=(), noise=(), varying=frozenset(),
             varying_in_time=False, noise_varying=False, products=(), noise_key=""))
     blocks = tuple(_block(_read_record(r), variables, factors, forms, header)

@@ -40,8 +40,8 @@ class Ref(NamedTuple):
     def _order(self) -> tuple[str, str, int]:
         return self.role, self.site, -1 if self.back is None else self.back
 
-    def __lt__(self, other: tuple) -> bool:
-        return self._order() < Ref(*other)._order()
+    def __lt__(self, other: Ref) -> bool:
+        return self._order() < other._order()
 
     def __str__(self) -> str:
         """"A", "x[t]", "x[t-1]"."""
