@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 def stands_alone(graph: Graph, name: str) -> bool:
     """Whether the prior of a Gaussian latent involves no other block: such a prior may stay, its
-    barren elements keep it, move nothing and add nothing to F."""
+    barren elements keep it, move nothing and add nothing to F. One that is no Gaussian stays in any
+    case."""
     members = set(graph.block_of(name).members)
     return graph.block_of(name).gaussian and all(
-        not f.noise and {r.site for r in f.latents} <= members
+        f.scored or (not f.noise and {r.site for r in f.touched} <= members)
         for f in graph.factors if f.site.name == name)
 
 

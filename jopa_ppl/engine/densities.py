@@ -86,12 +86,16 @@ class GaussianDensity(Density):
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
                  held: Array | None) -> Array:
         square, count, precision, logdet = energy.parts(f, arrays, stats)
-        return expected_log_density(square, count, precision, logdet,
-                                    precision.ndim == arrays.offset.ndim)
+        found = expected_log_density(square, count, precision, logdet,
+                                     precision.ndim == arrays.offset.ndim)
+        if held is None:
+            return found
+        view = energy.steps_of(f, energy.view(f, arrays, stats))
+        return found - 0.5 * jnp.sum(held * view.cov)
 
 
 class Scored(Density):
-    """A likelihood that is not conjugate, at the present belief about its one block."""
+    """A density that is not conjugate, at the present beliefs about all that it is made of."""
 
     def numbers(self, f: Factor, source: Source) -> FactorArrays:
         # Nothing to probe: it is evaluated at every belief.
@@ -104,8 +108,7 @@ class Scored(Density):
         score, view = energy.message(f, arrays, stats)
         if held is None and f.message == "linearise":
             held = curvature(score, view, f.message)        # the mean alone sees no spread
-        value = expected_score(score, view, f.message)
-        return value if held is None else value - 0.5 * jnp.sum(held * view.cov)
+        return expected_score(score, view, f.message, held)
 
 
 class GammaDensity(Density):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,14 +16,15 @@ from jopa_ppl.engine.evidence import (
     Slot,
     evaluate_in,
 )
-from jopa_ppl.engine.likelihoods import score_of
+from jopa_ppl.engine.likelihoods import Placement, score_of
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import (
     Moments,
     batch_einsum,
     expected_square,
+    side_by_side,
 )
-from jopa_ppl.linalg.nonconjugate import Score, remainder
+from jopa_ppl.linalg.nonconjugate import Score, expected_exp, remainder
 from jopa_ppl.program.refs import Ref
 
 
@@ -35,7 +37,7 @@ def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[Slot]:
     if not found:
         return [(None, [])]
     last = found[-1][0]
-    if last.scan is None and not factor.approximate and (
+    if last.scan is None and not factor.scored and (
             factor.knowns or factor.in_bulk or (factor.plates and not last.plates)):
         # Only data differ along the batch: let them be the main slot, so that their second moments
         # are summed once and the latents see no batch axis.
@@ -54,6 +56,9 @@ class Energy:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.slots = {f.name: slots_of(f, graph.blocks) for f in graph.factors}
+        parts = {f.name: f if f.scored else f.noise_part for f in graph.factors}
+        self.bent = {name: [(b, refs) for b in graph.blocks if (refs := p.instances_of(b))]
+                     for name, p in parts.items()}
 
     def touching(self, block: Belief) -> list[Factor]:
         """The factors whose energy depends on a block."""
@@ -62,8 +67,9 @@ class Energy:
     def blocks_of(self, factor: Factor) -> list[Belief]:
         """Beliefs a factor depends on, precisions included."""
         blocks = [b for b, _ in self.slots[factor.name] if b is not None]
-        names = [*factor.noise, *([factor.site.name] if is_noise_prior(factor) else [])]
-        return blocks + [self.graph.block_of(n) for n in names]
+        names = [*factor.noise, *([factor.site.name] if is_noise_prior(factor) else []),
+                 *(r.site for r in factor.spread)]
+        return [*dict.fromkeys([*blocks, *(self.graph.block_of(n) for n in names)])]
 
     def __call__(self, factors: list[Factor], arrays: dict[str, FactorArrays],
                  stats: dict[str, Any], remainders: dict[str, Array] | None = None) -> Array:
@@ -75,9 +81,13 @@ class Energy:
 
     def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
                    stats: dict[str, Any]) -> dict[str, Array]:
-        """By factor whose message approximates, `remainder` at the present beliefs."""
+        """By factor that is not conjugate, `remainder` at the present beliefs."""
         return {f.name: remainder(*self.message(f, arrays[f.name], stats), f.message)
-                for f in factors if f.approximate}
+                for f in factors if f.scored or self.spread_by_points(f)}
+
+    def spread_by_points(self, factor: Factor) -> bool:
+        """Whether a precision made of Gaussian latents is averaged over points: that of one."""
+        return sum(self.graph.variables[r.site].dims for r in factor.spread) == 1
 
     def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
                held: Array | None = None) -> Array:
@@ -87,20 +97,36 @@ class Energy:
     def message(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
                 ) -> tuple[Score, Moments]:
         """What a message that approximates is made of; networks learn nothing from it."""
-        score = self.score(factor, jax.lax.stop_gradient(arrays))
-        return score, self.view(factor, arrays, stats)
+        arrays, view = jax.lax.stop_gradient(arrays), self.view(factor, arrays, stats)
+        if factor.scored:
+            return self.score(factor, arrays), view
+        square, count, _, _ = self.parts(factor, arrays, stats)
+        log = self.log_precision(factor, arrays, stats)
+
+        def score(x: Array) -> Array:
+            at_means, expected = log(x)
+            return 0.5 * jnp.sum(count * expected - square * jnp.exp(at_means), -1)
+
+        return Score(score), self.steps_of(factor, view)
 
     def view(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Moments:
-        """The moments of the latents that a likelihood depends on."""
-        (block, _), = self.slots[factor.name]
-        if block is None:
+        """The moments of the latents that it is not conjugate in, those of its blocks side by
+        side."""
+        part = factor if factor.scored else factor.noise_part
+        views = [b.view(stats[b.name], part) for b, _ in self.bent[factor.name]]
+        if not views:
             batch = (1,) * (arrays.offset.ndim - 1)
             return Moments(jnp.zeros((*batch, 0)), jnp.zeros((*batch, 0, 0)))
-        return block.view(stats[block.name], factor)
+        return side_by_side(views)
+
+    def placement(self, factor: Factor, arrays: FactorArrays) -> Placement:
+        """Where the latents that it is not conjugate in lie in `view`."""
+        refs = [r for _, refs in self.bent[factor.name] for r in refs]
+        return Placement(self.graph, factor, refs, arrays)
 
     def score(self, factor: Factor, arrays: FactorArrays) -> Score:
-        """The likelihood of an observed site, as its program scores it."""
-        return score_of(self.graph, factor, self.slots[factor.name][-1][1], arrays)
+        """The density of a site, as its program scores it."""
+        return score_of(self.placement(factor, arrays))
 
     def parts(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
               ) -> tuple[Array, Array, Array, Array]:
@@ -130,10 +156,61 @@ class Energy:
     def noise(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
               ) -> tuple[Array, Array]:
         """E[P] and E[log P] (or E[log|P|]), batch axes in front (size 1 for time)."""
+        if factor.spread:
+            return self.spread_noise(factor, arrays, stats)
         if not factor.noise:
             return arrays.precision, arrays.logdet
-        mean, log = self.monomial(factor, arrays, stats, factor.noise_key)
-        return mean, log
+        return self.monomial(factor, arrays, stats, factor.noise_key)
+
+    def spread_noise(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                     power: int = 1) -> tuple[Array, Array]:
+        """E[P^power] and E[log P] of a precision that is made of Gaussian latents in any way."""
+        log = self.log_precision(factor, arrays, stats)
+        at = self.steps_of(factor, self.view(factor, arrays, stats))
+        mean, _ = expected_exp(lambda x: power * log(x)[0], at)
+        return mean, expected_exp(lambda x: log(x)[1], at)[1]
+
+    def log_precision(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
+                      ) -> Callable[[Array], tuple[Array, Array]]:
+        """log P as a function of the latents of `view`: at the means of those that it is
+        conjugate in, and in expectation over them."""
+        place, output = self.placement(factor, arrays), [factor.site.outputs[factor.noise_key]]
+        scale = lambda found: density_of(factor).scale(factor, found[0])[1]
+        once = factor.in_bulk and not self.spreads_in_time(factor)
+
+        def at(x: Array, values: dict[str, Array]) -> Array:
+            shared = {Ref(n): v for n, v in values.items()}
+            if once:
+                return place.at_first(output, x, scale, shared)[None]
+            return place.each(output, x, scale, shared)
+
+        blocks = {n: self.graph.block_of(n) for n in factor.noise}
+        means = {n: stats[b.name][0] for n, b in blocks.items()}
+        logs = {n: stats[b.name][1] for n, b in blocks.items()}
+
+        def log_at(x: Array, shifts: dict[str, Array]) -> Array:
+            return at(x, {n: blocks[n].at_log(shift) for n, shift in shifts.items()})
+
+        def both(x: Array) -> tuple[Array, Array]:
+            if not factor.noise:
+                return (at(x, {}),) * 2
+            zero = {n: jnp.zeros_like(v) for n, v in logs.items()}
+            base, slope = jax.jvp(lambda shifts: log_at(x, shifts), (zero,), (logs,))
+            return at(x, means), base + slope
+
+        return both
+
+    @staticmethod
+    def spreads_in_time(factor: Factor) -> bool:
+        """Whether a precision made of Gaussian latents differs from step to step."""
+        return factor.in_bulk and (factor.noise_varying
+                                   or any(r.back is not None for r in factor.spread))
+
+    def steps_of(self, factor: Factor, view: Moments) -> Moments:
+        """A view of one step where all are alike."""
+        if not factor.in_bulk or self.spreads_in_time(factor):
+            return view
+        return Moments(*(a[:1] for a in view))
 
     def monomial(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any], key: str
                  ) -> tuple[Array, Array]:

@@ -184,7 +184,7 @@ class Engine:
                    bound: Evidence) -> tuple[Callable[[Any], Array], Any]:
         """The energy as a function of what it is differentiated in of a block, and that now."""
         stats = self.stats(moments, bound.clamps)
-        held = self.energy.remainders(factors, bound.arrays, stats)
+        held = self.energy.remainders([f for f in factors if f.bends(block)], bound.arrays, stats)
         return lambda mine: self.energy(factors, bound.arrays, {**stats, block.name: mine}, held
                                         ), stats[block.name]
 
@@ -200,7 +200,7 @@ class Engine:
         mask, old = bound.clamps[block.name], moments[block.name]
         energy, stats = self._energy_of(block, factors, moments, bound)
         here, there = block.message(old, mask), jax.grad(energy)(stats)
-        spread = any(f.message == "cubature" for f in factors)
+        spread = any(f.message != "linearise" for f in factors if f.bends(block))
 
         def mixed(size: Array | float) -> Any:
             return jax.tree.map(lambda a, b: (1 - size) * a + size * b, here, there)
@@ -235,22 +235,43 @@ class Engine:
         for i, block in enumerate(blocks):
             touching = self.energy.touching(block)
             own = [f for f in touching if f.site.name in block.members]
-            bent = [replace(f, message="linearise") for f in touching if f.approximate]
+            bent = [linearised(f) for f in touching if f.bends(block)]
             if block.scan is not None and not bent:
                 continue
             # A prior may be singular to rounding (1e8 beside 1) where the posterior is not.
-            moments = _if_finite(self.update(block, own, moments, prior), moments, block)
+            begun = {**moments, block.name: self._begun(block, own, moments, prior)}
+            moments = _if_finite(begun, moments, block)
             if key is not None and not block.held and block.symmetric:
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:
-            if any(f.message == "cubature" for f in update.factors):
-                factors = [replace(f, message="linearise") if f.approximate else f
-                           for f in update.factors]
+            bends = [f for f in update.factors if f.bends(update.block)]
+            seen = any(f.site.observed and f.message != "linearise" for f in bends)
+            if seen and all(f.scored for f in bends):       # no scale of what has yet to be found
+                factors = [linearised(f) for f in update.factors]
                 new, *_ = self.step(update.block, factors, moments, bound)
                 moments = _if_finite(new, moments, update.block)
         zero = jnp.zeros(())
         return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
                      self.unmeasured(), zero)
+
+    def _begun(self, block: Belief, own: list[Factor], moments: dict[str, Any], prior: Evidence
+               ) -> Any:
+        """The belief by the priors of a block; by a standard normal where a prior is no Gaussian
+        (of the log of a scale, say)."""
+        plain = [f for f in own if not f.scored]
+        energy, stats = self._energy_of(block, plain, moments, prior)
+        scored = [f for f in own if f.scored]
+
+        def standard(mine: Any) -> Array:
+            views = (self.energy.view(f, prior.arrays[f.name],
+                                      {**self.stats(moments, prior.clamps), block.name: mine})
+                     for f in scored)
+            return energy(mine) - 0.5 * sum(
+                ((v.mean**2).sum() + jnp.trace(v.cov, axis1=-2, axis2=-1).sum() for v in views),
+                jnp.zeros(()))
+
+        return block.update(moments[block.name], jax.grad(standard)(stats),
+                            prior.clamps[block.name])
 
     def unmeasured(self) -> Digits:
         """What rounding works on before the first sweep: nothing."""
@@ -299,7 +320,7 @@ class Engine:
         bad, measured, least = jnp.full((), -1), [], jnp.ones(())
         for i, step in enumerate(self.schedule.updates):
             old, factors = moments, list(step.factors)
-            if any(f.approximate for f in factors):
+            if any(f.bends(step.block) for f in factors):
                 moments, found, size = self.step(step.block, factors, old, bound,
                                                  1 - (damping or 0.0))
                 least = jnp.minimum(least, size)
@@ -359,6 +380,11 @@ class Engine:
         solved = next((u.block.name for u in self.schedule.updates
                        if exact and u.block.gaussian), None)
         return jax.lax.while_loop(running, body, (state, history))
+
+
+def linearised(factor: Factor) -> Factor:
+    """The factor with its message taken at the mean alone, if it is not conjugate."""
+    return replace(factor, message="linearise") if factor.scored else factor
 
 
 def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
         precision = jnp.ones(factor.dims)
         logdet = 2 * (jnp.log(jnp.diagonal(rows)).sum() / len(rows)
                       + jnp.log(jnp.diagonal(columns)).sum() / len(columns)) * precision
-    elif not factor.noise:
+    elif not (factor.noise or factor.spread):
         def data_noise(step: Array | int) -> tuple[Array, Array]:
             (given,) = evaluate([noise], {}, step)
             return to_precision(factor, symmetric_or_nan(given) if factor.noise_key in SYMMETRIC

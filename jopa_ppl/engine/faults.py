@@ -67,7 +67,7 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
 def informative_factors(graph: Graph) -> list[Factor]:
     """Factors whose data speak of latents; actions whose prior is fixed do not, unless alone."""
     observed = [f for f in graph.factors if f.site.observed]
-    return [f for f in observed if f.latents or f.noise] or observed
+    return [f for f in observed if f.touched or f.noise] or observed
 
 
 def partly_missing(graph: Graph, values: Mapping[str, Array]) -> dict[str, Array]:

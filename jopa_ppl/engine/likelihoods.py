@@ -1,39 +1,42 @@
-"""The likelihood of an observed site, as its program scores it: a function of what it sees."""
+"""What a factor that is not conjugate is made of, as functions of the latents that it touches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from numpyro.distributions import biject_to, constraints
 
-from jopa_ppl.beliefs.layout import align, join
+from jopa_ppl.beliefs.layout import align, join, split
 from jopa_ppl.engine.evidence import FactorArrays, evaluate_in
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.nonconjugate import Score
+from jopa_ppl.program.parameters import ByParameters
 from jopa_ppl.program.refs import Ref
 
+FEW = 3        # parameters of an element at most that quadrature goes over
 
-def score_of(graph: Graph, factor: Factor, refs: Sequence[Ref], arrays: FactorArrays) -> Score:
-    """log p(value | x) with x the latents `refs` side by side, for all steps and plates at once.
 
-    An element that weighs nothing is no function of x, whatever the program does there.
+class Placement(NamedTuple):
+    """Where latents `refs` lie in a vector x (*batch, n): side by side, on a factor's batch axes."""
 
-    Args:
-        arrays: of the factor; its weights temper the density and leave out what is missing.
-    """
-    likelihood = factor.site.likelihood
-    plates = [p.name for p in factor.plates]
-    length = arrays.offset.shape[0] if factor.in_bulk else None
-    lead = 0 if length is None else 1
-    avals = [v.aval for v in graph.program.jaxpr.jaxpr.outvars]
-    shape = avals[likelihood.value].shape
+    graph: Graph
+    factor: Factor
+    refs: Sequence[Ref]
+    arrays: FactorArrays
 
-    def place(x: Array) -> dict[Ref, Array]:
-        values, at = {}, 0
-        for ref in refs:
-            variable = graph.variables[ref.site]
+    @property
+    def length(self) -> int | None:
+        return self.arrays.offset.shape[0] if self.factor.in_bulk else None
+
+    def values(self, x: Array) -> dict[Ref, Array]:
+        """The latents' values, in the shapes of their sites; x without the axis of time."""
+        plates, values, at = [p.name for p in self.factor.plates], {}, 0
+        for ref in self.refs:
+            variable = self.graph.variables[ref.site]
             piece, own = x[..., at:at + variable.dims], list(variable.plates)
             for axis in reversed(range(len(plates))):
                 if plates[axis] not in own:
@@ -43,10 +46,15 @@ def score_of(graph: Graph, factor: Factor, refs: Sequence[Ref], arrays: FactorAr
             at += variable.dims
         return values
 
-    def each(outputs: Sequence[int], x: Array | None) -> list[Array]:
-        def one(step: Array | int, x: Array | None) -> list[Array]:
-            values = {} if x is None else place(x)
-            return evaluate_in(graph.reader, factor, arrays.env, outputs, values, step)
+    def each(self, outputs: Sequence[int], x: Array | None,
+             then: Callable[[list[Array]], Any] = lambda found: found,
+             shared: Mapping[Ref, Array] | None = None) -> Any:
+        """`then` of the given outputs at x, for every step where there are steps."""
+        graph, factor, length = self.graph, self.factor, self.length
+
+        def one(step: Array | int, x: Array | None) -> Any:
+            values = dict(shared or {}) | ({} if x is None else self.values(x))
+            return then(evaluate_in(graph.reader, factor, self.arrays.env, outputs, values, step))
 
         if length is None:
             return one(0, x)
@@ -54,29 +62,89 @@ def score_of(graph: Graph, factor: Factor, refs: Sequence[Ref], arrays: FactorAr
             return jax.vmap(lambda step: one(step, None))(jnp.arange(length))
         return jax.vmap(one)(jnp.arange(length), jnp.broadcast_to(x, (length, *x.shape[1:])))
 
-    real = [jnp.issubdtype(avals[i].dtype, jnp.floating) for i in likelihood.leaves]
-    moving = [i for i, r in zip(likelihood.leaves, real) if r]
-    value, *held = each([likelihood.value,
-                         *(i for i, r in zip(likelihood.leaves, real) if not r)], None)
 
-    def log_prob(leaves: list[Array]) -> Array:
-        found, fixed = iter(leaves), iter(held)
-        whole = [next(found if r else fixed) for r in real]
+    def at_first(self, outputs: Sequence[int], x: Array, then: Callable[[list[Array]], Any],
+                 shared: Mapping[Ref, Array]) -> Any:
+        """As `each`, at the first step alone."""
+        values = dict(shared) | self.values(x[0])
+        return then(evaluate_in(self.graph.reader, self.factor, self.arrays.env, outputs, values,
+                                0))
+
+
+def score_of(place: Placement) -> Score:
+    """log p(value | x) with x the latents of `place`, for all steps and plates at once.
+
+    An element that weighs nothing is no function of x, whatever the program does there. Where its
+    elements are independent, what they are made of is told as well (`Score.parameters`), each
+    parameter by NumPyro's own map from the real line to where it has to lie.
+
+    The factor's weights temper the density and leave out what is missing.
+    """
+    graph, factor, refs, arrays = place
+    likelihood = factor.site.likelihood
+    lead = 0 if place.length is None else 1
+    avals = [v.aval for v in graph.program.jaxpr.jaxpr.outvars]
+    shape = avals[likelihood.value].shape
+    outputs = (*likelihood.leaves, likelihood.value)
+    moves = [bool(d.names & {*refs}) for d in graph.reader.dependence(outputs, factor.context)]
+    moving = [i for i, m in zip(outputs, moves) if m]
+    held = place.each([i for i, m in zip(outputs, moves) if not m], None)
+
+    def whole(moved: Sequence[Array]) -> tuple[list[Array], Array]:
+        """Leaves and value, from those of them that move."""
+        found, fixed = iter(moved), iter(held)
+        *leaves, value = [next(found if m else fixed) for m in moves]
+        return leaves, value
+
+    def flat(array: Array) -> Array:
+        """(*lead, *shape of the site) -> (*batch, dims)."""
+        array = jnp.broadcast_to(array, (*array.shape[:lead], *shape))
+        return split(array, factor.site, factor.plates)
+
+    def log_prob(moved: Sequence[Array]) -> Array:
+        leaves, value = whole(moved)
         one = lambda leaves, value: likelihood.tree.unflatten(leaves).log_prob(value)
-        density = (one if length is None else jax.vmap(one))(whole, value)
+        density = (jax.vmap(one) if lead else one)(leaves, value)
         # What the base distribution has for an event is summed already.
         own = shape[:density.ndim - lead]
         density = jnp.broadcast_to(density, (*density.shape[:lead], *own))
-        axes = range(lead, lead + len(plates))
+        axes = range(lead, lead + len(factor.plates))
         moved = jnp.moveaxis(density, [lead + p.axis for p in factor.plates], axes)
-        flat = moved.reshape((*moved.shape[:lead + len(plates)], -1))
-        return jnp.sum(arrays.weight * flat, -1)
+        return arrays.weight * moved.reshape((*moved.shape[:lead + len(factor.plates)], -1))
 
-    def score(x: Array) -> Array:
-        seen = (arrays.weight > 0).any(-1)
+    seen = (arrays.weight > 0).any(-1)
+
+    def quiet(x: Array) -> Array:
+        """x, of which what weighs nothing is no function: no 0 * NaN in its derivatives."""
         shared = tuple(i for i, n in enumerate(x.shape[:-1]) if n == 1)
         used = seen.any(shared, keepdims=True)[..., None]
-        x = jnp.where(used, x, jax.lax.stop_gradient(x))      # no 0 * NaN in its derivatives
-        return jnp.where(seen, log_prob(each(moving, x)), 0.0)
+        return jnp.where(used, x, jax.lax.stop_gradient(x))
 
-    return score
+    def score(x: Array) -> Array:
+        found = jnp.sum(log_prob(place.each(moving, quiet(x))), -1)
+        return jnp.where(seen, found, 0.0)
+
+    maps = _maps(likelihood.tree, moves)
+    if maps is None or not moving:
+        return Score(score)
+
+    def parameters(x: Array) -> list[Array]:
+        found = place.each(moving, quiet(x))
+        return [flat(m.inv(a)) for m, a in zip(maps, found)]
+
+    def density(moved: Sequence[Array]) -> Array:
+        unsplit = [join(a, factor.site, factor.plates, lead) for a in moved]
+        found = log_prob([m(a) for m, a in zip(maps, unsplit)])
+        return jnp.where(seen[..., None], found, 0.0)
+
+    return Score(score, parameters, density)
+
+
+def _maps(tree: Any, moves: Sequence[bool]) -> list[Any] | None:
+    """NumPyro's transforms of what moves, where that are few parameters (the value last) of a
+    density of independent elements; else None."""
+    if not isinstance(tree, ByParameters) or sum(moves) > FEW:
+        return None
+    found = [c for c, m in zip([*tree.constraints.values(), constraints.real], moves) if m]
+    simple = all(not c.event_dim and not c.is_discrete for c in found)
+    return [biject_to(c) for c in found] if simple else None

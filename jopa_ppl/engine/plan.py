@@ -223,7 +223,7 @@ class Decision:
                     raise StructureError("only Gaussian sites can follow a decision",
                                          site=f.site.name, found=f.family, expected="normal, mvn",
                                          fix="give it an encoder, jp.Amortized"
-                                         if f.approximate else "move it out of the scan")
+                                         if f.scored else "move it out of the scan")
                 site = site_map(self.engine, c, f, bound, moments)
                 logdet = self.engine.energy.noise(f, bound.arrays[f.name], stats)[1]
                 logdet = logdet if ctx.at is None else logdet[None]

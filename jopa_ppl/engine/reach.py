@@ -71,7 +71,7 @@ class Activity:
         parents: dict[str, dict[str, set[int]]] = {}
         for name in names:
             for f in self._factors(name):
-                for i in f.latents:
+                for i in f.touched:
                     if i.back is not None and (i.site, i.back) != (name, 0):
                         parents.setdefault(name, {}).setdefault(i.site, set()).add(i.back)
         batch = {n: [p.name for p in graph.program.sites[n].axes] for n in names}
@@ -125,7 +125,7 @@ class Activity:
                 given = self._given(site.name, want, 0)
                 alive, told = alive | given, told | given.any()
             for f in graph.factors:
-                touches = site.ref() in f.latents or site.name in f.noise
+                touches = site.ref() in f.touched or site.name in f.noise
                 if not touches or f.site.name == site.name or f.name not in self.active:
                     continue
                 act = self.active[f.name]

@@ -32,7 +32,7 @@ class Schedule:
     def exact(self) -> bool:
         """Whether one sweep is all there is to do: one block, no approximate message."""
         return len(self.updates) <= 1 and all(
-            not f.approximate for u in self.updates for f in u.factors)
+            not f.bends(u.block) for u in self.updates for f in u.factors)
 
     @staticmethod
     def of(graph: Graph, energy: Energy) -> Schedule:

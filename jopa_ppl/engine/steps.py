@@ -138,6 +138,9 @@ def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, momen
         block = engine.graph.block_of(name)
         mean, log = stats[block.name]
         harmonic[block.name] = mean * block.harmonic(moments[block.name]), log
+    if factor.spread:
+        variance = engine.energy.spread_noise(factor, arrays, harmonic, -1)[0]
+        return jnp.eye(variance.shape[-1], dtype=variance.dtype) * variance[..., None]
     precision = engine.energy.noise(factor, arrays, harmonic)[0]
     if factor.site.rules.elementwise:
         return jnp.eye(precision.shape[-1], dtype=precision.dtype) / precision[..., None]

@@ -146,7 +146,8 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
     if not steps and len(plates) == 1:
         return DenseBelief(own, plates=plates.pop(), held=held, sizes=sizes)
     if not steps:
-        return TreeBelief(own, factors=factors, held=held, sizes=sizes)
+        parts = [f.noise_part for f in factors if f.spread]
+        return TreeBelief(own, factors=(*factors, *parts), held=held, sizes=sizes)
     scans = {program.sites[n].scan for n in steps}
     outer = tuple(n for n in group if n not in inside)
     if len(scans) > 1 or len(plates) > 1:

@@ -11,6 +11,7 @@ from jopa_ppl.graph.blocks import choose_blocks
 from jopa_ppl.graph.factor import Factor, Graph, barren, factor_of
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program
+from jopa_ppl.program.unconstrained import unconstrained
 
 
 class Proof(NamedTuple):
@@ -52,6 +53,37 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
         dense |= lost
 
 
+def prove_whole(program: Program, messages: Mapping[str, str]) -> tuple[Program, Proof]:
+    """The proof of a program, Gamma latents that have no conjugate update read through their logs.
+
+    Where that is no way out, the fault is told as it was.
+    """
+    first = proof = prove(program, messages)
+    read = program
+    while proof.faults:
+        names_ = {n for name in proof.faults for n in _gammas(read, proof.reader, name)}
+        if not names_:
+            break
+        read = unconstrained(read, [n for n in read.sites if n in names_])
+        proof = prove(read, messages)
+    if not proof.faults:
+        return read, proof
+    same = {n: first.faults.get(n, e) for n, e in proof.faults.items()}
+    return program, first._replace(faults=same)
+
+
+def _gammas(program: Program, reader: Reader, name: str) -> set[str]:
+    """The Gamma latents that a site is, or is made of."""
+    site = program.sites[name]
+    scan = None if site.scan is None else program.scans[site.scan]
+    likely = () if site.likelihood is None else site.likelihood.leaves
+    found = {r.site for context in ([Context()] if scan is None else reader.contexts(scan))
+             for d in reader.dependence((*site.parameters, *likely), context)
+             for r in d.names if r.is_site}
+    return {n for n in {name, *found} if program.sites[n].family == "gamma"
+            and not program.sites[n].observed and program.sites[n].scan is None}
+
+
 def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
                 messages: Mapping[str, str] | None = None, chain: str = "auto",
                 structured: bool = True) -> Graph:
@@ -68,9 +100,10 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
         if name not in program.sites:
             raise SiteError("unknown site in messages=", site=name, found=name,
                             expected=f"one of {names(program.sites)}", fix="check the spelling")
-    reader, predicted, kept, dense, faults = prove(program, messages)
-    for error in faults.values():
+    program, proof = prove_whole(program, messages)
+    for error in proof.faults.values():
         raise error
+    reader, predicted, kept, dense, _ = proof
     variables = {
         s.name: Variable(s.name, s.rules.belief, s,
                          tuple(p for p in s.axes if (s.name, p.name) not in dense)
@@ -82,11 +115,4 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
                   choose_blocks(program, reader, variables, kept, sizes, blocks, chain,
                                 structured),
                   predicted, sizes)
-    for f in kept:
-        apart = {graph.block_of(r.site).name for r in f.latents} if f.approximate else set()
-        if len(apart) > 1:
-            raise StructureError("its likelihood is nonlinear in latents of several blocks",
-                                 site=f.site.name, found=f"blocks {names(sorted(apart))}",
-                                 expected="latents of one block",
-                                 fix="make all but one of them data with jp.condition")
     return graph

@@ -67,7 +67,7 @@ def _layout(found: Graph) -> Layout:
     program = found.program
     links: dict[tuple[Node, Node], None] = {}
     for f in found.factors:
-        for r in (*f.latents, *f.observed, *map(Ref, f.noise)):
+        for r in (*f.touched, *f.observed, *map(Ref, f.noise)):
             node = r if r.back else r.site
             if node != f.site.name:
                 links[(node, f.site.name)] = None
@@ -153,7 +153,7 @@ def _patch(colour: str, label: str, alpha: float = 0.6) -> Any:
 def _edges(graph: Graph) -> list[tuple[str, str]]:
     edges: dict[tuple[str, str], None] = {}
     for f in graph.factors:
-        names = [*(r.site for r in f.latents), *f.noise]
+        names = [*(r.site for r in f.touched), *f.noise]
         if f.site.observed and not f.site.partial:
             names.append(f"{f.site.name}\n(data)")
         for name in names:

@@ -13,8 +13,9 @@ from jopa_ppl.graph import links as conjugacy
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Plate, Program, Site
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.proof.dependence import Dependence
 
-RULES = ("linearise", "cubature")     # approximate messages of a likelihood
+RULES = ("linearise", "cubature", "quadrature")     # messages of factors that are not conjugate
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,17 @@ class Factor:
         latents: the Gaussian latents in the residual, its own value first where that is latent.
         knowns: observed sites and inputs of the scan that it is affine in.
         noise: names of latents in the precision (of gamma: in the rate).
+        spread: Gaussian latents in the precision of a normal, which enter in any way.
+        scored: whether its message is made of its log density as the program scores it, in all of
+            `latents` at once.
+        part: "" but of a `noise_part`.
         varying, varying_in_time: the plates along which its coefficients differ, and whether they
             do from step to step; elsewhere they are made once.
         noise_varying: whether a precision that is read from data differs from step to step.
         products: the products of latents (and observed sites) that the residual is a sum of.
         noise_key: the parameter that gives the noise.
-        message, reason: exact, amortised or one of RULES, and what made it so (operation, line).
+        message, reason: exact, amortised or the one of RULES by which expectations are taken where
+            it is not conjugate, and what made it so (operation, line).
         reads: whether it is made of values of other observed sites, whose gaps are its own too.
     """
 
@@ -56,10 +62,13 @@ class Factor:
     message: str = "exact"
     reason: str = ""
     reads: bool = False
+    spread: tuple[Ref, ...] = ()
+    scored: bool = False
+    part: str = ""
 
     @property
     def name(self) -> str:
-        return self.site.name + self.context.label
+        return self.site.name + self.context.label + self.part
 
     @property
     def dims(self) -> int:
@@ -76,9 +85,23 @@ class Factor:
         return self.context.scan is not None and self.context.at is None
 
     @property
-    def approximate(self) -> bool:
-        """Whether its message is that of a likelihood at the present belief."""
-        return self.message in RULES
+    def bent(self) -> tuple[Ref, ...]:
+        """The latents that it is not conjugate in."""
+        return self.latents if self.scored else self.spread
+
+    def bends(self, block: Belief) -> bool:
+        """Whether its message to a block depends on the present belief about it."""
+        return any(r.site in block.members for r in self.bent)
+
+    @property
+    def touched(self) -> tuple[Ref, ...]:
+        """All Gaussian latents that it depends on."""
+        return (*self.latents, *self.spread)
+
+    @property
+    def noise_part(self) -> Factor:
+        """The factor as beliefs about the latents of its precision see it."""
+        return replace(self, latents=self.spread, spread=(), part=" noise")
 
     def instances_of(self, block: Belief) -> list[Ref]:
         """The latents of a block that it touches: those outside the scan, then the latest last."""
@@ -166,31 +189,26 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
     """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
     _check_value(reader, site, context)
     likely = site.likelihood is not None and not site.partial
-    if wanted in RULES and not likely:
-        raise StructureError("only observed sites send approximate messages", site=site.name,
-                             found=f"messages={{'{site.name}': '{wanted}'}}",
-                             expected="an observed site", fix="leave it out of messages=")
+    rule = wanted or ("linearise" if reader.program.networks else "quadrature")
     if wanted == "amortised" and not site.amortized:
         raise StructureError("it has no encoder", site=site.name, found="messages='amortised'",
                              expected="a jp.Amortized likelihood",
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
-    if wanted in RULES and site.amortized:
-        return _likelihood_factor(reader, site, context, alive, lost, wanted, "")
+    if site.transform is not None or (wanted in RULES and site.amortized):
+        return _scored_factor(reader, site, context, alive, lost, rule, "")
     try:
-        factor = _conjugate_factor(reader, site, context, alive, lost)
+        factor = _conjugate_factor(reader, site, context, alive, lost, rule)
     except StructureError as error:
         if not likely:
             raise
         try:
-            other = _likelihood_factor(reader, site, context, alive, lost, wanted or RULES[0],
-                                       str(error.found))
+            return _scored_factor(reader, site, context, alive, lost, rule, str(error.found))
         except StructureError as worse:
             raise (worse if wanted else error) from None
-        if not (wanted or reader.program.networks):
-            raise error.with_fix(
-                f"{error.fix}; or let its likelihood send an approximate message: "
-                f"jp.VMP(model, messages={{'{site.name}': 'linearise'}})") from None
-        return other
+    if wanted in RULES and not factor.bent:
+        raise StructureError("it is conjugate: its message is exact", site=site.name,
+                             found=f"messages={{'{site.name}': '{wanted}'}}",
+                             expected="a site that is not", fix="leave it out of messages=")
     return replace(factor, message="amortised") if site.amortized else factor
 
 
@@ -208,12 +226,16 @@ def _check_value(reader: Reader, site: Site, context: Context) -> None:
                 "with jp.condition")
 
 
-def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[str],
-                       lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
-    """A factor whose message is that of its likelihood at the present belief."""
+def _scored_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                   lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
+    """A factor whose message is made of its log density at the present belief."""
     program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
     latents = sorted({r for d in found for r in d.names
                       if _is_latent(program, r) and r.site in alive})
+    if site.transform is not None:
+        _check_transform(reader, site, context)
+        latents = [site.ref(), *latents]
+        reason = f"its family, {site.described}"
     for ref in latents:
         if not program.sites[ref.site].rules.location:
             raise StructureError(
@@ -232,11 +254,29 @@ def _likelihood_factor(reader: Reader, site: Site, context: Context, alive: set[
             found=f"elements that depend on several elements of '{name}'",
             expected="every element of the plate apart", fix="batch the network over the plate")
     return Factor(site, context, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
-                  False, False, tuple((r,) for r in latents), "", rule, reason)
+                  False, False, tuple((r,) for r in latents), "", rule, reason, scored=True)
+
+
+def _check_transform(reader: Reader, site: Site, context: Context) -> None:
+    """Refuse a latent whose support is made of latents, or that is drawn at every step."""
+    made = sorted({r.site for d in reader.dependence(site.transform.leaves, context)
+                   for r in d.names if _is_latent(reader.program, r)})
+    if made:
+        raise StructureError(f"its support depends on {names(made)}", site=site.name,
+                             found=f"{site.described} with a bound that is latent",
+                             expected="bounds made of data",
+                             fix=f"draw it from a fixed interval and scale it: {made[0]} * "
+                                 f"jp.latent('{site.name}', dist.Uniform(0, 1))")
+    if site.scan is not None:
+        raise StructureError(f"{site.described} inside a scan has no message", site=site.name,
+                             found=f"{site.described} drawn at every step",
+                             expected="Normal or MultivariateNormal in scans",
+                             fix="let a Normal follow the steps, and what it stands for be a "
+                                 "function of it: jnp.exp(x) of a log")
 
 
 def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[str],
-                      lost: set[tuple[str, str]]) -> Factor:
+                      lost: set[tuple[str, str]], rule: str) -> Factor:
     program = reader.program
     plates = site.axes
     conjugacy.check_family(site)
@@ -245,7 +285,17 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
     mean, noise = reader.dependence([site.outputs[k] for k in keys], context)
     latent = {r for d in (mean, noise) for r in d.names
               if _is_latent(program, r) and r.site in alive}
+    spread = tuple(sorted(r for r in noise.names if r in latent and site.rules.elementwise
+                          and program.sites[r.site].rules.location))
+    if both := sorted({r.site for r in spread if r in mean.names}):
+        raise StructureError(f"its mean and its scale are made of {names(both)}", site=site.name,
+                             found="a latent in both", expected="latents of their own in each",
+                             fix="give the scale a latent of its own, or run SVI or NUTS")
+    latent -= {*spread}
     noise_names = conjugacy.check_noise(site, noise_key, noise, latent, program)
+    lost |= {(r.site, p.name) for r in spread for p in program.sites[r.site].axes
+             if p.name not in {q.name for q in plates}}
+    lost |= {(r.site, p) for r, p in noise.lost if r in spread}
     weights = [site.outputs[k] for k in ("weight",) if k in site.outputs]
     for d in reader.dependence(weights, context):
         if seen := sorted({r.site for r in d.names if _is_latent(program, r)}):
@@ -287,7 +337,16 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
         varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
     return Factor(site, context, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
                   noise_names, frozenset(varying), in_time, varying_noise, products, noise_key,
-                  reads=reads)
+                  rule if spread else "exact", _bending(noise, spread), reads, spread)
+
+
+def _bending(noise: Dependence, spread: tuple[Ref, ...]) -> str:
+    """What of a normal is not conjugate in latents of its precision."""
+    if not spread:
+        return ""
+    blame = next((noise.nonlinear[r] for r in spread if r in noise.nonlinear), None)
+    return f"its scale, made of {names(sorted({r.site for r in spread}))}" + (
+        f" (operation '{blame.operation}' at {blame.where})" if blame else "")
 
 
 def _is_latent(program: Program, ref: Ref) -> bool:

@@ -30,7 +30,7 @@ def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...],
                for v in latents.values())
     priors = [f for f in factors if f.site.name in latents]
     links = [f for f in factors if f not in priors
-             and any(n in latents for n in (*(r.site for r in f.latents), *f.noise))]
+             and any(n in latents for n in (*(r.site for r in f.touched), *f.noise))]
     if len(rows) > 1 or not flat or len({f.site.name for f in links}) != 1:
         return False
     ((n,),) = rows
@@ -47,7 +47,8 @@ def met_by_one(block: Belief, blocks: tuple[Belief, ...], factors: tuple[Factor,
 
 def _is_prior(f: Factor) -> bool:
     """Of data alone: an independent normal for every element, or a MatrixNormal."""
-    return (f.latents == (f.site.ref(),) and not f.noise and not f.plates and not f.site.partial
+    return (f.touched == (f.site.ref(),) and not f.noise and not f.plates and not f.site.partial
+            and not f.scored
             and (f.site.outputs.keys() >= {"scale"} or f.site.outputs.keys() >= {"row", "column"})
             and "weight" not in f.site.outputs)
 

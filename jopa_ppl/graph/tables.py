@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
             "linearise": "linearised at the mean (slope and curvature of log p; F is Laplace's, "
                          "no bound)",
-            "cubature": "cubature (expected slope and curvature of log p)"}
+            "cubature": "cubature (expected slope and curvature of log p)",
+            "quadrature": "quadrature (expected slope and curvature of log p)"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -44,7 +45,8 @@ def graph_table(graph: Graph) -> str:
     factors = table(
         ("factor", "family", "of", "depends on", "precision"),
         [(f.name, f.family, "data" if f.site.observed else f.site.name, terms(f),
-          ", ".join(f.noise) or ("known" if f.message == "exact" else f.message))
+          ", ".join([*f.noise, *map(str, f.spread)])
+          or ("known" if f.message == "exact" else f.message))
          for f in graph.factors])
     text = f"{variables}\n\n{factors}"
     if graph.predicted:

@@ -36,7 +36,8 @@ class Data(NamedTuple):
 
 def scored(engine: Engine) -> list[Factor]:
     """The factors whose messages stand for a likelihood: amortised, linearised, by cubature."""
-    found = [f for f in engine.graph.factors if f.message != "exact"]
+    found = [f for f in engine.graph.factors
+             if f.message == "amortised" or (f.scored and f.site.observed)]
     for f in found:
         blocks = [b for b, _ in engine.energy.slots[f.name] if b is not None]
         seen = {r for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, random
 from jax.scipy.linalg import solve_triangular
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import Distribution, biject_to, constraints, transforms
 from numpyro.distributions.util import lazy_property
 
 from jopa_ppl.linalg.matrix import variances
@@ -105,6 +105,36 @@ class MatrixSpread(ArrayNormal):
         eps = random.normal(key, (*sample_shape, *self.spread.shape), self.loc.dtype)
         draw = self.left @ (jnp.sqrt(self.spread) * eps) @ self.right.T
         return self.loc + draw.reshape((*sample_shape, *self.loc.shape))
+
+
+class Unconstrained(Distribution):
+    """The density of u on the real line where T(u) ~ base, T NumPyro's transform to its support:
+
+        log p(u) = log p_base(T(u)) + log|dT/du|
+    """
+
+    arg_constraints: dict = {}  # noqa: RUF012
+    pytree_data_fields = ("base",)
+
+    def __init__(self, base: Distribution) -> None:
+        self.base = base
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def transform(self) -> transforms.Transform:
+        return biject_to(self.base.support)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, self.event_dim)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        return self.transform.inv(self.base.sample(key, sample_shape))
+
+    def log_prob(self, value: Array) -> Array:
+        x = self.transform(value)
+        change = self.transform.log_abs_det_jacobian(value, x)
+        return self.base.log_prob(x) + change
 
 
 def _diagonal(matrix: Array) -> Array:

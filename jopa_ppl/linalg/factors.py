@@ -34,6 +34,22 @@ class Moments(NamedTuple):
     cov: Array
 
 
+def side_by_side(parts: Sequence[Moments]) -> Moments:
+    """The moments of independent vectors as one: means joined, covariances in blocks."""
+    if len(parts) == 1:
+        return parts[0]
+    batch = jnp.broadcast_shapes(*(p.mean.shape[:-1] for p in parts))
+    sizes = [p.mean.shape[-1] for p in parts]
+    mean = jnp.concatenate([jnp.broadcast_to(p.mean, (*batch, n)) for p, n in zip(parts, sizes)],
+                           -1)
+    rows = []
+    for i, p in enumerate(parts):
+        row = [jnp.broadcast_to(p.cov, (*batch, n, n)) if i == j else jnp.zeros((*batch, sizes[i], n))
+               for j, n in enumerate(sizes)]
+        rows.append(jnp.concatenate(row, -1))
+    return Moments(mean, jnp.concatenate(rows, -2))
+
+
 def batch_einsum(operands: Sequence[tuple[Array, str]], out: str, keep: Sequence[bool]) -> Array:
     """einsum over named trailing axes, with leading batch axes broadcast or summed.
 

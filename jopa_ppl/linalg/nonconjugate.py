@@ -10,7 +10,13 @@ network or a formula) makes no difference. The expectations are sums over points
 "linearise" takes the mean alone (at its fixed point, the mode and the curvature there: Laplace's
 approximation); "cubature" takes products of Gauss-Hermite points up to three latents, which is
 E_q but for rounding in one and for smooth densities in three, and above three the 2 n points of the
-cubature rule, exact to the third degree.
+cubature rule, exact to the third degree. "quadrature" is the same up to three latents, and above
+goes over the parameters of each element, where these are few: with eta(x) what the element is made
+of, on the real line (logits, a mean, the log of a scale),
+
+    E_q[log p(y | x)] = E[log p(y | eta)],   eta ~ N(eta(m), J S J'),   J = d eta / dx at m
+
+which is exact where eta is affine in x, and its curvature the positive part of that in eta.
 
 Source: Khan & Lin 2017, "Conjugate-computation variational inference"; Opper & Archambeau 2009;
 Arasaratnam & Haykin 2009 (cubature).
@@ -18,8 +24,9 @@ Arasaratnam & Haykin 2009 (cubature).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,21 +35,58 @@ from jax import Array, lax
 
 from jopa_ppl.linalg.factors import Moments
 
-# A likelihood, x (*batch, n) -> log p: a value for every element of the factor's batch, each made
-# of its own element of x alone (an axis of x may have size 1: one latent for many elements).
-Score = Callable[[Array], Array]
-
-HERMITE = {1: 15, 2: 5, 3: 3}     # points a latent, by the number of latents
+# Points a latent (or a parameter of an element), by their number.
+HERMITE = {"cubature": {1: 15, 2: 5, 3: 3}, "quadrature": {1: 31, 2: 9, 3: 7}}
 
 
-def expected_score(score: Score, at: Moments, rule: str) -> Array:
-    """sum of E_q[log p] by the points of a rule.
+class Score(NamedTuple):
+    """A log density.
+
+    Attributes:
+        value: x (*batch, n) -> log p: a value for every element of the factor's batch, each made of
+            its own element of x alone (an axis of x may have size 1: one latent for many elements).
+        parameters: x -> [eta (*batch, d), ..], what independent elements are made of, or None.
+        density: [eta, ..] -> log p of every element (*batch, d).
+    """
+
+    value: Callable[[Array], Array]
+    parameters: Callable[[Array], list[Array]] | None = None
+    density: Callable[[Sequence[Array]], Array] | None = None
+
+    def __call__(self, x: Array) -> Array:
+        return self.value(x)
+
+
+def by_element(score: Score, at: Moments, rule: str) -> bool:
+    """Whether a rule goes over the parameters of elements."""
+    return rule == "quadrature" and score.parameters is not None and at.mean.shape[-1] > 3
+
+
+def expected_score(score: Score, at: Moments, rule: str, held: Array | None = None) -> Array:
+    """sum of E_q[log p] by the points of a rule, less <held, S> / 2 of what `remainder` found.
 
     Args:
         at: the belief, mean (*batch, n) and covariance (*batch, n, n).
-        rule: "linearise" or "cubature".
+        rule: "linearise", "cubature" or "quadrature".
     """
-    return _over_points(lambda x: jnp.sum(score(x)), at, rule)
+    if by_element(score, at, rule):
+        score, at = _of_elements(score, at)
+    total = _over_points(lambda x: jnp.sum(score(x)), at, rule)
+    return total if held is None else total - 0.5 * jnp.sum(held * at.cov)
+
+
+def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments]:
+    """The density of every element as a function of its parameters eta (*batch, d, k), and the
+    moments of these; the slope of eta in x is a number here."""
+    n = at.mean.shape[-1]
+    join = lambda x: jnp.stack(score.parameters(x), -1)
+    eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
+    tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
+    slope = jax.vmap(lambda t: jax.jvp(join, (at.mean,), (t,))[1])(tangents)
+    J = lax.stop_gradient(jnp.moveaxis(slope, 0, -1))                  # (*batch, d, k, n)
+    cov = jnp.einsum("...dkn,...nm,...dlm->...dkl", J, at.cov, J)
+    unstacked = lambda eta: score.density([eta[..., i] for i in range(eta.shape[-1])])
+    return Score(unstacked), Moments(join(at.mean), cov)
 
 
 def curvature(score: Score, at: Moments, rule: str) -> Array:
@@ -54,8 +98,11 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
     """What `expected_score` lacks of the message's precision, R = C + 2 dU/dS of the sum itself.
 
     At `at`, the gradient of U - 1/2 <R, S> is the message. Straight pieces bend where they meet
-    (Laplace), which is between the points: of these C is what the sum itself bends by.
+    (Laplace), which is between the points: of these C is what the sum itself bends by. By element,
+    all of it is in the parameters.
     """
+    if by_element(score, at, rule):
+        score, at = _of_elements(score, at)
     own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
     C = _bend(score, at, rule)
     C = jnp.where((C == 0).all((-2, -1), keepdims=True), -own, C)
@@ -83,6 +130,25 @@ def _positive(C: Array) -> Array:
     return jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
 
 
+def expected_exp(log: Callable[[Array], Array], at: Moments) -> tuple[Array, Array]:
+    """E[exp f(x)] and E[f(x)] for every element of f(x) (*batch, d).
+
+    By Gauss-Hermite points of one latent; of more, exp(f(m) + J S J' / 2) and f(m), which is exact
+    where f is affine (products of scales, each with a belief about its log).
+    """
+    n = at.mean.shape[-1]
+    if n == 1:
+        points, weights = _points(1, HERMITE["quadrature"])
+        found = jax.vmap(lambda z: log(draw(at, jnp.broadcast_to(z, at.mean.shape))))(points)
+        return (jnp.tensordot(weights, jnp.exp(found), 1), jnp.tensordot(weights, found, 1))
+    eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
+    tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
+    slope = jax.vmap(lambda t: jax.jvp(log, (at.mean,), (t,))[1])(tangents)
+    J = lax.stop_gradient(jnp.moveaxis(slope, 0, -1))                  # (*batch, d, n)
+    center = log(at.mean)
+    return jnp.exp(center + 0.5 * jnp.einsum("...dn,...nm,...dm->...d", J, at.cov, J)), center
+
+
 def drawn_score(score: Score, at: Moments, noise: Array) -> Array:
     """log p at draws of x, x = m + L noise with S = L L' (differentiable in all), by element of
     the batch. `noise`: standard normal, of the shape of the mean."""
@@ -103,17 +169,17 @@ def _over_points(fn: Callable[[Array], Array], at: Moments, rule: str) -> Array:
     n = at.mean.shape[-1]
     if rule == "linearise" or n == 0:
         return fn(at.mean)
-    points, weights = _points(n)
+    points, weights = _points(n, HERMITE[rule])
     noise = points.reshape((len(points), *(1,) * (at.mean.ndim - 1), n))
     one = lambda z: fn(draw(at, jnp.broadcast_to(z, at.mean.shape)))
     found = lax.map(jax.checkpoint(one), noise)
     return jnp.tensordot(weights, found, 1)
 
 
-def _points(n: int) -> tuple[np.ndarray, np.ndarray]:
+def _points(n: int, fine: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Points z (K, n) and weights (K,) for E of a standard normal in n dimensions."""
-    if n in HERMITE:
-        z, w = np.polynomial.hermite_e.hermegauss(HERMITE[n])
+    if n in fine:
+        z, w = np.polynomial.hermite_e.hermegauss(fine[n])
         grid = np.stack(np.meshgrid(*[z] * n, indexing="ij"), -1).reshape(-1, n)
         return grid, reduce(np.multiply.outer, [w / w.sum()] * n).ravel()
     return np.sqrt(n) * np.concatenate([np.eye(n), -np.eye(n)]), np.full(2 * n, 0.5 / n)

@@ -20,11 +20,13 @@ from jopa_ppl.language import replay as predictive
 from jopa_ppl.language.given import JointBelief
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
-from jopa_ppl.posterior import density, draws, prediction
+from jopa_ppl.posterior import density, draws, prediction, unconstrained
 from jopa_ppl.posterior import write as writing
 from jopa_ppl.settings import is_traced, ours
 
 if TYPE_CHECKING:
+    from numpyro.distributions.transforms import Transform
+
     from jopa_ppl.beliefs import Belief
     from jopa_ppl.engine.compiled import Compiled
     from jopa_ppl.engine.engine import Evidence, State
@@ -97,7 +99,19 @@ class Posterior:
 
     @cached_property
     def _marginals(self) -> dict[str, Marginal]:
-        return marginals(self.compiled.graph, self._parts[1])
+        found = marginals(self.compiled.graph, self._parts[1])
+        if not self._maps:
+            return found
+        with ours():
+            return {n: unconstrained.transformed(m, self._maps[n]) if n in self._maps else m
+                    for n, m in found.items()}
+
+    @cached_property
+    def _maps(self) -> dict[str, Transform]:
+        """By site whose belief is about u, x = T(u): the T of this run."""
+        with ours():
+            return unconstrained.transforms(self.compiled.graph,
+                                            self.compiled.data(self.call.dynamic))
 
     def _marginal(self, name: str) -> Marginal:
         if not isinstance(name, str):
@@ -150,7 +164,10 @@ class Posterior:
         parts = {k: outward(v[at]) for k, v in m.parts.items()}
         certain = bool((np.asarray(m.variance[at]) == 0).any())
         belief = self._predictors.get(name) or self.compiled.graph.block_of(name)
-        return belief.distribution(name, parts, certain)
+        found = belief.distribution(name, parts, certain)
+        if name in self._maps:
+            return dist.TransformedDistribution(found, jax.tree.map(outward, self._maps[name]))
+        return found
 
     def mean(self, name: str) -> Array:
         """Posterior mean of a site, of the site's shape (time in front inside a scan).
@@ -183,6 +200,7 @@ class Posterior:
             count = int(np.prod(sample_shape, dtype=int))
             found = draws.sample(self.compiled, self._one, self.state, self.bound, self.plan, key,
                                  count)
+            found = unconstrained.outside(found, self._maps)
             found = {n: x.reshape((*sample_shape, *x.shape[1:])) for n, x in found.items()}
         return {n: outward(x) for n, x in found.items()}
 
@@ -210,8 +228,9 @@ class Posterior:
         with ours(values):
             flat = {n: jnp.asarray(values[n], float).reshape(
                 (-1, *np.shape(values[n])[len(lead):])) for n in self.sites}
+            flat, change = unconstrained.inside(flat, self._maps, 1)
             found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call, flat)
-            found = found.reshape(lead)
+            found = (found - change).reshape(lead)
         return outward(found)
 
     def predict(self, *args: Any, rng_key: Array | int | None = None, num_samples: int = 100,
@@ -253,7 +272,7 @@ class Posterior:
                                 found="a site of a scan", expected=f"one of {self.global_sites}",
                                 fix="give the first state: jp.given(model, {'x0': ...})")
             block = graph.block_of(name)
-            members = block.jointly(chosen)
+            members = block.jointly(tuple(n for n in chosen if n not in self._maps))
             if name not in members:
                 with ours():
                     single[name] = self[name]

@@ -95,7 +95,7 @@ def constants(posterior: Posterior, data: dict[str, np.ndarray]) -> dict[str, np
 def scored_sites(posterior: Posterior) -> list[Site]:
     """The sites whose data tell of a latent."""
     return list({f.site.name: f.site for f in posterior.compiled.graph.factors
-                 if f.site.observed and not f.site.partial and (f.latents or f.noise)}.values())
+                 if f.site.observed and not f.site.partial and (f.touched or f.noise)}.values())
 
 
 def draws_size(posterior: Posterior, data: dict[str, np.ndarray], num_samples: int) -> int:

@@ -61,4 +61,5 @@ FAMILIES = {row.name: row for row in (
     Family("wishart", "wishart", constant="concentration", noun="the matrix", elementwise=False,
            noise={"rate_matrix": 1, "scale_matrix": -1, "scale_tril": -2}, by_matrix=True,
            enters_as=("precision_matrix",)),
+    Family("transformed", "gaussian", "value"),
     Family("unknown"), Family("amortized"))}

@@ -6,6 +6,7 @@ object; what it derives from them (a Cholesky factor) would hide a latent precis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
+from numpyro.distributions import biject_to
 
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError
-from jopa_ppl.language.distributions import ArrayNormal
+from jopa_ppl.language.distributions import ArrayNormal, Unconstrained
 from jopa_ppl.language.missing import mask_missing, without_gaps
 from jopa_ppl.language.precision import as_network_takes
 from jopa_ppl.language.primitives import Amortized
@@ -25,7 +27,7 @@ from jopa_ppl.program.families import FAMILIES, Family
 
 
 class Likelihood(NamedTuple):
-    """The density an observed site is scored by: `tree.unflatten(leaves).log_prob(value)`.
+    """The density a site is scored by: `tree.unflatten(leaves).log_prob(value)`.
 
     Its elements that are not the base distribution's own event are independent. Leaves and value
     are arrays; in a `Site`, the outputs of the program that hold them.
@@ -34,6 +36,33 @@ class Likelihood(NamedTuple):
     tree: Any
     leaves: tuple
     value: Any
+
+
+class ByParameters(NamedTuple):
+    """A density of independent elements, made of the parameters that its author gave (`tree` of a
+    `Likelihood`); `whole`: of u, x = T(u), where it is that of a latent."""
+
+    make: type[dist.Distribution]
+    names: tuple[str, ...]
+    transformed: bool
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        """Where each parameter has to lie."""
+        return {n: self.make.arg_constraints[n] for n in self.names}
+
+    def unflatten(self, leaves: Sequence[Array]) -> dist.Distribution:
+        """The distribution, of its parameters."""
+        fn = self.make(**dict(zip(self.names, leaves)), validate_args=False)
+        return Unconstrained(fn) if self.transformed else fn
+
+
+class Transformation(NamedTuple):
+    """x = T(u) of a latent whose belief is about u: `tree.unflatten(leaves)`, a NumPyro transform
+    from the real numbers. Leaves are arrays; in a `Site`, outputs of the program."""
+
+    tree: Any
+    leaves: tuple
 
 
 @dataclass(frozen=True)
@@ -51,6 +80,7 @@ class Described:
     event_shape: tuple[int, ...] = ()
     kind: str = ""             # the name of its class, without wrappers
     likelihood: Likelihood | None = None
+    transform: Transformation | None = None
 
     @property
     def rules(self) -> Family:
@@ -96,6 +126,12 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         shape, mask = given, _to_batch(mask, fn)
         mask = None if mask is None else mask[..., None]
     family, found = _parameters(base, shape)
+    transform = None
+    if family == "unknown" and value is None and _is_differentiable(base):
+        # Of a latent the density of u, x = T(u); its value is put in by the trace.
+        family, unconstrained = "transformed", Unconstrained(base)
+        transform = Transformation(*reversed(jax.tree.flatten(unconstrained.transform)))
+        likelihood = _likelihood(unconstrained, None)
     rules = FAMILIES[family]
     elementwise = rules.elementwise and (bool(found) or not base.event_dim)
     params.update(found)
@@ -121,13 +157,35 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         params["weight"] = weight
     # An amortised site is a Gaussian over what its message is about.
     return Described(family, params, amortized, shape[len(fn.batch_shape):],
-                     type(base).__name__, likelihood)
+                     type(base).__name__, likelihood, transform)
 
 
-def _likelihood(base: dist.Distribution, value: Array) -> Likelihood:
+def _is_differentiable(base: dist.Distribution) -> bool:
+    """Whether it is a density over elements that lie on the real line or a part of it."""
+    if base.is_discrete or isinstance(base, dist.Delta | dist.Unit | Amortized):
+        return False
+    try:
+        transform = biject_to(base.support)
+    except NotImplementedError:
+        return False
+    return transform.inverse_shape(base.shape()) == base.shape()
+
+
+def _likelihood(base: dist.Distribution, value: Array | None) -> Likelihood:
     if isinstance(base, Amortized):
         base, _ = _unwrap(base.likelihood, ())
     leaves, tree = jax.tree.flatten(base)
+    given = getattr(base, "base", base)
+    names = tuple(type(given).arg_constraints)
+    parameters = [getattr(given, n, None) for n in names]
+    if not given.event_dim and names and all(p is not None for p in parameters):
+        own = ByParameters(type(given), names, given is not base)
+        try:
+            own.unflatten(parameters)
+        except (TypeError, ValueError):         # not made of these alone
+            pass
+        else:
+            leaves, tree = parameters, own
     return Likelihood(tree, tuple(map(jnp.asarray, leaves)), value)
 
 

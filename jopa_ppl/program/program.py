@@ -10,7 +10,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jopa_ppl.program.families import FAMILIES, Family
-from jopa_ppl.program.parameters import Likelihood
+from jopa_ppl.program.parameters import Likelihood, Transformation
 from jopa_ppl.program.refs import Ref
 
 
@@ -41,7 +41,8 @@ class Site:
     amortized: bool = False
     role: str = "latent"
     described: str = ""        # the name of its distribution
-    likelihood: Likelihood | None = None    # of observed sites, as the program scores them
+    likelihood: Likelihood | None = None    # of sites that are scored, as the program scores them
+    transform: Transformation | None = None     # of a latent that is not a Gaussian: x = T(u)
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
 
     @property
@@ -53,7 +54,8 @@ class Site:
     def parameters(self) -> tuple[int, ...]:
         """Outputs that its density is made of."""
         scored = not self.rules.noise and self.likelihood is not None
-        return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()))
+        support = () if self.transform is None else self.transform.leaves
+        return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()), *support)
 
     @property
     def shape(self) -> tuple[int, ...]:

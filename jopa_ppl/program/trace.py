@@ -31,7 +31,7 @@ from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.language.series import Series, looked_up
 from jopa_ppl.program.after_scan import inline
 from jopa_ppl.program.naming import check_labels, check_name
-from jopa_ppl.program.parameters import Likelihood, describe
+from jopa_ppl.program.parameters import Likelihood, Transformation, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.scan_inputs import check_inputs
 
@@ -169,7 +169,7 @@ class _Tracer(Messenger):
                     {}, partial=partial, held=infer.get("jopa_held") is True,
                     updated=infer.get("jopa_held") is False, amortized=described.amortized,
                     role="observed" if observed else "latent", described=described.kind,
-                    likelihood=described.likelihood)
+                    likelihood=described.likelihood, transform=described.transform)
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"
@@ -178,6 +178,10 @@ class _Tracer(Messenger):
             kind, like = "latent", jnp.zeros(fn.shape(), int if fn.is_discrete else float)
         if not observed or jnp.issubdtype(like.dtype, jnp.floating):
             msg["value"] = self.placeholder(f"{kind}/{name}", like)
+        if site.transform is not None:
+            score = site.likelihood._replace(value=msg["value"])
+            self.sites[name] = (replace(site, likelihood=score), described.params)
+            msg["value"] = site.transform.tree.unflatten(site.transform.leaves)(msg["value"])
         msg["intermediates"] = []
 
     def _cond(self, msg: dict) -> None:
@@ -282,7 +286,8 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
 
         slots["sites"] = {
             name: replace(site, outputs={k: put(v) for k, v in params.items()},
-                          likelihood=_put_likelihood(site.likelihood, keep))
+                          likelihood=_put_likelihood(site.likelihood, keep),
+                          transform=_put_transform(site.transform, put))
             for name, (site, params) in tracer.sites.items()}
         slots["scans"] = tuple(
             replace(scan, init=tuple(map(put, parts["init"])),
@@ -312,6 +317,11 @@ def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:
             if any(type(v) is tuple or isinstance(v, ClosedJaxpr) for v in e.params.values()) else e
             for e in closed.jaxpr.eqns]
     return ClosedJaxpr(closed.jaxpr.replace(eqns=eqns), consts)
+
+
+def _put_transform(transform: Transformation | None, put: Callable) -> Transformation | None:
+    return None if transform is None else transform._replace(
+        leaves=tuple(map(put, transform.leaves)))
 
 
 def _put_likelihood(likelihood: Likelihood | None, put: Callable) -> Likelihood | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jopa_ppl.engine.signature import split_call, traced
 from jopa_ppl.errors import JopaError
-from jopa_ppl.graph.build import prove
+from jopa_ppl.graph.build import prove_whole
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.tables import MESSAGES, table, terms
 from jopa_ppl.infer.vmp import VMP
@@ -39,7 +39,7 @@ def _faulty_table(vmp: Any, args: tuple, kwargs: dict, error: JopaError) -> str:
     head = f"{getattr(vmp.model, '__name__', 'the model')} does not compile:"
     try:
         program = traced(split_call(vmp.model, args, kwargs)).program
-        proof = prove(program, dict(vmp.options.messages))
+        program, proof = prove_whole(program, dict(vmp.options.messages))
     except JopaError:
         return f"{head}\n{error}"
     rows = []
@@ -68,7 +68,7 @@ def _message(site: Site, factors: Sequence[Factor]) -> str:
     """What a site sends to its latents; inside a scan, at all but the first steps."""
     factor = next(f for f in factors[::-1] if f.site.name == site.name)
     message = MESSAGES[factor.message]
-    if not (factor.latents or factor.noise):
+    if not (factor.touched or factor.noise):
         known = site.observed and not site.partial
         return "none: it depends on no latent" if known else "exact, its prior"
     if factor.reason:
