@@ -112,6 +112,11 @@ class ChainBelief(GaussianBelief):
         extra = [(0, 0)] * (grouped.ndim - 1) + [(0, self.dims - self.k * self.width)]
         return jnp.pad(grouped, extra, constant_values=fill)
 
+    def with_means(self, stats: tuple[Array, Array, Array], steps: Array
+                   ) -> tuple[Array, Array, Array]:
+        """The statistics with other means of the steps, (T, *plates, width)."""
+        return jnp.concatenate([stats[0][:self.h], self.nodes(steps)]), *stats[1:]
+
     def head_vector(self, parts: dict[str, Array]) -> Array:
         """Values of the head's members (*plates, dims) -> the head group (*plates, D)."""
         out = jnp.zeros((*self.batch, self.dims))

@@ -51,6 +51,28 @@ def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Seq
     return jax.tree.map(lambda x: x[(None,) * lead], found), fits
 
 
+def expand_at(fn: Callable, points: Sequence[Array]) -> Array:
+    """The coefficients (*batch, n, 1 + p_1, .., 1 + p_k) of fn(v_1, .., v_k) (*batch, n) linearised
+    in each v_i (*batch|1, p_i) at its point, every element of the batch for itself."""
+    if not points:
+        return fn()
+    point, *rest = points
+    size = point.shape[-1]
+
+    def first(vector: Array) -> Array:
+        return expand_at(lambda *others: fn(vector, *others), rest)
+
+    value = first(point)
+    axis = value.ndim - len(rest)
+    eye = jnp.eye(size).reshape((size, *(1,) * (point.ndim - 1), size))
+    tangents = jnp.broadcast_to(eye, (size, *point.shape))
+    slope = jax.vmap(lambda t: jax.jvp(first, (point,), (t,))[1])(tangents)
+    at = jnp.moveaxis(point, -1, 0)
+    at = at.reshape((*at.shape, *(1,) * (value.ndim - point.ndim + 1)))
+    constant = value - (slope * at).sum(0)
+    return jnp.concatenate([jnp.expand_dims(constant, axis), jnp.moveaxis(slope, 0, axis)], axis)
+
+
 def expand(fn: Callable, sizes: Sequence[int]) -> Array:
     """The coefficient tensor (*out, 1 + p_1, .., 1 + p_k) of a multi-affine fn(v_1, .., v_k)."""
     if not sizes:

@@ -37,7 +37,7 @@ def stands_alone(graph: Graph, name: str) -> bool:
 def complete(engine: Engine, moments: dict, bound: Evidence,
              blocks: tuple[Belief, ...] | None = None) -> tuple[dict, Evidence]:
     """Beliefs of Gaussian blocks with unseen latents predicted and data without spread."""
-    graph = engine.graph
+    graph, bound = engine.graph, engine.at(moments, bound)
     for block in graph.blocks if blocks is None else blocks:
         for f in graph.factors if block.gaussian else ():
             name = f.site.name

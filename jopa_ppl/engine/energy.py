@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.coefficients import expand_at
 from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.evidence import (
     FactorArrays,
@@ -78,6 +79,38 @@ class Energy:
         held = remainders or {}
         return sum((self.factor(f, arrays[f.name], stats, held.get(f.name)) for f in factors),
                    jnp.zeros(()))
+
+    def linearised(self, factors: Sequence[Factor], arrays: dict[str, FactorArrays],
+                   stats: dict[str, Any], everywhere: bool = False) -> dict[str, FactorArrays]:
+        """The numbers of factors, with the coefficients of a mean that is not affine at the present
+        means; a constant, as far as messages go. `everywhere`: also where a factor weighs nothing,
+        for what is predicted."""
+        return {**arrays, **{f.name: self._linearised(f, arrays[f.name], stats, everywhere)
+                             for f in factors if f.curved}}
+
+    def _linearised(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                    everywhere: bool) -> FactorArrays:
+        slots = [(b, refs) for b, refs in self.slots[factor.name] if b is not None]
+        curved = {r.site for r in factor.curved}
+        points = []
+        for block, _ in slots:
+            mean = jax.lax.stop_gradient(block.view(stats[block.name], factor).mean)
+            points.append(mean if curved & {*block.members} else jnp.zeros_like(mean))
+        place = Placement(self.graph, factor, [r for _, refs in slots for r in refs], arrays)
+        batch = jnp.broadcast_shapes(*(p.shape[:-1] for p in points))
+
+        def residual(*vectors: Array) -> Array:
+            wide = [jnp.broadcast_to(v, (*batch, v.shape[-1])) for v in vectors[:len(points)]]
+            return place.residual(jnp.concatenate(wide, -1))
+
+        if self.slots[factor.name][-1][0] is None:
+            points.append(jnp.zeros((*(1,) * len(batch), 0)))
+        K = expand_at(residual, points)
+        if everywhere:
+            return arrays._replace(K=K)
+        seen = (arrays.weight > 0).any(-1)
+        seen = seen.reshape((*seen.shape, *(1,) * (K.ndim - seen.ndim)))
+        return arrays._replace(K=jnp.where(seen, K, 0.0))
 
     def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
                    stats: dict[str, Any]) -> dict[str, Array]:
@@ -175,7 +208,7 @@ class Energy:
         """log P as a function of the latents of `view`: at the means of those that it is
         conjugate in, and in expectation over them."""
         place, output = self.placement(factor, arrays), [factor.site.outputs[factor.noise_key]]
-        scale = lambda found: density_of(factor).scale(factor, found[0])[1]
+        scale = lambda found, _: density_of(factor).scale(factor, found[0])[1]
         once = factor.in_bulk and not self.spreads_in_time(factor)
 
         def at(x: Array, values: dict[str, Array]) -> Array:

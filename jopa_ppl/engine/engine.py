@@ -184,8 +184,9 @@ class Engine:
                    bound: Evidence) -> tuple[Callable[[Any], Array], Any]:
         """The energy as a function of what it is differentiated in of a block, and that now."""
         stats = self.stats(moments, bound.clamps)
-        held = self.energy.remainders([f for f in factors if f.bends(block)], bound.arrays, stats)
-        return lambda mine: self.energy(factors, bound.arrays, {**stats, block.name: mine}, held
+        arrays = self.energy.linearised(factors, bound.arrays, stats)
+        held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats)
+        return lambda mine: self.energy(factors, arrays, {**stats, block.name: mine}, held
                                         ), stats[block.name]
 
     def step(self, block: Belief, factors: list[Factor], moments: dict[str, Any], bound: Evidence,
@@ -211,8 +212,18 @@ class Engine:
         def new(size: Array | float) -> Any:
             return block.update(old, way(size), mask)
 
+        stats = self.stats(moments, bound.clamps)
+        bent = [f for f in factors if f.curved and f.bends(block)]
+        still = self.energy.linearised(bent, bound.arrays, stats)
+
         def free_energy(mine: Any) -> Array:
-            return -energy(block.stats(mine, mask)) - block.entropy(mine, mask)
+            own = block.stats(mine, mask)
+            found = -energy(own) - block.entropy(mine, mask)
+            if not bent:
+                return found
+            here = {**stats, block.name: own}       # of what is linearised there, its own F
+            again = self.energy.linearised(bent, bound.arrays, here)
+            return found + self.energy(bent, still, here) - self.energy(bent, again, here)
 
         before = free_energy(new(0.0))
         most = before + 1e-7 * jnp.maximum(1.0, jnp.abs(before))  # what float32 networks resolve
@@ -293,6 +304,13 @@ class Engine:
         least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
         return moved(halved(0.1, lambda size: score(moved(size)) >= least))
 
+    def at(self, moments: dict[str, Any], bound: Evidence, **means: Any) -> Evidence:
+        """The evidence with what is not affine linearised at some beliefs, what is predicted
+        included; `means`: by block, other statistics to do so at."""
+        stats = {**self.stats(moments, bound.clamps), **means}
+        return bound._replace(arrays=self.energy.linearised(
+            self.graph.factors, bound.arrays, stats, everywhere=True))
+
     def free_energy(self, moments: dict[str, Any], bound: Evidence, solved: str | None = None
                     ) -> Array:
         """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO.
@@ -302,6 +320,7 @@ class Engine:
         covariances is formed.
         """
         stats, energy = self.stats(moments, bound.clamps), self.energy
+        arrays = energy.linearised(self.graph.factors, bound.arrays, stats)
         noise = [f for f in self.graph.factors if is_noise_prior(f)]
         rest = [f for f in self.graph.factors if f not in noise]
         entropy = sum(b.entropy(moments[b.name], bound.clamps[b.name]) for b in self.graph.blocks)
@@ -309,8 +328,8 @@ class Engine:
             stats = {**stats, solved: at_mean(stats[solved])}
             entropy -= 0.5 * next(b for b in self.graph.blocks if b.name == solved).free_dims(
                 bound.clamps[solved])
-        return -energy(rest, bound.arrays, stats) - entropy + sum(
-            density_of(f).divergence(energy, f, bound.arrays[f.name], stats, moments[f.site.name])
+        return -energy(rest, arrays, stats) - entropy + sum(
+            density_of(f).divergence(energy, f, arrays[f.name], stats, moments[f.site.name])
             for f in noise)
 
     def sweep(self, moments: dict[str, Any], bound: Evidence, damping: float | None = None

@@ -137,7 +137,9 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
         return expand(fn, [*others, main + seen])
 
     fits: Array | bool = True
-    if isinstance(blocks[0], MatrixBelief):
+    if factor.curved:           # made at every belief (`Energy.linearised`)
+        K = jnp.zeros(())
+    elif isinstance(blocks[0], MatrixBelief):
         K, fits = matrix_coefficients(blocks[0], factor, slots, residual, parts)
     elif bulk:
         K = (jax.vmap(coefficients)(jnp.arange(length)) if factor.varying_in_time
@@ -145,7 +147,7 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
     else:
         K = coefficients(0)
     for i, plate in enumerate(factor.plates):
-        if plate.name not in factor.varying and isinstance(K, Array):
+        if plate.name not in factor.varying and isinstance(K, Array) and not factor.curved:
             K = jax.lax.slice_in_dim(K, 0, 1, axis=bulk + i)
     offset = own_value(factor, source)
     precision = logdet = None

@@ -21,7 +21,7 @@ FEW = 3        # parameters of an element at most that quadrature goes over
 
 
 class Placement(NamedTuple):
-    """Where latents `refs` lie in a vector x (*batch, n): side by side, on a factor's batch axes."""
+    """Where latents `refs` lie in x (*batch, n): side by side, on the batch axes of a factor."""
 
     graph: Graph
     factor: Factor
@@ -47,14 +47,15 @@ class Placement(NamedTuple):
         return values
 
     def each(self, outputs: Sequence[int], x: Array | None,
-             then: Callable[[list[Array]], Any] = lambda found: found,
+             then: Callable[[list[Array], Mapping[Ref, Array]], Any] = lambda found, _: found,
              shared: Mapping[Ref, Array] | None = None) -> Any:
         """`then` of the given outputs at x, for every step where there are steps."""
         graph, factor, length = self.graph, self.factor, self.length
 
         def one(step: Array | int, x: Array | None) -> Any:
             values = dict(shared or {}) | ({} if x is None else self.values(x))
-            return then(evaluate_in(graph.reader, factor, self.arrays.env, outputs, values, step))
+            return then(evaluate_in(graph.reader, factor, self.arrays.env, outputs, values, step),
+                        values)
 
         if length is None:
             return one(0, x)
@@ -63,12 +64,24 @@ class Placement(NamedTuple):
         return jax.vmap(one)(jnp.arange(length), jnp.broadcast_to(x, (length, *x.shape[1:])))
 
 
-    def at_first(self, outputs: Sequence[int], x: Array, then: Callable[[list[Array]], Any],
+    def at_first(self, outputs: Sequence[int], x: Array,
+                 then: Callable[[list[Array], Mapping[Ref, Array]], Any],
                  shared: Mapping[Ref, Array]) -> Any:
         """As `each`, at the first step alone."""
         values = dict(shared) | self.values(x[0])
         return then(evaluate_in(self.graph.reader, self.factor, self.arrays.env, outputs, values,
-                                0))
+                                0), values)
+
+
+    def residual(self, x: Array) -> Array:
+        """z - mean of a Gaussian at x, (*batch, n); of an observed one its mean alone, negative."""
+        factor = self.factor
+
+        def less_mean(found: list[Array], values: Mapping[Ref, Array]) -> Array:
+            own = 0.0 if factor.value is None else values[factor.value]
+            return split(own - found[0], factor.site, factor.plates)
+
+        return self.each([factor.site.outputs["loc"]], x, less_mean)
 
 
 def score_of(place: Placement) -> Score:

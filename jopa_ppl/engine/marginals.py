@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import ChainBelief
@@ -82,7 +84,33 @@ def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Evi
 def forward(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence
             ) -> tuple[Array, Array]:
     """Smoothed moments of the sites of every step, predicted ones where no observation reaches."""
-    c = Coordinates(block)
-    segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
-                for n, sites in chain_segments(engine, block, moments, bound)]
-    return roll(settled(engine, block, moments, bound), segments, c)
+    c, start = Coordinates(block), settled(engine, block, moments, bound)
+
+    def rolled(bound: Evidence) -> tuple[Array, Array]:
+        segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
+                    for n, sites in chain_segments(engine, block, moments, bound)]
+        return roll(start, segments, c)
+
+    return along(engine, block, moments, bound, rolled)
+
+
+def along(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence,
+          rolled: Callable[[Evidence], tuple[Array, ...]]) -> tuple[Array, ...]:
+    """What `rolled` makes of the evidence, its means (T, *plates, w) first; where a step is not
+    affine in the one before, linearised at these very means: each pass gets one more step right,
+    and it stands when they do."""
+    if not any(f.curved for f in engine.graph.factors if f.instances_of(block)):
+        return rolled(bound)
+    stats = engine.stats(moments, bound.clamps)[block.name]
+    most = engine.graph.program.scans[block.scan].length + 1
+
+    def again(carry: tuple) -> tuple:
+        passes, old, _ = carry
+        at = engine.at(moments, bound, **{block.name: block.with_means(stats, old[0])})
+        new = rolled(at)
+        gap = jnp.abs(new[0] - old[0]) > 1e-10 * (1 + jnp.abs(old[0]))
+        return passes + 1, new, gap.any()
+
+    first = rolled(engine.at(moments, bound))
+    return jax.lax.while_loop(lambda c: c[2] & (c[0] < most), again,
+                              (jnp.zeros((), int), first, jnp.ones((), bool)))[1]

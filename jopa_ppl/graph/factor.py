@@ -34,6 +34,7 @@ class Factor:
         knowns: observed sites and inputs of the scan that it is affine in.
         noise: names of latents in the precision (of gamma: in the rate).
         spread: Gaussian latents in the precision of a normal, which enter in any way.
+        curved: Gaussian latents that its mean is not affine in.
         scored: whether its message is made of its log density as the program scores it, in all of
             `latents` at once.
         part: "" but of a `noise_part`.
@@ -63,6 +64,7 @@ class Factor:
     reason: str = ""
     reads: bool = False
     spread: tuple[Ref, ...] = ()
+    curved: tuple[Ref, ...] = ()
     scored: bool = False
     part: str = ""
 
@@ -87,7 +89,7 @@ class Factor:
     @property
     def bent(self) -> tuple[Ref, ...]:
         """The latents that it is not conjugate in."""
-        return self.latents if self.scored else self.spread
+        return self.latents if self.scored else (*self.spread, *self.curved)
 
     def bends(self, block: Belief) -> bool:
         """Whether its message to a block depends on the present belief about it."""
@@ -196,15 +198,16 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.transform is not None or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, context, alive, lost, rule, "")
-    try:
-        factor = _conjugate_factor(reader, site, context, alive, lost, rule)
-    except StructureError as error:
-        if not likely:
-            raise
+    ways = [_conjugate_factor, *[_scored_factor] * likely, *[_curved_factor] * _is_normal(site)]
+    errors: list[StructureError] = []
+    for way in ways:
         try:
-            return _scored_factor(reader, site, context, alive, lost, rule, str(error.found))
-        except StructureError as worse:
-            raise (worse if wanted else error) from None
+            factor = way(reader, site, context, alive, lost, rule, str(errors and errors[0].found))
+            break
+        except StructureError as error:
+            errors.append(error)
+    else:
+        raise errors[0]
     if wanted in RULES and not factor.bent:
         raise StructureError("it is conjugate: its message is exact", site=site.name,
                              found=f"messages={{'{site.name}': '{wanted}'}}",
@@ -275,8 +278,20 @@ def _check_transform(reader: Reader, site: Site, context: Context) -> None:
                                  "function of it: jnp.exp(x) of a log")
 
 
+def _is_normal(site: Site) -> bool:
+    """Whether it is a Gaussian whose mean may be any function."""
+    return bool(site.rules.noise and site.rules.location) and not site.amortized
+
+
+def _curved_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                   lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
+    """A Gaussian whose mean is not affine, linearised at the present belief."""
+    return _conjugate_factor(reader, site, context, alive, lost, rule, reason, curved=True)
+
+
 def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[str],
-                      lost: set[tuple[str, str]], rule: str) -> Factor:
+                      lost: set[tuple[str, str]], rule: str, reason: str = "",
+                      curved: bool = False) -> Factor:
     program = reader.program
     plates = site.axes
     conjugacy.check_family(site)
@@ -306,8 +321,13 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
         conjugacy.check_constant(site, site.rules.constant, mean, latent)
         return Factor(site, context, site.family, plates, (), (), noise_names, frozenset(), False,
                       False, (), noise_key)
-    products, knowns = conjugacy.check_mean(site, mean, latent, program, context.at is not None)
+    bent = {r for r in latent & mean.not_affine.keys() if curved
+            and program.sites[r.site].rules.location}
+    products, knowns = conjugacy.check_mean(site, mean, latent, program, context.at is not None,
+                                            bent)
     varying, refs = set(), sorted({r for p in products for r in p if r in latent})
+    if bent:
+        varying |= {p.name for p in plates}
     for plate in plates:
         axis = mean.axes[plate.axis]
         own = axis.plate == plate.name
@@ -324,7 +344,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
                 lost.add((ref.site, plate.name))
     lost |= {(r.site, p) for r, p in mean.lost}
     data = {r for r in mean.names if not _is_latent(program, r)} - knowns
-    in_time = context.scan is not None and context.at is None and bool(data)
+    in_time = context.scan is not None and context.at is None and bool(data or bent)
     if not all(r.is_input for r in data):       # observed sites: each element has its own
         varying |= {p.name for p in plates}
     varying_noise = not all(_is_latent(program, r) for r in noise.names)
@@ -337,7 +357,9 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
         varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
     return Factor(site, context, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
                   noise_names, frozenset(varying), in_time, varying_noise, products, noise_key,
-                  rule if spread else "exact", _bending(noise, spread), reads, spread)
+                  "linearise" if bent else rule if spread else "exact",
+                  reason if bent else _bending(noise, spread), reads, spread,
+                  curved=tuple(sorted(bent)))
 
 
 def _bending(noise: Dependence, spread: tuple[Ref, ...]) -> str:

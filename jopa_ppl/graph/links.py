@@ -36,10 +36,13 @@ def _blamed(site: Site, what: str, d: Dependence, ref: Ref, blame: object) -> St
             "A_t, B_t, c_t as inputs, or run SVI or NUTS on the same program")
 
 
-def check_mean(site: Site, mean: Dependence, latent: set[Ref], program: Program, first: bool
+def check_mean(site: Site, mean: Dependence, latent: set[Ref], program: Program, first: bool,
+               curved: set[Ref] = frozenset()
                ) -> tuple[tuple[tuple[Ref, ...], ...], set[Ref]]:
     """The products of latents (and observed sites) the mean is a sum of, and the observed sites
-    and inputs of the scan it is affine in; `first`: in one of the first steps of a scan."""
+    and inputs of the scan it is affine in; `first`: in one of the first steps of a scan; `curved`:
+    latents that it need not be affine in, each of which counts as a product of its own."""
+    latent = latent - curved
     for ref, blame in mean.nonlinear.items():
         if ref in latent:
             raise _blamed(site, "the mean", mean, ref, blame)
@@ -76,6 +79,8 @@ def check_mean(site: Site, mean: Dependence, latent: set[Ref], program: Program,
         together = sorted((r for r, _ in monomial if r in known),
                           key=lambda r: (r.back is not None, r))
         known -= set(together[:-1])
+    if curved:          # no array is probed apart: coefficients are made anew at every belief
+        return tuple(sorted(products | {(r,) for r in curved})), set()
     return tuple(sorted(products)), known
 
 

@@ -44,8 +44,8 @@ def side_by_side(parts: Sequence[Moments]) -> Moments:
                            -1)
     rows = []
     for i, p in enumerate(parts):
-        row = [jnp.broadcast_to(p.cov, (*batch, n, n)) if i == j else jnp.zeros((*batch, sizes[i], n))
-               for j, n in enumerate(sizes)]
+        row = [jnp.broadcast_to(p.cov, (*batch, n, n)) if i == j
+               else jnp.zeros((*batch, sizes[i], n)) for j, n in enumerate(sizes)]
         rows.append(jnp.concatenate(row, -1))
     return Moments(mean, jnp.concatenate(rows, -2))
 

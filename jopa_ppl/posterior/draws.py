@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,8 +16,8 @@ from jopa_ppl.beliefs.layout import take
 from jopa_ppl.compilation import Stages, in_batches, often
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Engine, Evidence, State
-from jopa_ppl.engine.forward import Conditional, over_time, own_conditional, settled
-from jopa_ppl.engine.marginals import chain_segments
+from jopa_ppl.engine.forward import Conditional, Smoothed, over_time, own_conditional, settled
+from jopa_ppl.engine.marginals import along, chain_segments
 from jopa_ppl.engine.steps import Coordinates
 from jopa_ppl.engine.value import told
 from jopa_ppl.linalg.factors import augment
@@ -72,8 +73,18 @@ def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Evidence
     c, (smooth, noise) = Coordinates(block), random.split(key)
     drawn, _ = block.draw(moments[block.name], smooth, bound.clamps[block.name])
     given = settled(engine, block, {**moments, block.name: drawn}, bound)
-    segments = chain_segments(engine, block, fixed, bound)
     plan = plan if plan is not None and plan.about(block) else None
+    path = partial(_path, engine, block, fixed, plan, given, noise, c)
+    (nodes,) = along(engine, block, {**moments, block.name: drawn}, bound, path)
+    found = {n: take(nodes, [block.node[n]], [-1]) for n in block.variables}
+    found |= {n: block.site(drawn, n)[0] for n in block.head}
+    return {n: engine.graph.variables[n].values(x) for n, x in found.items()}
+
+
+def _path(engine: Engine, block: ChainBelief, fixed: dict, plan: Any, given: Smoothed,
+          noise: Array, c: Coordinates, bound: Evidence) -> tuple[Array]:
+    """The steps of one draw (T, *plates, w): those given, the others by the program."""
+    segments = chain_segments(engine, block, fixed, bound)
     nodes, at = [], 0
     carry = given.state_mean[0]
     for j, (length, sites) in enumerate(segments):
@@ -107,10 +118,7 @@ def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Evidence
         carry, out = over_time(step, carry, (here, [r for _, r in rules], keys), length)
         nodes.append(out)
         at += length
-    nodes = jnp.concatenate(nodes)
-    found = {n: take(nodes, [block.node[n]], [-1]) for n in block.variables}
-    found |= {n: block.site(drawn, n)[0] for n in block.head}
-    return {n: engine.graph.variables[n].values(x) for n, x in found.items()}
+    return (jnp.concatenate(nodes),)
 
 
 def _names(engine: Engine, block: ChainBelief) -> list[str]:
