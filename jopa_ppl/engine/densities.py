@@ -52,7 +52,7 @@ class Density:
         raise NotImplementedError
 
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
-                 held: Array | None) -> Array:
+                 held: list[Array] | None) -> Array:
         """E_q[log f], all normalisers included (and less <`held`, S> / 2); in nats."""
         raise NotImplementedError
 
@@ -84,14 +84,14 @@ class GaussianDensity(Density):
         return gaussian_numbers(f, source)
 
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
-                 held: Array | None) -> Array:
+                 held: list[Array] | None) -> Array:
         square, count, precision, logdet = energy.parts(f, arrays, stats)
         found = expected_log_density(square, count, precision, logdet,
                                      precision.ndim == arrays.offset.ndim)
         if held is None:
             return found
-        view = energy.steps_of(f, energy.view(f, arrays, stats))
-        return found - 0.5 * jnp.sum(held * view.cov)
+        return found - 0.5 * sum(jnp.sum(r * m.at.cov) for r, m in zip(
+            held, energy.messages(f, arrays, stats)))
 
 
 class Scored(Density):
@@ -104,11 +104,11 @@ class Scored(Density):
         return FactorArrays(zero, flat, weight_of(f, source), zero, None, None, source.env(f))
 
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
-                 held: Array | None) -> Array:
-        score, view = energy.message(f, arrays, stats)
-        if held is None and f.message == "linearise":
-            held = curvature(score, view, f.message)        # the mean alone sees no spread
-        return expected_score(score, view, f.message, held)
+                 held: list[Array] | None) -> Array:
+        (score, view, rule), = energy.messages(f, arrays, stats)
+        if held is None and rule == "linearise":
+            held = [curvature(score, view, rule)]           # the mean alone sees no spread
+        return expected_score(score, view, rule, None if held is None else held[0])
 
 
 class GammaDensity(Density):
@@ -136,7 +136,7 @@ class GammaDensity(Density):
         return shape, rate, jnp.log(rate)
 
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
-                 held: Array | None) -> Array:
+                 held: list[Array] | None) -> Array:
         shape, rate, log_rate = self._prior(energy, f, arrays, stats)
         if f.site.observed:
             mean, log = arrays.offset, jnp.log(arrays.offset)
@@ -174,7 +174,7 @@ class WishartDensity(Density):
         return _own_numbers(f, source, jnp.eye(f.site.shape[-1]))
 
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
-                 held: Array | None) -> Array:
+                 held: list[Array] | None) -> Array:
         if f.site.observed:
             mean = join(arrays.offset, f.site, f.plates, int(f.in_bulk))
             log = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(mean), axis1=-2, axis2=-1)).sum(-1)

@@ -213,7 +213,8 @@ class Engine:
             return block.update(old, way(size), mask)
 
         stats = self.stats(moments, bound.clamps)
-        bent = [f for f in factors if f.curved and f.bends(block)]
+        bent = [f for f in factors
+                if f.curved and f.message == "linearise" and f.bends(block)]
         still = self.energy.linearised(bent, bound.arrays, stats)
 
         def free_energy(mine: Any) -> Array:
@@ -274,9 +275,8 @@ class Engine:
         scored = [f for f in own if f.scored]
 
         def standard(mine: Any) -> Array:
-            views = (self.energy.view(f, prior.arrays[f.name],
-                                      {**self.stats(moments, prior.clamps), block.name: mine})
-                     for f in scored)
+            here = {**self.stats(moments, prior.clamps), block.name: mine}
+            views = (self.energy.joined[f.name].view(prior.arrays[f.name], here) for f in scored)
             return energy(mine) - 0.5 * sum(
                 ((v.mean**2).sum() + jnp.trace(v.cov, axis1=-2, axis2=-1).sum() for v in views),
                 jnp.zeros(()))
@@ -293,8 +293,11 @@ class Engine:
         """A block moved off its prior, by no more than what costs log p of the factors `bent` a
         nat: a tenth of a wide prior is far away."""
         def score(moments: dict[str, Any]) -> Array:
-            return self.energy(bent, bound.arrays, self.stats(moments, bound.clamps),
-                               {f.name: jnp.zeros(()) for f in bent})
+            stats = self.stats(moments, bound.clamps)
+            arrays = self.energy.linearised(bent, bound.arrays, stats)
+            return self.energy(bent, arrays, stats, {
+                f.name: [jnp.zeros(())] * len(self.energy.messages(f, arrays[f.name], stats))
+                for f in bent})
 
         def moved(size: Array | float) -> dict[str, Any]:
             return {**moments, block.name: block.break_symmetry(moments[block.name], key, size)}
@@ -403,7 +406,7 @@ class Engine:
 
 def linearised(factor: Factor) -> Factor:
     """The factor with its message taken at the mean alone, if it is not conjugate."""
-    return replace(factor, message="linearise") if factor.scored else factor
+    return replace(factor, message="linearise") if factor.scored or factor.curved else factor
 
 
 def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:

@@ -139,7 +139,8 @@ def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, momen
         mean, log = stats[block.name]
         harmonic[block.name] = mean * block.harmonic(moments[block.name]), log
     if factor.spread:
-        variance = engine.energy.spread_noise(factor, arrays, harmonic, -1)[0]
+        bent = engine.energy.bent[factor.name]
+        variance = bent.noise(engine.energy, arrays, harmonic, -1)[0]
         return jnp.eye(variance.shape[-1], dtype=variance.dtype) * variance[..., None]
     precision = engine.energy.noise(factor, arrays, harmonic)[0]
     if factor.site.rules.elementwise:

@@ -198,7 +198,9 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.transform is not None or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, context, alive, lost, rule, "")
-    ways = [_conjugate_factor, *[_scored_factor] * likely, *[_curved_factor] * _is_normal(site)]
+    # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both.
+    others = [*[_scored_factor] * likely, *[_curved_factor] * _is_normal(site)]
+    ways = [_conjugate_factor, *(others if rule == "linearise" else others[::-1])]
     errors: list[StructureError] = []
     for way in ways:
         try:
@@ -357,7 +359,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
         varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
     return Factor(site, context, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
                   noise_names, frozenset(varying), in_time, varying_noise, products, noise_key,
-                  "linearise" if bent else rule if spread else "exact",
+                  rule if spread or bent else "exact",
                   reason if bent else _bending(noise, spread), reads, spread,
                   curved=tuple(sorted(bent)))
 

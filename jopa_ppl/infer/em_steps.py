@@ -61,7 +61,7 @@ def objective(engine: Engine, factors: list[Factor], moments: dict[str, Any], bo
     value, variance = engine.free_energy(moments, bound), jnp.zeros(())
     for i, f in enumerate(factors):
         arrays = bound.arrays[f.name]
-        score, view = engine.energy.score(f, arrays), engine.energy.view(f, arrays, stats)
+        score, view = engine.energy.scored(f, arrays, stats)
         noise = random.normal(random.fold_in(key, i), (draws, *view.mean.shape))
         found = jax.vmap(lambda eps, s=score, v=view: drawn_score(s, v, eps))(noise)
         value = value + engine.energy.factor(f, arrays, stats) - found.mean(0).sum()

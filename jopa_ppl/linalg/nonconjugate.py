@@ -71,7 +71,7 @@ def expected_score(score: Score, at: Moments, rule: str, held: Array | None = No
     """
     if by_element(score, at, rule):
         score, at = _of_elements(score, at)
-    total = _over_points(lambda x: jnp.sum(score(x)), at, rule)
+    total = over_points(lambda x: jnp.sum(score(x)), at, rule)
     return total if held is None else total - 0.5 * jnp.sum(held * at.cov)
 
 
@@ -121,7 +121,7 @@ def _bend(score: Score, at: Moments, rule: str) -> Array:
         rows = jax.vmap(lambda t: jax.jvp(slope, (x,), (t,))[1])(tangents)
         return -jnp.moveaxis(rows, 0, -1)
 
-    return _over_points(bend, at, rule)
+    return over_points(bend, at, rule)
 
 
 def _positive(C: Array) -> Array:
@@ -164,7 +164,7 @@ def draw(at: Moments, noise: Array) -> Array:
     return at.mean + jnp.einsum("...ij,...j->...i", chol, jnp.where(fixed, 0.0, noise))
 
 
-def _over_points(fn: Callable[[Array], Array], at: Moments, rule: str) -> Array:
+def over_points(fn: Callable[[Array], Array], at: Moments, rule: str) -> Array:
     """sum of w fn(x) over the points of a rule, one after the other: decoders are large."""
     n = at.mean.shape[-1]
     if rule == "linearise" or n == 0:

@@ -1,0 +1,216 @@
+"""Factors that are not conjugate in some latents: expectations, and what messages are made of.
+
+Three kinds, any of which a factor may be: a density that is scored as its program scores it
+(`Factor.scored`); a Gaussian's precision that is made of Gaussian latents in any way (`spread`); a
+Gaussian's mean that is not affine (`curved`), which is linearised at the present means, or averaged
+over points of the latents in question, all others exact at each:
+
+    E_q[r r'] = sum_k w_k E[r r' | h_k],     h_k the points of q(h)  (`linalg.nonconjugate`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.coefficients import expand_at
+from jopa_ppl.engine.evidence import FactorArrays, Slot
+from jopa_ppl.engine.likelihoods import Placement, score_of
+from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.linalg.factors import Moments, expected_square, side_by_side
+from jopa_ppl.linalg.nonconjugate import Score, expected_exp, over_points
+from jopa_ppl.program.refs import Ref
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.energy import Energy
+
+Stats = dict[str, Any]
+
+
+class Message(NamedTuple):
+    """What the message to some latents is made of: a log density of theirs, their moments, and the
+    rule by which expectations are taken."""
+
+    score: Score
+    at: Moments
+    rule: str
+
+
+class Joined(NamedTuple):
+    """Some latents of a factor side by side, [(block, refs), ..], as `part` of it sees them."""
+
+    graph: Graph
+    factor: Factor
+    part: Factor
+    slots: list[tuple[Belief, list[Ref]]]
+
+    @staticmethod
+    def of(graph: Graph, factor: Factor, part: Factor, sites: set[str] | None = None) -> Joined:
+        """All that a part of a factor touches; with `sites`, in the blocks of these alone."""
+        found = [(b, refs) for b in graph.blocks if (refs := part.instances_of(b))
+                 and (sites is None or sites & {*b.members})]
+        return Joined(graph, factor, part, found)
+
+    def view(self, arrays: FactorArrays, stats: Stats) -> Moments:
+        """Their moments, independent between blocks."""
+        views = [b.view(stats[b.name], self.part) for b, _ in self.slots]
+        if not views:
+            batch = (1,) * (arrays.offset.ndim - 1)
+            return Moments(jnp.zeros((*batch, 0)), jnp.zeros((*batch, 0, 0)))
+        return side_by_side(views)
+
+    def place(self, arrays: FactorArrays) -> Placement:
+        """Where they lie."""
+        return Placement(self.graph, self.factor, [r for _, refs in self.slots for r in refs],
+                         arrays)
+
+
+class Bent:
+    """The parts of a factor that it is not conjugate in; `slots` of `Energy`."""
+
+    def __init__(self, graph: Graph, factor: Factor, slots: list[Slot]) -> None:
+        self.factor, self.slots = factor, [s for s in slots if s[0] is not None]
+        self.main = slots[-1][0] is not None
+        self.scored = Joined.of(graph, factor, factor)
+        self.spread = Joined.of(graph, factor, factor.noise_part)
+        self.curved = Joined.of(graph, factor, factor, {r.site for r in factor.curved})
+        mine = {b.name for b, _ in self.curved.slots}
+        self.affine = [s for s in self.slots if s[0].name not in mine]
+        self.in_time = factor.in_bulk and (
+            factor.noise_varying or any(r.back is not None for r in factor.spread))
+        self.one = sum(graph.variables[r.site].dims for r in factor.spread) == 1
+
+    def messages(self, energy: Energy, arrays: FactorArrays, stats: Stats, rule: str
+                 ) -> list[Message]:
+        """What its messages are made of, but for that of a mean linearised at the present means."""
+        f, fixed, found = self.factor, jax.lax.stop_gradient(arrays), []
+        if f.scored:
+            return [Message(score_of(self.scored.place(fixed)), self.scored.view(arrays, stats),
+                            rule)]
+        if self.one:
+            found.append(Message(self._score_of_spread(energy, fixed, stats),
+                                 self._spread_view(arrays, stats), "quadrature"))
+        if f.curved and rule != "linearise":
+            found.append(Message(self._score_of_curved(energy, fixed, stats),
+                                 self.curved.view(arrays, stats), rule))
+        return found
+
+    # -- the mean --------------------------------------------------------------------------------
+
+    def linearised(self, arrays: FactorArrays, stats: Stats, everywhere: bool) -> FactorArrays:
+        """The numbers with coefficients at the present means; `everywhere`: also where the factor
+        weighs nothing."""
+        points = []
+        for block, _ in self.slots:
+            mean = jax.lax.stop_gradient(block.view(stats[block.name], self.factor).mean)
+            bent = any(b is block for b, _ in self.curved.slots)
+            points.append(mean if bent else jnp.zeros_like(mean))
+        refs = [r for _, refs in self.slots for r in refs]
+        K = self._expanded(self.curved.place(arrays)._replace(refs=refs), points)
+        if not self.main:
+            K = K[..., None]
+        return arrays._replace(K=K if everywhere else _seen(arrays, K))
+
+    def square(self, arrays: FactorArrays, stats: Stats, rule: str, keep: list[bool],
+               diagonal: bool) -> Array:
+        """Weighted E[r r'] (or its diagonal) over the points of a rule, as `Energy.square`."""
+        return over_points(lambda h: self._square_at(arrays, stats, h, keep, diagonal),
+                           self.curved.view(arrays, stats), rule)
+
+    def _square_at(self, arrays: FactorArrays, stats: Stats, h: Array, keep: list[bool],
+                   diagonal: bool) -> Array:
+        """The same with the latents that it is not affine in at h (*batch, n)."""
+        views = [b.view(stats[b.name], self.factor) for b, _ in self.affine]
+        refs = [r for _, refs in (*self.affine, *self.curved.slots) for r in refs]
+        place = self.curved.place(arrays)._replace(refs=refs)
+        K = self._expanded(place, [jnp.zeros_like(v.mean) for v in views], h)
+        none = (1,) * (arrays.offset.ndim - 1)
+        main = Moments(jnp.zeros((*none, 0)), jnp.zeros((*none, 0, 0)))
+        return expected_square(_seen(arrays, K)[..., None], arrays.offset, arrays.weight, views,
+                               main, main.mean, keep, diagonal)
+
+    @staticmethod
+    def _expanded(place: Placement, points: list[Array], *last: Array) -> Array:
+        """Coefficients of the residual, linearised at the points of the slots, `last` fixed."""
+        batch = jnp.broadcast_shapes(*(p.shape[:-1] for p in (*points, *last)))
+
+        def residual(*vectors: Array) -> Array:
+            wide = [jnp.broadcast_to(v, (*batch, v.shape[-1])) for v in (*vectors, *last)]
+            return place.residual(jnp.concatenate(wide, -1))
+
+        return expand_at(residual, points)
+
+    def _score_of_curved(self, energy: Energy, arrays: FactorArrays, stats: Stats) -> Score:
+        precision, _ = energy.noise(self.factor, arrays, stats)
+        batch = arrays.offset.ndim - 1
+        diagonal = precision.ndim == batch + 1
+
+        def score(h: Array) -> Array:
+            square = self._square_at(arrays, stats, h, [True] * batch, diagonal)
+            axes = tuple(range(batch, square.ndim))
+            return -0.5 * jnp.sum(precision * square, axes)
+
+        return Score(score)
+
+    # -- the precision ---------------------------------------------------------------------------
+
+    def _spread_view(self, arrays: FactorArrays, stats: Stats) -> Moments:
+        """The moments of the precision's latents; of one step, where all are alike."""
+        view = self.spread.view(arrays, stats)
+        return Moments(*(a[:1] for a in view)) if self.factor.in_bulk and not self.in_time else view
+
+    def noise(self, energy: Energy, arrays: FactorArrays, stats: Stats, power: int = 1
+              ) -> tuple[Array, Array]:
+        """E[P^power] and E[log P] of a precision that is made of Gaussian latents in any way."""
+        log, at = self._log_precision(energy, arrays, stats), self._spread_view(arrays, stats)
+        mean, _ = expected_exp(lambda x: power * log(x)[0], at)
+        return mean, expected_exp(lambda x: log(x)[1], at)[1]
+
+    def _score_of_spread(self, energy: Energy, arrays: FactorArrays, stats: Stats) -> Score:
+        square, count, _, _ = energy.parts(self.factor, arrays, stats)
+        log = self._log_precision(energy, arrays, stats)
+
+        def score(x: Array) -> Array:
+            at_means, expected = log(x)
+            return 0.5 * jnp.sum(count * expected - square * jnp.exp(at_means), -1)
+
+        return Score(score)
+
+    def _log_precision(self, energy: Energy, arrays: FactorArrays, stats: Stats
+                       ) -> Callable[[Array], tuple[Array, Array]]:
+        """log P as a function of the spread latents: at the means of those that it is conjugate
+        in, and in expectation over them."""
+        f, graph = self.factor, energy.graph
+        place, output = self.spread.place(arrays), [f.site.outputs[f.noise_key]]
+        scale = lambda found, _: energy.log_scale(f, found[0])
+
+        def at(x: Array, values: Mapping[str, Array]) -> Array:
+            shared = {Ref(n): v for n, v in values.items()}
+            if f.in_bulk and not self.in_time:
+                return place.at_first(output, x, scale, shared)[None]
+            return place.each(output, x, scale, shared)
+
+        blocks = {n: graph.block_of(n) for n in f.noise}
+        means = {n: stats[b.name][0] for n, b in blocks.items()}
+        logs = {n: stats[b.name][1] for n, b in blocks.items()}
+        zero = {n: jnp.zeros_like(v) for n, v in logs.items()}
+
+        def both(x: Array) -> tuple[Array, Array]:
+            if not f.noise:
+                return (at(x, {}),) * 2
+            base, slope = jax.jvp(lambda shifts: at(
+                x, {n: blocks[n].at_log(s) for n, s in shifts.items()}), (zero,), (logs,))
+            return at(x, means), base + slope
+
+        return both
+
+
+def _seen(arrays: FactorArrays, K: Array) -> Array:
+    """Coefficients without those of what weighs nothing, which may not be finite."""
+    seen = (arrays.weight > 0).any(-1)
+    return jnp.where(seen.reshape((*seen.shape, *(1,) * (K.ndim - seen.ndim))), K, 0.0)
