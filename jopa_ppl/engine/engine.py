@@ -34,6 +34,7 @@ from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
 from jopa_ppl.engine.schedule import Schedule
 from jopa_ppl.graph.factor import Factor, Graph
 
+SETTLING = 30        # steps to a Gaussian for a belief that is given as something else
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 
 Data = tuple[dict[str, FactorArrays], dict[str, Array]]
@@ -253,6 +254,10 @@ class Engine:
             # A prior may be singular to rounding (1e8 beside 1) where the posterior is not.
             begun = {**moments, block.name: self._begun(block, own, moments, prior)}
             moments = _if_finite(begun, moments, block)
+            if block.held and any(f.scored for f in own):       # what is given, in full
+                moments = jax.lax.fori_loop(
+                    0, SETTLING, lambda _, m, b=block, own=own: self.step(b, own, m, prior)[0],
+                    moments)
             if key is not None and not block.held and block.symmetric:
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:

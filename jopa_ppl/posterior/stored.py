@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
+from numpyro.distributions.transforms import Transform
 
 from jopa_ppl.beliefs import KINDS, Belief, Clamp, Variable
 from jopa_ppl.beliefs.gaussian import square_root
@@ -29,7 +30,7 @@ from jopa_ppl.engine.engine import Engine, State
 from jopa_ppl.engine.marginals import in_shape
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Factor, Graph
-from jopa_ppl.posterior import draws
+from jopa_ppl.posterior import draws, unconstrained
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
 from jopa_ppl.posterior.write import Kept, describe
@@ -53,7 +54,9 @@ _FORM = {
                 "order": int, "plates": _NAMES, "held": bool}],
     "factors": [{"site": str, "latents": [(str, int | None, str)], "plates": _PLATES,
                  "context": list}],
-    "predicted": _NAMES, "sizes": {...: int}}
+    "predicted": _NAMES, "sizes": {...: int},
+    "transforms": {...: {"map": str, "shape": [int], "loc": [float | int],
+                         "scale": [float | int]}}}
 
 
 class _Restored(Stages):
@@ -102,6 +105,11 @@ class StoredPosterior(Posterior):
     _one = staticmethod(_one)
 
     @cached_property
+    def _maps(self) -> dict[str, Transform]:
+        with ours():
+            return {n: unconstrained.read(t) for n, t in self.header["transforms"].items()}
+
+    @cached_property
     def _parts(self) -> tuple[dict, dict]:
         with ours():
             shaped = self.compiled.stage("marginals", lambda: jax.jit(
@@ -129,7 +137,8 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
     """
     with ours():
         header = upgraded(header)
-        expect({"free_energy_noise": [], **header}, _FORM)
+        header = {"free_energy_noise": [], "transforms": {}, **header}
+        expect(header, _FORM)
         graph = _graph(header)
         engine = Engine(graph)
         tree = {"blocks": {b.name: jax.eval_shape(b.zero) for b in graph.blocks},
@@ -187,7 +196,8 @@ def _graph(header: dict[str, Any]) -> Graph:
         factors.append(Factor(
             site, Context(*r["context"]), site.family, plates,
             tuple(Ref(*x) for x in r["latents"]), knowns=(), noise=(), varying=frozenset(),
-            varying_in_time=False, noise_varying=False, products=(), noise_key=""))
+            varying_in_time=False, noise_varying=False, products=(), noise_key="",
+            part=r.get("part", "")))
     blocks = tuple(_block(_read_record(r), variables, factors, forms, header)
                    for r in header["blocks"])
     return Graph(Program(header["program"], sites, scans, None, (), {}),

@@ -8,7 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.distributions.transforms import Transform
+from numpyro.distributions.transforms import (
+    AffineTransform,
+    ComposeTransform,
+    ExpTransform,
+    IdentityTransform,
+    SigmoidTransform,
+    Transform,
+)
 
 from jopa_ppl.engine.evidence import read_series
 from jopa_ppl.engine.marginals import Marginal
@@ -37,6 +44,27 @@ def transformed(m: Marginal, transform: Transform) -> Marginal:
     x = jnp.stack([transform(row) for row in u])
     mean = jnp.tensordot(w, x, 1)
     return m._replace(mean=mean, variance=jnp.tensordot(w, (x - mean) ** 2, 1))
+
+
+MAPS = {"real": IdentityTransform, "exp": ExpTransform, "sigmoid": SigmoidTransform}
+
+
+def record(transform: Transform) -> dict[str, Any]:
+    """A transform as files hold it: loc + scale * map(u), loc and scale of one shape."""
+    parts = list(getattr(transform, "parts", [transform]))
+    affine = parts.pop() if isinstance(parts[-1], AffineTransform) else AffineTransform(0.0, 1.0)
+    (inner,) = parts or [IdentityTransform()]
+    loc, scale = np.broadcast_arrays(*(np.asarray(x, np.float64)
+                                       for x in (affine.loc, affine.scale)))
+    return {"map": next(n for n, kind in MAPS.items() if type(inner) is kind),
+            "shape": list(loc.shape), "loc": loc.ravel().tolist(), "scale": scale.ravel().tolist()}
+
+
+def read(record: Mapping[str, Any]) -> Transform:
+    """The transform that `record` told of."""
+    inner = MAPS[record["map"]]()
+    loc, scale = (jnp.asarray(np.reshape(record[k], record["shape"])) for k in ("loc", "scale"))
+    return ComposeTransform([inner, AffineTransform(loc, scale, domain=inner.codomain)])
 
 
 def outside(draws: Mapping[str, Array], maps: Mapping[str, Transform]) -> dict[str, Array]:

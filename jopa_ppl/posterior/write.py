@@ -15,7 +15,7 @@ from jopa_ppl.engine.complete import complete
 from jopa_ppl.errors import FileError
 from jopa_ppl.language.keys import as_key, is_key, key_data
 from jopa_ppl.language.query import program_of
-from jopa_ppl.posterior import storage
+from jopa_ppl.posterior import storage, unconstrained
 from jopa_ppl.program.program import Plate
 from jopa_ppl.settings import ours
 
@@ -62,9 +62,11 @@ def _header(posterior: Posterior) -> dict[str, Any]:
                   for s in graph.program.scans],
         "latents": [_record(v, ("name", "family", "local")) for v in graph.variables.values()],
         "blocks": [_record(b, _BLOCK) for b in graph.blocks],
-        "factors": [{"site": f.site.name, **_record(f, ("latents", "plates")),
+        "factors": [{"site": f.site.name, **_record(f, ("latents", "plates", "part")),
                      "context": astuple(f.context)}
-                    for f in graph.factors if f.name in solved],
+                    for g in graph.factors for f in (g, *[g.noise_part] * bool(g.spread))
+                    if f.name in solved],
+        "transforms": {n: unconstrained.record(t) for n, t in posterior._maps.items()},
         "predicted": graph.predicted, "sizes": dict(graph.sizes)}
 
 
