@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +98,8 @@ class UseVMP:
         bounds = np.asarray(posterior.free_energy, float)
         free_energy, error, note = float(bounds[-1]), 0.0, ""
         if any(f.message != "exact" for f in posterior.compiled.graph.factors):
-            losses = posterior.log_prob(drawn) - jax.jit(partial(log_joint, program))(drawn)
+            losses = posterior.log_prob(drawn) - density.log_joint(
+                posterior.compiled, posterior.call, drawn)
             free_energy, error = float(losses.mean()), float(losses.std() / np.sqrt(draws))
             bounds, note = bounds[:0], f"approximate messages; their own F is {bounds[-1]:.6g}"
         elif not posterior.converged:

@@ -198,6 +198,8 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.transform is not None or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, context, alive, lost, rule, "")
+    if _is_normal(site):
+        conjugacy.check_sign(site, reader, context)
     # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both.
     others = [*[_scored_factor] * likely, *[_curved_factor] * _is_normal(site)]
     ways = [_conjugate_factor, *(others if rule == "linearise" else others[::-1])]
@@ -210,7 +212,7 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
             errors.append(error)
     else:
         raise errors[0]
-    if wanted in RULES and not factor.bent:
+    if wanted in RULES and not factor.bent and not likely:
         raise StructureError("it is conjugate: its message is exact", site=site.name,
                              found=f"messages={{'{site.name}': '{wanted}'}}",
                              expected="a site that is not", fix="leave it out of messages=")
@@ -302,7 +304,8 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
     mean, noise = reader.dependence([site.outputs[k] for k in keys], context)
     latent = {r for d in (mean, noise) for r in d.names
               if _is_latent(program, r) and r.site in alive}
-    spread = tuple(sorted(r for r in noise.names if r in latent and site.rules.elementwise
+    normal = site.rules.elementwise and bool(site.rules.location)
+    spread = tuple(sorted(r for r in noise.names if r in latent and normal
                           and program.sites[r.site].rules.location))
     if both := sorted({r.site for r in spread if r in mean.names}):
         raise StructureError(f"its mean and its scale are made of {names(both)}", site=site.name,

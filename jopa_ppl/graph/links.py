@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jopa_ppl.errors import StructureError, names
+from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.determinants import check_matrix
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
@@ -148,6 +149,24 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
     if site.rules.by_matrix:
         check_matrix(site, key, sites, program)
     return sites
+
+
+def check_sign(site: Site, reader: Reader, context: Context) -> None:
+    """Refuse a scale that is a Gaussian latent itself, which may be negative."""
+    key = site.rules.noise_key(site.outputs)
+    for noise in reader.dependence([site.outputs[key]], context) if key == "scale" else ():
+        for ref, exponent in (pair for m in noise.monomials for pair in m):
+            other = reader.program.sites[ref.site] if ref.is_site else None
+            odd = exponent.denominator == 1 and exponent.numerator % 2
+            if other is None or other.observed or ref in noise.nonlinear or not odd:
+                continue
+            if other.rules.location:
+                raise StructureError(
+                    f"its scale depends on '{ref.site}' ({other.family})", site=site.name,
+                    found=f"{other.family} in {key}, which may be negative",
+                    expected="a scale that is positive whatever its latents are",
+                    fix=f"write jnp.exp({ref.site}), or give it a prior over positive numbers "
+                        "(dist.HalfNormal, dist.LogNormal, dist.Gamma)")
 
 
 def check_constant(site: Site, key: str, dependence: Dependence, latent: set[Ref]) -> None:

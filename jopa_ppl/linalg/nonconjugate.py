@@ -36,7 +36,7 @@ from jax import Array, lax
 from jopa_ppl.linalg.factors import Moments
 
 # Points a latent (or a parameter of an element), by their number.
-HERMITE = {"cubature": {1: 15, 2: 5, 3: 3}, "quadrature": {1: 31, 2: 9, 3: 7}}
+HERMITE = {"cubature": {1: 15, 2: 5, 3: 3}, "quadrature": {1: 15, 2: 9, 3: 7}}
 
 
 class Score(NamedTuple):

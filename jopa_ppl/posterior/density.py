@@ -50,6 +50,24 @@ def program(model: Callable, args: tuple, kwargs: dict, values: dict[str, Array]
                             "flattened value") from error
 
 
+def log_joint(compiled: Any, call: Any, draws: dict[str, Array]) -> Array:
+    """log p of data and of joint draws {site: (count, *site shape)} together: (count,). Sites that
+    nothing observed depends on do not count."""
+    sites = compiled.graph.program.sites
+
+    def one(values: dict[str, Array], dynamic: list) -> Array:
+        found = program(*call.rebuild(dynamic), values)
+        return sum((x.sum() for n, x in found.items() if n in values or sites[n].observed),
+                   jnp.zeros(()))
+
+    call.program()
+    with tracing():
+        score = compiled.stage("log joint", lambda: jax.jit(
+            lambda d, dynamic: in_batches(lambda v: one(v, dynamic), d, 64),
+            compiler_options=often()))
+        return score(draws, call.dynamic)
+
+
 def barren(engine: Engine, bound: Evidence, log_probs: dict[str, Array]) -> Array:
     """log q of what no observation reaches: it follows the program, so its log p."""
     total = jnp.zeros(())

@@ -233,6 +233,26 @@ class Posterior:
             found = (found - change).reshape(lead)
         return outward(found)
 
+    def free_energy_error(self, num_samples: int = 400, rng_key: Array | int | None = None
+                          ) -> tuple[float, float]:
+        """How far F lies from E_q[log q - log p] by draws of q, and the standard error of that.
+
+        Zero within it where every message is exact. Of messages that are not, F holds expectations
+        by quadrature or, of "linearise", none: a difference of some tenths of a nat and more says
+        that F compares no models, and -log p(data) may lie above it.
+
+        Raises:
+            JopaError: as `log_prob`.
+        """
+        key = as_key(rng_key)
+        whole("jp.Posterior.free_energy_error", num_samples=num_samples)
+        with ours(key):
+            drawn = self.sample(key, (num_samples,))
+            losses = np.asarray(self.log_prob(drawn) - density.log_joint(
+                self.compiled, self.call, drawn))
+        return (float(losses.mean() - self.free_energy[-1]),
+                float(losses.std(ddof=1) / np.sqrt(num_samples)))
+
     def predict(self, *args: Any, rng_key: Array | int | None = None, num_samples: int = 100,
                 **kwargs: Any) -> dict[str, Array]:
         """Posterior predictive draws of every site of the program, observed ones included.
