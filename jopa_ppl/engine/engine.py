@@ -228,7 +228,8 @@ class Engine:
             return found + self.energy(bent, still, here) - self.energy(bent, again, here)
 
         before = free_energy(new(0.0))
-        most = before + 1e-7 * jnp.maximum(1.0, jnp.abs(before))  # what float32 networks resolve
+        digits_of_f = 1e-7 if self.graph.program.networks else 1e-12     # float32 in networks
+        most = before + digits_of_f * jnp.maximum(1.0, jnp.abs(before))
         size = halved(size, lambda size: free_energy(new(size)) <= most)
         mine = new(size)
         measured = digits(*block.diagonals(mine, way(size), mask))

@@ -80,7 +80,7 @@ def _gammas(program: Program, reader: Reader, name: str) -> set[str]:
     found = {r.site for context in ([Context()] if scan is None else reader.contexts(scan))
              for d in reader.dependence((*site.parameters, *likely), context)
              for r in d.names if r.is_site}
-    return {n for n in {name, *found} if program.sites[n].family == "gamma"
+    return {n for n in {name, *found} if program.sites[n].rules.by_log
             and not program.sites[n].observed and program.sites[n].scan is None}
 
 

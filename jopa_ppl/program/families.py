@@ -28,6 +28,7 @@ class Family:
         elementwise: whether its elements are independent (and missing one by one).
         by_matrix: whether every batch axis counts as a plate, its noise being a matrix.
         enters_as: of a latent in others' noise, the parameters it may be; () for any.
+        by_log: whether a latent of it may be read through its log, where it is not conjugate.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Family:
     elementwise: bool = True
     by_matrix: bool = False
     enters_as: tuple[str, ...] = ()
+    by_log: bool = False
 
     @property
     def first(self) -> str:
@@ -57,7 +59,7 @@ FAMILIES = {row.name: row for row in (
     Family("mvn", "gaussian", "loc", made_of=PRECISIONS, elementwise=False, by_matrix=True,
            noise={"precision_matrix": 1, "covariance_matrix": -1, "scale_tril": -2}),
     Family("gamma", "gamma", constant="concentration", noise={"rate": 1}, made_of=("gamma",),
-           noun="the rate"),
+           noun="the rate", by_log=True),
     Family("wishart", "wishart", constant="concentration", noun="the matrix", elementwise=False,
            noise={"rate_matrix": 1, "scale_matrix": -1, "scale_tril": -2}, by_matrix=True,
            enters_as=("precision_matrix",)),

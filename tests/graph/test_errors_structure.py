@@ -34,30 +34,31 @@ def observed(fn, y=0.5):
     return program
 
 
-def test_a_nonlinear_mean_is_blamed_on_its_operation_and_line():
+def test_a_nonlinear_mean_is_told_with_its_operation_and_line(capsys):
     def program():
         a = jp.latent("a", dist.Normal(0.0, 1.0))
         bent = jnp.sin(a)                                       # two lines below `def`
         jp.observe("y", dist.Normal(bent, 1.0), 0.5)
 
     line = inspect.getsourcelines(program)[1] + 2
-    refused(StructureError, program, site="y",
-            says=("'a'", "'sin'", f"{Path(__file__).name}:{line}", "affine"))
+    jp.explain(program)
+    row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("y "))
+    assert "quadrature" in row and "'sin'" in row and f"{Path(__file__).name}:{line}" in row
+    assert run(program).converged
 
 
-STRUCTURE = {
-    "power of a latent": (lambda a, tau, W, V: dist.Normal(a[0] ** 2, 1.0), "affine in 'a'"),
-    "Gamma in a mean": (lambda a, tau, W, V: dist.Normal(tau, 1.0), "'tau'"),
-    "scale=tau": (lambda a, tau, W, V: dist.Normal(a[0], tau), "tau^-2", "1 / jnp.sqrt(tau)"),
-    "scale=1/tau": (lambda a, tau, W, V: dist.Normal(a[0], 1 / tau), "tau^2"),
-    "Normal(0, tau)": (lambda a, tau, W, V: dist.Normal(0.0, tau), "tau^-2"),
-    "exp of a scale": (lambda a, tau, W, V: dist.Normal(0.0, jnp.exp(tau)), "'exp'", "'tau'"),
-    "a Gaussian as a scale": (lambda a, tau, W, V: dist.Normal(0.0, a[0]), "normal in scale"),
-    "observed Poisson": (lambda a, tau, W, V: dist.Poisson(jnp.exp(a[0])), "jp.Amortized",
-                         "Poisson"),
+BENT = {
+    "power of a latent": lambda a, tau, W, V: dist.Normal(a[0] ** 2, 1.0),
+    "Gamma in a mean": lambda a, tau, W, V: dist.Normal(tau, 1.0),
+    "scale=tau": lambda a, tau, W, V: dist.Normal(a[0], tau),
+    "scale=1/tau": lambda a, tau, W, V: dist.Normal(a[0], 1 / tau),
+    "Normal(0, tau)": lambda a, tau, W, V: dist.Normal(0.0, tau),
+    "exp of a scale": lambda a, tau, W, V: dist.Normal(0.0, jnp.exp(tau)),
+    "exp of a Gaussian": lambda a, tau, W, V: dist.Normal(0.0, jnp.exp(a[0])),
+    "observed Poisson": lambda a, tau, W, V: dist.Poisson(jnp.exp(a[0])),
 }
 PRIORS = {
-    "HalfNormal": (lambda: dist.HalfNormal(1.0), "scale = 1 / jnp.sqrt(tau)"),
+    "Dirichlet": (lambda: dist.Dirichlet(jnp.ones(3)), "SVI or NUTS"),
     "Categorical": (lambda: dist.Categorical(jnp.ones(3) / 3), "conjugate"),
 }
 MATRICES = {
@@ -68,11 +69,12 @@ MATRICES = {
 }
 
 
-@pytest.mark.parametrize("case", STRUCTURE)
-def test_what_is_not_conjugate_is_refused(case):
-    fn, *says = STRUCTURE[case]
-    y = 2 if "Poisson" in case else 0.5
-    refused(StructureError, observed(fn, y), site="y", says=tuple(says))
+@pytest.mark.parametrize("case", BENT)
+def test_what_is_not_conjugate_has_a_message_whose_f_is_true(case):
+    with jax.enable_x64(True):
+        found = run(observed(BENT[case], 2 if "Poisson" in case else 0.5), tol=1e-10)
+        gap, error = found.free_energy_error(2000)
+    assert found.converged and abs(gap) < 4 * error + 1e-3
 
 
 @pytest.mark.parametrize("case", MATRICES)
@@ -83,34 +85,30 @@ def test_a_precision_matrix_is_one_wishart(case):
 
 def test_latent_family_without_an_update_is_refused():
     def program():
-        b = jp.latent("b", dist.Beta(2.0, 2.0))
-        jp.observe("y", dist.Normal(b, 1.0), 0.5)
+        b = jp.latent("b", dist.Dirichlet(jnp.ones(2)))
+        jp.observe("y", dist.Normal(b[0], 1.0), 0.5)
 
-    refused(StructureError, program, site="b", says=("Beta", "SVI or NUTS", "Gamma"))
+    refused(StructureError, program, site="b", says=("Dirichlet", "SVI or NUTS", "Gamma"))
 
 
 def test_explain_tells_every_faulty_site(capsys):
     def program(y):
         a = jp.latent("a", dist.Normal(0.0, 1.0))
         tau = jp.latent("tau", dist.Gamma(2.0, 1.0))
-        b = jp.latent("b", dist.Beta(2.0, 2.0))
+        b = jp.latent("b", dist.Dirichlet(jnp.ones(2)))
         jp.observe("fine", dist.Normal(a, 1 / jnp.sqrt(tau)), y)
-        jp.observe("bent", dist.Normal(jnp.sin(a), 1.0), y)
-        jp.observe("odd", dist.Normal(a, tau), y)
-        jp.observe("coin", dist.Normal(b, 1.0), y)
+        jp.observe("odd", dist.Normal(0.0, a), y)
+        jp.observe("coin", dist.Normal(b[0], 1.0), y)
         jp.latent("ahead", dist.Normal(a, 1.0))
 
-    lines, start = inspect.getsourcelines(program)
-    at = start + next(i for i, text in enumerate(lines) if "jnp.sin" in text)
     jp.explain(program, np.float64(0.5))
     head, shown, *errors = capsys.readouterr().out.strip().split("\n\n")
     assert head == "program does not compile:"
     rows = {row.split()[0]: row for row in shown.splitlines()[2:]}
-    assert list(rows) == ["a", "tau", "b", "fine", "bent", "odd", "coin", "ahead"]
-    assert "'sin'" in rows["bent"] and f"{Path(__file__).name}:{at}" in rows["bent"]
-    assert "tau^-2" in rows["odd"] and "Beta" in rows["b"] and "'b'" in rows["coin"]
+    assert list(rows) == ["a", "tau", "b", "fine", "odd", "coin", "ahead"]
+    assert "negative" in rows["odd"] and "Dirichlet" in rows["b"] and "'b'" in rows["coin"]
     assert "exact, on a" in rows["fine"] and "predicted" in rows["ahead"]
-    assert [e.split("'")[1] for e in errors] == ["b", "bent", "odd", "coin"]
+    assert [e.split("'")[1] for e in errors] == ["b", "odd", "coin"]
     assert all("way out:" in e for e in errors)
 
 
@@ -190,8 +188,7 @@ def test_a_prior_without_an_update(name):
 
     def program():
         s = jp.latent("s", prior())
-        jp.observe("y", dist.Normal(jnp.arange(3.0)[s] if s.dtype.kind == "i" else 0.0, 1.0 + s),
-                   0.5)
+        jp.observe("y", dist.Normal(0.0, 1.0 + s.sum()), 0.5)
 
     refused(StructureError, program, site="s", says=(name, *says))
 

@@ -40,7 +40,7 @@ def cameras(y=None, *, T, sd=0.1):
 
 def crooked(y=None):
     z = jp.latent("z", dist.Normal(0.0, 1.0))
-    jp.observe("y", dist.Normal(jnp.sin(z), 1.0), y)
+    jp.observe("y", dist.Normal(0.0, z), y)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_explain(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(x.startswith("x ") and "exact" in x for x in lines)
     assert main(["explain", "test_cli:crooked", "y=1.0"]) == 1
-    assert "sin" in capsys.readouterr().out
+    assert "negative" in capsys.readouterr().out
 
 
 def test_version_and_help(capsys):

@@ -180,8 +180,16 @@ def test_faults_are_told():
 
     found = jp.compare(bent, np.array(0.3, np.float32), engines=("vmp", "svi normal"), budget=0.1,
                        progress=False)
-    assert "not affine in 'x'" in found["vmp"].note
+    assert "approximate messages" in found["vmp"].note
     assert np.isfinite(found["svi normal"].free_energy) and found.reference is None
+
+    def without(y):
+        x = jp.latent("x", dist.Dirichlet(jnp.ones(2)))
+        jp.observe("y", dist.Normal(x[0], 0.1), y)
+
+    found = jp.compare(without, np.array(0.3, np.float32), engines=("vmp", "svi normal"),
+                       budget=0.1, progress=False)
+    assert "no conjugate update" in found["vmp"].note and np.isfinite(found["svi normal"].free_energy)
 
 
 def test_densities_keep_the_shape_of_the_draws():
