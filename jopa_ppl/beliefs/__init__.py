@@ -9,12 +9,15 @@ another family is one file beside `precision`, a subclass of `base.Belief`. Eith
 from jopa_ppl.beliefs.base import Belief, Clamp, Variable
 from jopa_ppl.beliefs.chain import ChainBelief
 from jopa_ppl.beliefs.dense import DenseBelief
+from jopa_ppl.beliefs.discrete import CategoricalBelief, DirichletBelief, DiscreteChainBelief
 from jopa_ppl.beliefs.matrix import MatrixBelief
 from jopa_ppl.beliefs.precision import GammaBelief, WishartBelief
 from jopa_ppl.beliefs.tree import TreeBelief
 
 KINDS = {b.kind: b for b in (ChainBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief,
-                               WishartBelief)}
+                               WishartBelief, CategoricalBelief, DiscreteChainBelief,
+                               DirichletBelief)}
 
-__all__ = ["KINDS", "Belief", "ChainBelief", "Clamp", "DenseBelief", "GammaBelief", "MatrixBelief",
-           "TreeBelief", "Variable", "WishartBelief"]
+__all__ = ["KINDS", "Belief", "CategoricalBelief", "ChainBelief", "Clamp", "DenseBelief",
+           "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief", "TreeBelief",
+           "Variable", "WishartBelief"]

@@ -105,6 +105,7 @@ class Belief:
         structured: whether it is sparse, and so no array of all pairs of members is formed.
         symmetric: whether it starts off its prior, as products of such latents would stay at zero.
         checked: whether `fits` has to be asked of the numbers of every run.
+        follows: whether it is completed by a message of the program (`following`).
         parts: what a marginal of a site is told by, and files hold of it.
 
     q is a pytree; `zero()` has its shapes. A mask tells what is inferred, a `Clamp` or a dict of
@@ -121,6 +122,7 @@ class Belief:
     structured: ClassVar[bool] = False
     symmetric: ClassVar[bool] = False
     checked: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
     scan: int | None = None
     order: int = 1

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 def stands_alone(graph: Graph, name: str) -> bool:
     """Whether the prior of a Gaussian latent involves no other block: such a prior may stay, its
-    barren elements keep it, move nothing and add nothing to F. One that is no Gaussian stays in any
-    case."""
+    barren elements keep it, move nothing and add nothing to F. One that is no Gaussian, or
+    follows a discrete latent, stays in any case."""
     members = set(graph.block_of(name).members)
     return graph.block_of(name).gaussian and all(
-        f.scored or (not f.noise and {r.site for r in f.touched} <= members)
+        f.scored or f.fixed or (not f.noise and {r.site for r in f.touched} <= members)
         for f in graph.factors if f.site.name == name)
 
 
@@ -43,9 +43,27 @@ def complete(engine: Engine, moments: dict, bound: Evidence,
             name = f.site.name
             if f.context.scan is None and name in block.members and not stands_alone(graph, name):
                 moments, bound = _predict(engine, block, f, moments, bound)
+        if block.follows:
+            moments = {**moments, block.name: _followed(engine, block, moments, bound)}
         q = block.completed(moments[block.name], bound.clamps[block.name])
         moments = {**moments, block.name: q}
     return moments, bound
+
+
+def _followed(engine: Engine, block: Belief, moments: dict, bound: Evidence) -> Any:
+    """The belief of a discrete block, what nothing observed reaches following the program, by the
+    means of the probabilities."""
+    stats, energy = engine.stats(moments, bound.clamps), engine.energy
+    own = [f for f in energy.touching(block) if f.site.name in block.members]
+    means = {b.name: b.averaged(stats[b.name], moments[b.name]) for b in engine.graph.blocks
+             if hasattr(b, "averaged")}
+    unseen = {f.name: bound.arrays[f.name]._replace(
+        weight=jnp.where(bound.arrays[f.name].weight == 0, 1.0, 0.0)) for f in own}
+    mask = bound.clamps[block.name]
+    message = block.following(jax.grad(lambda mine: energy(
+        own, unseen, {**stats, **means, block.name: mine}))(stats[block.name]), mask)
+    total = jax.tree.map(jnp.add, block.message(moments[block.name], mask), message)
+    return block.update(moments[block.name], total, mask)
 
 
 def _predict(engine: Engine, block: Belief, f: Factor, moments: dict, bound: Evidence

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.beliefs.discrete import Dirichlet, log_normaliser
 from jopa_ppl.beliefs.layout import join, split
 from jopa_ppl.engine.evidence import (
     SYMMETRIC,
@@ -24,6 +25,7 @@ from jopa_ppl.engine.evidence import (
     to_precision,
     weight_of,
 )
+from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import expected_log_density
 from jopa_ppl.linalg.families import (
@@ -35,6 +37,7 @@ from jopa_ppl.linalg.families import (
     wishart_log_density,
 )
 from jopa_ppl.linalg.nonconjugate import curvature, expected_score
+from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
     from jopa_ppl.engine.energy import Energy
@@ -218,7 +221,70 @@ class WishartDensity(Density):
                 "wishart_dof": self.improper(f, arrays).sum()}
 
 
-DENSITIES = {"normal": GaussianDensity(), "mvn": GaussianDensity(), "gamma": GammaDensity(),
+class CategoricalDensity(Density):
+    """E[log p_k] of a site's value k; the probabilities data, or (products of) Dirichlet latents.
+
+    Its arrays hold the site's own value in offset, where it is data.
+    """
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        zero = jnp.zeros(())
+        return FactorArrays(zero, own_value(f, source), weight_of(f, source), zero, None, None,
+                            source.env(f))
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: list[Array] | None) -> Array:
+        # A product of probabilities of Dirichlet latents: its log is the sum of theirs.
+        logs = {Ref(n): jnp.exp(stats[energy.graph.block_of(n).name]) for n in f.noise}
+        place = Placement(energy.graph, f, (), arrays)
+        (probs,) = place.each([f.site.outputs["probs"]], None, shared=logs)
+        log = jnp.log(jnp.maximum(probs, 1e-300))
+        lead = int(f.in_bulk)
+        own = dict(f.fixed).get(f.site.ref())
+        if own is not None:
+            found = split(log[..., own], f.site, f.plates)
+        else:
+            value = join(arrays.offset, f.site, f.plates, lead).astype(int)
+            found = split(jnp.take_along_axis(log, value[..., None], -1)[..., 0], f.site, f.plates)
+        return jnp.sum(arrays.weight * found)
+
+
+class DirichletDensity(Density):
+    """log Dir(p; c) = sum (c - 1) log p - log B(c); its arrays hold c in K."""
+
+    of_precision = True
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        return _own_numbers(f, source, 1.0 / f.site.shape[-1])
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: list[Array] | None) -> Array:
+        log = (jnp.log(join(arrays.offset, f.site, f.plates)) if f.site.observed
+               else stats[f.site.name])
+        found = ((arrays.K - 1) * log).sum(-1) - log_normaliser(arrays.K)
+        return jnp.sum(self._each(f, arrays) * found)
+
+    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                   belief: Dirichlet) -> Array:
+        a, c = belief.concentration, arrays.K
+        found = ((a - c) * belief.log).sum(-1) - log_normaliser(a) + log_normaliser(c)
+        density = ((c - 1) * belief.log).sum(-1) - log_normaliser(c)
+        return jnp.sum(found + (1 - self._each(f, arrays)) * density)
+
+    @staticmethod
+    def _each(f: Factor, arrays: FactorArrays) -> Array:
+        """The weight of every set of probabilities, where the site has its batch axes."""
+        return arrays.weight[..., 0].reshape(f.site.shape[:-1])
+
+    def improper(self, f: Factor, arrays: FactorArrays) -> Array:
+        return ~(arrays.K > 0)
+
+    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+        return {"dirichlet": self.improper(f, arrays).sum()}
+
+
+DENSITIES = {"categorical": CategoricalDensity(), "dirichlet": DirichletDensity(),
+             "normal": GaussianDensity(), "mvn": GaussianDensity(), "gamma": GammaDensity(),
              "wishart": WishartDensity(), "likelihood": Scored()}
 
 

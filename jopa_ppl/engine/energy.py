@@ -68,7 +68,7 @@ class Energy:
         """Beliefs a factor depends on, precisions included."""
         blocks = [b for b, _ in self.slots[factor.name] if b is not None]
         names = [*factor.noise, *([factor.site.name] if is_noise_prior(factor) else []),
-                 *(r.site for r in factor.spread)]
+                 *(r.site for r in factor.spread), *(r.site for r, _ in factor.fixed)]
         return [*dict.fromkeys([*blocks, *(self.graph.block_of(n) for n in names)])]
 
     def __call__(self, factors: list[Factor], arrays: dict[str, FactorArrays],
@@ -76,8 +76,19 @@ class Energy:
         """sum of E_q[log factor] over the given factors; with the `remainders` of the messages that
         approximate, the function whose gradient they are."""
         held = remainders or {}
-        return sum((self.factor(f, arrays[f.name], stats, held.get(f.name)) for f in factors),
-                   jnp.zeros(()))
+        return sum((self.factor(f, self.shared(f, arrays[f.name], stats), stats, held.get(f.name))
+                    for f in factors), jnp.zeros(()))
+
+    def shared(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> FactorArrays:
+        """The numbers of a copy of a factor, weighed by the probability of the values it is for."""
+        by_block: dict[str, list] = {}
+        for ref, i in factor.fixed:
+            by_block.setdefault(self.graph.block_of(ref.site).name, []).append((ref, i))
+        for name, fixed in by_block.items():
+            block = self.graph.block_of(fixed[0][0].site)
+            share = block.share(stats[name], factor, fixed)
+            arrays = arrays._replace(weight=arrays.weight * share[..., None])
+        return arrays
 
     def linearised(self, factors: Sequence[Factor], arrays: dict[str, FactorArrays],
                    stats: dict[str, Any], everywhere: bool = False) -> dict[str, FactorArrays]:
@@ -106,8 +117,8 @@ class Energy:
     def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
                    stats: dict[str, Any]) -> dict[str, list[Array]]:
         """By factor that is not conjugate, `remainder` of its messages at the present beliefs."""
-        return {f.name: [remainder(*m) for m in self.messages(f, arrays[f.name], stats)]
-                for f in factors if f.bent}
+        return {f.name: [remainder(*m) for m in self.messages(
+            f, self.shared(f, arrays[f.name], stats), stats)] for f in factors if f.bent}
 
     def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
                held: list[Array] | None = None) -> Array:

@@ -34,7 +34,7 @@ from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
 from jopa_ppl.engine.schedule import Schedule
 from jopa_ppl.graph.factor import Factor, Graph
 
-SETTLING = 30        # steps to a Gaussian for a belief that is given as something else
+SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 
 Data = tuple[dict[str, FactorArrays], dict[str, Array]]
@@ -255,7 +255,8 @@ class Engine:
             # A prior may be singular to rounding (1e8 beside 1) where the posterior is not.
             begun = {**moments, block.name: self._begun(block, own, moments, prior)}
             moments = _if_finite(begun, moments, block)
-            if block.held and any(f.scored for f in own):       # what is given, in full
+            alone = [f for f in own if f.scored and f.bends(block) and not f.fixed]
+            if alone:           # a prior that is no Gaussian, by the nearest one
                 moments = jax.lax.fori_loop(
                     0, SETTLING, lambda _, m, b=block, own=own: self.step(b, own, m, prior)[0],
                     moments)
@@ -264,7 +265,8 @@ class Engine:
         for update in self.schedule.updates:
             bends = [f for f in update.factors if f.bends(update.block)]
             seen = any(f.site.observed and f.message != "linearise" for f in bends)
-            if seen and all(f.scored for f in bends):       # no scale of what has yet to be found
+            # No scale of what has yet to be found, and nothing that has yet to fall into parts.
+            if seen and all(f.scored and not f.fixed for f in bends):
                 factors = [linearised(f) for f in update.factors]
                 new, *_ = self.step(update.block, factors, moments, bound)
                 moments = _if_finite(new, moments, update.block)

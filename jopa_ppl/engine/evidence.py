@@ -188,7 +188,9 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
                 values: dict[Ref, Array], step: Array | int) -> list[Array]:
     """Outputs of a factor's site, from latent values, at a step of its context."""
     data, outer, steps, known = env
-    ctx = factor.context
+    ctx, sites = factor.context, reader.program.sites
+    values = values | {r: jnp.full(sites[r.site].shape, sites[r.site].values[i])
+                       for r, i in factor.fixed}
     values = {Ref(n): v for n, v in outer.items()} | values
     windows = []
     if ctx.scan is not None:

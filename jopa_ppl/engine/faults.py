@@ -184,6 +184,10 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
                              found=f"concentration <= {size - 1}",
                              expected=f"concentration > {size - 1} (its size less one)",
                              fix=f"use {size + 2.0} or more")
+        if c.get("dirichlet", 0):
+            raise PriorError("the Dirichlet's concentrations are not positive", site=name,
+                             found="a concentration <= 0, or NaN", expected="concentrations > 0",
+                             fix="check the prior")
         if c.get("gamma", 0):
             raise PriorError("the Gamma's concentration or rate is not positive", site=name,
                              found="a concentration or rate <= 0, or NaN",

@@ -15,8 +15,8 @@ from jopa_ppl.compilation import Stages, once
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.forward import own_conditional, roll, settled
-from jopa_ppl.engine.steps import Coordinates, site_map
-from jopa_ppl.graph.factor import Graph
+from jopa_ppl.engine.steps import Coordinates, SiteMap, mixture, site_map
+from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.program.refs import Ref
 
 
@@ -74,11 +74,29 @@ def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Evi
     scan = engine.graph.program.scans[block.scan]
     out = []
     for ctx in engine.graph.reader.contexts(scan):
-        here = {f.site.name: f for f in engine.graph.factors if f.context == ctx}
-        sites = [(c.of(Ref(n, 0)), site_map(engine, c, here[n], bound, moments))
+        here: dict[str, list[Factor]] = {}
+        for f in engine.graph.factors:
+            if f.context == ctx:
+                here.setdefault(f.site.name, []).append(f)
+        sites = [(c.of(Ref(n, 0)), _map_of(engine, c, here[n], bound, moments))
                  for n in scan.sites if n in block.variables]
         out.append((scan.length - ctx.first if ctx.at is None else 1, sites))
     return out
+
+
+def _map_of(engine: Engine, c: Coordinates, factors: list[Factor], bound: Evidence, moments: dict
+            ) -> SiteMap:
+    """The map of a site, of all its copies where a discrete latent chooses between them."""
+    maps = [site_map(engine, c, f, bound, moments) for f in factors]
+    if not factors[0].fixed:
+        return maps[0]
+    stats, shares = engine.stats(moments, bound.clamps), []
+    for f in factors:
+        one = jnp.ones((1,) * (int(f.in_bulk) + len(f.plates) + 1))
+        found = engine.energy.shared(f, bound.arrays[f.name]._replace(weight=one), stats)
+        share = found.weight[..., 0]
+        shares.append(share if f.in_bulk else share[None])
+    return mixture(maps, shares)
 
 
 def forward(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence

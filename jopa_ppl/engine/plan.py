@@ -119,6 +119,13 @@ class Decision:
         self.apart = sorted(graph.reader.heads(scan) & graph.variables.keys() - {*block.members})
         self.of_apart = [f for f in graph.factors if f.site.name not in self.apart
                          and {r.site for r in f.latents} & {*self.apart}]
+        for f in self.in_scan:
+            if f.fixed or f.curved:
+                what = "a discrete latent" if f.fixed else f.reason
+                raise StructureError("no plan goes through it", site=f.site.name,
+                                     found=what, expected="states that follow by an affine map",
+                                     fix="linearise it about a trajectory and pass A_t, B_t, c_t "
+                                         "as inputs; or make the discrete latent data")
         for f in graph.factors:
             chains = [b.name for b, _ in engine.energy.slots[f.name]
                       if b is not None and b.scan is not None]

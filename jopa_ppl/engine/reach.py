@@ -60,8 +60,9 @@ class Activity:
 
     def _observed(self, site: Site, length: int) -> Array:
         """Where an observed site of a scan has data, (T, *plates)."""
+        once = {f.context: f for f in self._factors(site.name)}         # copies are alike
         parts = [self._seen(f) if f.context.at is None else self._seen(f)[None]
-                 for f in self._factors(site.name)]
+                 for f in once.values()]
         return jnp.concatenate(parts) if parts else jnp.zeros((length,), bool)
 
     def _scan(self, scan: Scan) -> None:
@@ -135,7 +136,8 @@ class Activity:
                 told = told | self.told.get(f.site.name, act.any())
             self.alive[site.name], self.told[site.name] = alive, told
         for f in self._factors(site.name):
-            if site.name in graph.variables and graph.block_of(site.name).gaussian:
+            if site.name in graph.variables and (graph.block_of(site.name).gaussian
+                                                  or site.rules.discrete):
                 want = [p.name for p in f.plates]
                 self.active[f.name] = jnp.broadcast_to(
                     align(self.alive[site.name], 0, _local(graph, site.name), want, 0),
@@ -152,7 +154,7 @@ class Activity:
             for f in self.graph.factors:
                 if f.context.scan != scan.index or f.name not in self.active:
                     continue
-                for i in f.latents:
+                for i in f.touched:
                     t = (i.back or 0) - back
                     if i.site == site and 0 <= t < scan.length:
                         act = self.active[f.name][t]

@@ -112,6 +112,32 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Ev
     return SiteMap(K, slots, precision, covariance, weight)
 
 
+def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
+    """The map of a site that is one of several, each with its share (*batch) of probability.
+
+    Which one it is is one more thing that the map is uncertain of: it is linear in the indicator of
+    that, of mean p and covariance diag(p) - p p'.
+    """
+    batch = jnp.broadcast_shapes(*(s.shape for s in shares),
+                                 *(m.K.shape[:s.ndim] for m, s in zip(maps, shares)))
+    lead = len(batch)
+    p = jnp.stack([jnp.broadcast_to(s, batch) for s in shares], -1)
+    indicator = Moments(p, p[..., None] * jnp.eye(len(maps)) - p[..., :, None] * p[..., None, :])
+    Ks = [jnp.broadcast_to(m.K, (*batch, *m.K.shape[lead:])) for m in maps]
+    K = jnp.stack([jnp.zeros_like(Ks[0]), *Ks], lead + 1)
+
+    def mean(parts: Sequence[Array]) -> Array:
+        return sum(p[..., i].reshape((*batch, *(1,) * (x.ndim - lead))) * x
+                   for i, x in enumerate(parts))
+
+    tails = 1 if maps[0].independent else 2
+    precision = mean([jnp.broadcast_to(m.precision, (*batch, *m.precision.shape[-tails:]))
+                      for m in maps])
+    covariance = mean([jnp.broadcast_to(m.covariance, (*batch, *m.covariance.shape[-2:]))
+                       for m in maps])
+    return SiteMap(K, (indicator, *maps[0].slots), precision, covariance, maps[0].weight)
+
+
 def on_h(fn: Callable[[Array], Array], K: Any) -> Any:
     """Coefficients with `fn` on their last axis, that of h."""
     if isinstance(K, MatrixProduct):

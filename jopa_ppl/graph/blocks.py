@@ -9,6 +9,7 @@ from jopa_ppl.beliefs import (
     Belief,
     ChainBelief,
     DenseBelief,
+    DiscreteChainBelief,
     MatrixBelief,
     TreeBelief,
     Variable,
@@ -125,13 +126,33 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                 fix="split them: VMP(..., blocks=[(...), (...)])")
         blocks.append(_block(group, variables, program, reader, inside, factors, sizes,
                              method, structured))
+    chains = _discrete_chains(program, reader, variables)
+    blocks += [DiscreteChainBelief(
+        {n: variables[n] for n in (*[start] * bool(start), name)}, over=program.sites[name].scan,
+        length=program.scans[program.sites[name].scan].length, start=start, sizes=sizes,
+        plates=variables[name].plates, held=variables[name].site.held)
+        for name, start in chains.items()]
+    inside_chains = {*chains, *chains.values()}
     for name, v in variables.items():
-        if name not in gaussian:
+        if name not in gaussian and name not in inside_chains:
             blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
                                           plates=tuple(p.name for p in v.site.axes)))
     if not all(met_by_one(b, tuple(blocks), factors) for b in blocks if b.checked):
         return choose_blocks(program, reader, variables, factors, sizes, override, method, False)
     return tuple(sorted(blocks, key=lambda b: (b.rank, not b.plates)))
+
+
+def _discrete_chains(program: Program, reader: Reader, variables: Mapping[str, Variable]
+                     ) -> dict[str, str | None]:
+    """The discrete sites of scans, each with the latent that its first carry is, or None."""
+    found: dict[str, str | None] = {}
+    for name, v in variables.items():
+        if not v.site.rules.discrete or v.site.scan is None:
+            continue
+        seeds = dict(reader.forms[v.site.scan].seeds)
+        found[name] = next((n for n, (site, back) in seeds.items()
+                            if site == name and back == 1 and n in variables), None)
+    return found
 
 
 def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,

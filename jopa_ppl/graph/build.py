@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jopa_ppl.beliefs import Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
-from jopa_ppl.graph.factor import Factor, Graph, barren, factor_of
+from jopa_ppl.graph.factor import Factor, Graph, barren, copies, factor_of
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.unconstrained import unconstrained
@@ -41,8 +41,8 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
             scan = None if site.scan is None else program.scans[site.scan]
             try:
                 for context in [Context()] if scan is None else reader.contexts(scan):
-                    factors.append(factor_of(reader, site, context, alive, lost,
-                                             messages.get(site.name)))
+                    factors += copies(reader, factor_of(reader, site, context, alive, lost,
+                                                        messages.get(site.name)))
             except StructureError as error:
                 faults[site.name] = error
         lost = {(v, p) for v, p in lost if v in program.sites
@@ -107,7 +107,7 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
     variables = {
         s.name: Variable(s.name, s.rules.belief, s,
                          tuple(p for p in s.axes if (s.name, p.name) not in dense)
-                         if s.rules.location else ())
+                         if s.rules.location or s.rules.discrete else ())
         for s in program.sites.values()
         if s.name not in predicted and (not s.observed or s.partial)}
     sizes = {p.name: p.size for f in kept for p in f.plates}

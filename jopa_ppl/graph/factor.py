@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import prod
 
 from jopa_ppl.beliefs import Belief, Variable
@@ -37,7 +38,8 @@ class Factor:
         curved: Gaussian latents that its mean is not affine in.
         scored: whether its message is made of its log density as the program scores it, in all of
             `latents` at once.
-        part: "" but of a `noise_part`.
+        fixed: discrete latents, and which of its values each has in this copy of the factor.
+        part: what tells a copy, or a `noise_part`, from the factor.
         varying, varying_in_time: the plates along which its coefficients differ, and whether they
             do from step to step; elsewhere they are made once.
         noise_varying: whether a precision that is read from data differs from step to step.
@@ -66,6 +68,7 @@ class Factor:
     spread: tuple[Ref, ...] = ()
     curved: tuple[Ref, ...] = ()
     scored: bool = False
+    fixed: tuple[tuple[Ref, int], ...] = ()
     part: str = ""
 
     @property
@@ -97,13 +100,13 @@ class Factor:
 
     @property
     def touched(self) -> tuple[Ref, ...]:
-        """All Gaussian latents that it depends on."""
-        return (*self.latents, *self.spread)
+        """All latents that it depends on, but for those of its noise."""
+        return (*self.latents, *self.spread, *(r for r, _ in self.fixed))
 
     @property
     def noise_part(self) -> Factor:
         """The factor as beliefs about the latents of its precision see it."""
-        return replace(self, latents=self.spread, spread=(), part=" noise")
+        return replace(self, latents=self.spread, spread=(), part=f"{self.part} noise")
 
     def instances_of(self, block: Belief) -> list[Ref]:
         """The latents of a block that it touches: those outside the scan, then the latest last."""
@@ -186,6 +189,34 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
         alive |= more
 
 
+def copies(reader: Reader, factor: Factor) -> list[Factor]:
+    """A factor once for every combination of the values of the discrete latents that it touches."""
+    site, sites = factor.site, reader.program.sites
+    outputs = (*site.parameters, *(site.likelihood.leaves if site.likelihood else ()))
+    refs = {r for d in reader.dependence(outputs, factor.context) for r in d.names
+            if is_discrete(reader.program, r)}
+    if is_discrete(reader.program, site.ref()):
+        refs.add(site.ref())
+    refs = sorted(refs)
+    if not refs:
+        return [factor]
+    if max((sum(r.site == n.site for r in refs) for n in refs), default=0) > 2:
+        raise StructureError("it looks back more than one step at a discrete latent",
+                             site=site.name, found=names(map(str, refs)),
+                             expected="the step before", fix="carry the earlier value as a state "
+                             "of its own: pairs of values as one Categorical")
+    sizes = [range(len(sites[r.site].values)) for r in refs]
+    return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
+        f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
+        for chosen in product(*sizes)]
+
+
+def is_discrete(program: Program, ref: Ref) -> bool:
+    """Whether it is a latent that takes one of a few values."""
+    site = program.sites[ref.site] if ref.is_site else None
+    return site is not None and site.rules.discrete and not site.observed
+
+
 def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
             lost: set[tuple[str, str]], wanted: str | None) -> Factor:
     """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
@@ -198,6 +229,8 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.transform is not None or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, context, alive, lost, rule, "")
+    if site.rules.belief in ("categorical", "dirichlet"):
+        return _counted_factor(reader, site, context, alive, lost, rule)
     if _is_normal(site):
         conjugacy.check_sign(site, reader, context)
     # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both.
@@ -280,6 +313,25 @@ def _check_transform(reader: Reader, site: Site, context: Context) -> None:
                              expected="Normal or MultivariateNormal in scans",
                              fix="let a Normal follow the steps, and what it stands for be a "
                                  "function of it: jnp.exp(x) of a log")
+
+
+def _counted_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                    lost: set[tuple[str, str]], rule: str) -> Factor:
+    """The factor of a site over values, by probabilities of data or of Dirichlet latents (else
+    scored), or of probabilities."""
+    key = site.rules.constant or "probs"
+    (found,) = (reader.dependence([site.outputs[key]], context) if key in site.outputs else (None,))
+    latent = {r for r in found.names if _is_latent(reader.program, r) and r.site in alive
+              } if found else set()
+    plain = Factor(site, context, site.family, site.axes, (), (), (), frozenset(), False, False,
+                   (), key)
+    if site.rules.constant:
+        conjugacy.check_constant(site, key, found, latent)
+        return plain
+    families = {reader.program.sites[r.site].family for r in latent}
+    if found is None or not families <= {"dirichlet"}:
+        return _scored_factor(reader, site, context, alive, lost, rule, "")
+    return replace(plain, noise=conjugacy.check_noise(site, key, found, latent, reader.program))
 
 
 def _is_normal(site: Site) -> bool:
@@ -378,4 +430,5 @@ def _bending(noise: Dependence, spread: tuple[Ref, ...]) -> str:
 
 def _is_latent(program: Program, ref: Ref) -> bool:
     site = program.sites[ref.site] if ref.is_site else None
-    return site is not None and (not site.observed or site.partial)
+    return (site is not None and (not site.observed or site.partial)
+            and not is_discrete(program, ref))

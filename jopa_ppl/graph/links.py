@@ -47,7 +47,7 @@ def check_mean(site: Site, mean: Dependence, latent: set[Ref], program: Program,
     for ref, blame in mean.nonlinear.items():
         if ref in latent:
             raise _blamed(site, "the mean", mean, ref, blame)
-    known = {r for r in mean.names - latent if r.is_site
+    known = {r for r in mean.names - latent if (r.is_site and program.sites[r.site].observed)
              or _is_small_input(site, r, program)} - set(mean.nonlinear)
     products = set()
     for monomial, blame in mean.monomials.items():
@@ -146,7 +146,7 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
             "a precision that is drawn anew at each step is not supported by VMP", site=site.name,
             found=names(sites), expected="precisions drawn outside the scan",
             fix="move the Gamma or Wishart site out of the scan")
-    if site.rules.by_matrix:
+    if site.rules.by_matrix and site.rules.location:
         check_matrix(site, key, sites, program)
     return sites
 

@@ -60,7 +60,7 @@ def objective(engine: Engine, factors: list[Factor], moments: dict[str, Any], bo
     stats = engine.stats(moments, bound.clamps)
     value, variance = engine.free_energy(moments, bound), jnp.zeros(())
     for i, f in enumerate(factors):
-        arrays = bound.arrays[f.name]
+        arrays = engine.energy.shared(f, bound.arrays[f.name], stats)
         score, view = engine.energy.scored(f, arrays, stats)
         noise = random.normal(random.fold_in(key, i), (draws, *view.mean.shape))
         found = jax.vmap(lambda eps, s=score, v=view: drawn_score(s, v, eps))(noise)

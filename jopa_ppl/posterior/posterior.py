@@ -85,6 +85,7 @@ class Posterior:
         """Latent sites outside scans and plates, first states excluded."""
         graph = self.compiled.graph
         return tuple(n for n in self.sites if graph.block_of(n).scan is None
+                     and graph.program.sites[n].scan is None
                      and not (graph.block_of(n).plates or graph.variables[n].plates))
 
     _one = staticmethod(draws.one)          # a joint draw
@@ -226,7 +227,9 @@ class Posterior:
         shape = np.shape(values[first])
         lead = shape[:len(shape) - self._marginal(first).mean.ndim]
         with ours(values):
-            flat = {n: jnp.asarray(values[n], float).reshape(
+            kind = {n: int if v.site.rules.discrete else float
+                    for n, v in self.compiled.graph.variables.items()}
+            flat = {n: jnp.asarray(values[n], kind[n]).reshape(
                 (-1, *np.shape(values[n])[len(lead):])) for n in self.sites}
             flat, change = unconstrained.inside(flat, self._maps, 1)
             found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call, flat)

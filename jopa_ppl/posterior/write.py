@@ -39,6 +39,12 @@ def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
     moments, header = posterior.state.moments, posterior.header
     if header is not None:              # read from a file: written as it was
         return dict(header), storage.flat({"blocks": moments, **posterior.bound._asdict()})
+    if discrete := [n for n, v in posterior.compiled.graph.variables.items()
+                    if v.site.rules.discrete]:
+        raise FileError("beliefs about discrete latents are not saved yet",
+                        found=f"the site '{discrete[0]}'", expected="other latents",
+                        fix=f"save what you need of them: np.save(path, posterior"
+                            f"['{discrete[0]}'].probs)")
     header = json.loads(json.dumps(_header(posterior), default=_plate_record))
     kept = _kept(posterior)
     with ours():

@@ -29,6 +29,7 @@ class Family:
         by_matrix: whether every batch axis counts as a plate, its noise being a matrix.
         enters_as: of a latent in others' noise, the parameters it may be; () for any.
         by_log: whether a latent of it may be read through its log, where it is not conjugate.
+        discrete: whether it takes one of a few values, a factor with it standing once for each.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family:
     by_matrix: bool = False
     enters_as: tuple[str, ...] = ()
     by_log: bool = False
+    discrete: bool = False
 
     @property
     def first(self) -> str:
@@ -64,4 +66,8 @@ FAMILIES = {row.name: row for row in (
            noise={"rate_matrix": 1, "scale_matrix": -1, "scale_tril": -2}, by_matrix=True,
            enters_as=("precision_matrix",)),
     Family("transformed", "gaussian", "value"),
+    Family("categorical", "categorical", noise={"probs": 1}, made_of=("dirichlet",),
+           noun="the probabilities", by_matrix=True, discrete=True),
+    Family("dirichlet", "dirichlet", constant="concentration", by_matrix=True, elementwise=False,
+           enters_as=("probs",)),
     Family("unknown"), Family("amortized"))}

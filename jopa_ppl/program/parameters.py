@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
@@ -81,6 +82,7 @@ class Described:
     kind: str = ""             # the name of its class, without wrappers
     likelihood: Likelihood | None = None
     transform: Transformation | None = None
+    values: tuple[int, ...] = ()
 
     @property
     def rules(self) -> Family:
@@ -126,7 +128,10 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         shape, mask = given, _to_batch(mask, fn)
         mask = None if mask is None else mask[..., None]
     family, found = _parameters(base, shape)
-    transform = None
+    transform, values = None, _values(base, value is None)
+    if values:
+        family = "categorical"
+        likelihood = likelihood or _likelihood(base, None)
     if family == "unknown" and value is None and _is_differentiable(base):
         # Of a latent the density of u, x = T(u); its value is put in by the trace.
         family, unconstrained = "transformed", Unconstrained(base)
@@ -157,7 +162,25 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         params["weight"] = weight
     # An amortised site is a Gaussian over what its message is about.
     return Described(family, params, amortized, shape[len(fn.batch_shape):],
-                     type(base).__name__, likelihood, transform)
+                     type(base).__name__, likelihood, transform, values)
+
+
+def _values(base: dist.Distribution, latent: bool) -> tuple[int, ...]:
+    """What a discrete latent (or an observed site of such probabilities) may be, () if not few."""
+    probs = getattr(base, "probs", None)
+    if isinstance(base, dist.CategoricalProbs):
+        return tuple(range(jnp.shape(probs)[-1]))
+    if latent and isinstance(base, dist.CategoricalLogits):
+        return tuple(range(jnp.shape(base.logits)[-1]))
+    if latent and isinstance(base, dist.BernoulliProbs | dist.BernoulliLogits):
+        return (0, 1)
+    if latent and isinstance(base, dist.DiscreteUniform):
+        try:
+            low, high = (int(np.max(x)) for x in (base.low, base.high))
+        except jax.errors.ConcretizationTypeError:
+            return ()
+        return tuple(range(low, high + 1))
+    return ()
 
 
 def _is_differentiable(base: dist.Distribution) -> bool:
@@ -276,6 +299,11 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
         return "gamma", {"concentration": full(jnp.ones(())), "rate": full(base.rate)}
     if isinstance(base, dist.Gamma):
         return "gamma", {"concentration": full(base.concentration), "rate": full(base.rate)}
+    if isinstance(base, dist.CategoricalProbs):
+        probs = real(base.probs)
+        return "categorical", {"probs": jnp.broadcast_to(probs, (*shape, probs.shape[-1]))}
+    if isinstance(base, dist.Dirichlet):
+        return "dirichlet", {"concentration": full(base.concentration)}
     if isinstance(base, dist.Wishart):
         chol = base.base_dist
         key = FAMILIES["wishart"].noise_key(vars(chol))

@@ -43,6 +43,7 @@ class Site:
     described: str = ""        # the name of its distribution
     likelihood: Likelihood | None = None    # of sites that are scored, as the program scores them
     transform: Transformation | None = None     # of a latent that is not a Gaussian: x = T(u)
+    values: tuple[int, ...] = ()       # of a discrete latent, what it may be
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
 
     @property
@@ -53,7 +54,8 @@ class Site:
     @property
     def parameters(self) -> tuple[int, ...]:
         """Outputs that its density is made of."""
-        scored = not self.rules.noise and self.likelihood is not None
+        plain = self.rules.noise and not self.rules.discrete
+        scored = not plain and self.likelihood is not None
         support = () if self.transform is None else self.transform.leaves
         return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()), *support)
 

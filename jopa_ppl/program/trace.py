@@ -169,7 +169,8 @@ class _Tracer(Messenger):
                     {}, partial=partial, held=infer.get("jopa_held") is True,
                     updated=infer.get("jopa_held") is False, amortized=described.amortized,
                     role="observed" if observed else "latent", described=described.kind,
-                    likelihood=described.likelihood, transform=described.transform)
+                    likelihood=described.likelihood, transform=described.transform,
+                    values=described.values)
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"
@@ -178,6 +179,9 @@ class _Tracer(Messenger):
             kind, like = "latent", jnp.zeros(fn.shape(), int if fn.is_discrete else float)
         if not observed or jnp.issubdtype(like.dtype, jnp.floating):
             msg["value"] = self.placeholder(f"{kind}/{name}", like)
+        if site.values and not observed:
+            score = site.likelihood._replace(value=msg["value"])
+            self.sites[name] = (replace(site, likelihood=score), described.params)
         if site.transform is not None:
             score = site.likelihood._replace(value=msg["value"])
             self.sites[name] = (replace(site, likelihood=score), described.params)
