@@ -88,7 +88,9 @@ class Bent:
     def messages(self, energy: Energy, arrays: FactorArrays, stats: Stats, rule: str
                  ) -> list[Message]:
         """What its messages are made of, but for that of a mean linearised at the present means."""
-        f, fixed, found = self.factor, jax.lax.stop_gradient(arrays), []
+        f, found = self.factor, []
+        # Networks learn nothing from messages; the shares of discrete latents are in the weights.
+        fixed = jax.lax.stop_gradient(arrays)._replace(weight=arrays.weight)
         if f.scored:
             return [Message(score_of(self.scored.place(fixed)), self.scored.view(arrays, stats),
                             rule)]

@@ -56,7 +56,8 @@ class Energy:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.slots = {f.name: slots_of(f, graph.blocks) for f in graph.factors}
-        self.bent = {f.name: Bent(graph, f, self.slots[f.name]) for f in graph.factors if f.bent}
+        self.bent = {f.name: Bent(graph, f, self.slots[f.name]) for f in graph.factors
+                     if f.bent or f.scored}
         self.joined = {f.name: Joined.of(graph, f, f) for f in graph.factors
                        if f.site.likelihood is not None}
 
@@ -103,7 +104,7 @@ class Energy:
                  ) -> list[Message]:
         """What the messages of a factor are made of where they go over points; networks learn
         nothing from them."""
-        if not factor.bent:
+        if factor.name not in self.bent:
             return []
         return self.bent[factor.name].messages(self, arrays, stats, factor.message)
 

@@ -75,7 +75,7 @@ def barren(engine: Engine, bound: Evidence, log_probs: dict[str, Array]) -> Arra
         if name not in engine.graph.variables:
             continue
         variable = engine.graph.variables[name]
-        if not (engine.graph.block_of(name).gaussian or variable.site.rules.discrete):
+        if bound.clamps[engine.graph.block_of(name).name] is None:      # all of it is inferred
             continue
         site, alive = variable.site, bound.alive[name]
         whole = variable.values(jnp.broadcast_to(alive[..., None], (*alive.shape, variable.dims)))

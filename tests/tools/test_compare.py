@@ -184,8 +184,8 @@ def test_faults_are_told():
     assert np.isfinite(found["svi normal"].free_energy) and found.reference is None
 
     def without(y):
-        x = jp.latent("x", dist.Dirichlet(jnp.ones(2)))
-        jp.observe("y", dist.Normal(x[0], 0.1), y)
+        x = jp.latent("x", dist.LKJ(2))
+        jp.observe("y", dist.Normal(x[0, 1], 0.1), y)
 
     found = jp.compare(without, np.array(0.3, np.float32), engines=("vmp", "svi normal"),
                        budget=0.1, progress=False)

@@ -1,0 +1,297 @@
+"""Discrete latents against enumeration: Markov chains, mixtures, switching dynamics, Dirichlets."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from faults import refused
+from numpy.testing import assert_allclose
+from numpyro.infer.util import log_density
+from scipy import special, stats
+
+import jopa_ppl as jp
+from jopa_ppl.errors import FileError, StructureError
+
+P = np.array([[0.9, 0.1, 0.0], [0.05, 0.9, 0.05], [0.1, 0.1, 0.8]])
+PI, M = np.array([0.5, 0.3, 0.2]), np.array([-1.0, 0.0, 2.0])
+RNG = np.random.default_rng(0)
+Y = RNG.normal(size=6)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def fit(model, *args, **options):
+    return jp.VMP(model, progress=False, **{"max_iters": 1000, "tol": 1e-12, **options}).run(*args)
+
+
+def hidden(y, first="latent"):
+    z0 = jp.latent("z0", dist.Categorical(PI)) if first == "latent" else 1
+
+    def step(z, y):
+        z = jp.latent("z", dist.Categorical(jnp.asarray(P)[z]))
+        jp.observe("y", dist.Normal(jnp.asarray(M)[z], 0.7), y)
+        return z, None
+
+    jp.scan(step, z0, y)
+
+
+def logits(y):
+    def step(z, y):
+        z = jp.latent("z", dist.Categorical(logits=jnp.log(P + 1e-3)[z]))
+        jp.observe("y", dist.Poisson(jnp.exp(M)[z]), y)
+        return z, None
+
+    jp.scan(step, jp.latent("z0", dist.DiscreteUniform(0, 2)), y)
+
+
+def bernoulli(y):
+    def step(z, y):
+        z = jp.latent("z", dist.Bernoulli(jnp.where(z == 1, 0.8, 0.3)))
+        jp.observe("y", dist.Normal(2.0 * z, 0.5 + z), y)
+        return z, None
+
+    jp.scan(step, 0, y)
+
+
+def abreast(y):                 # a plate of chains
+    def step(z, y):
+        with jp.plate("many", 2):
+            z = jp.latent("z", dist.Categorical(jnp.array([[0.9, 0.1], [0.2, 0.8]])[z]))
+            jp.observe("y", dist.Normal(jnp.asarray(M)[z], 0.7), y)
+        return z, None
+
+    with jp.plate("many", 2):
+        z0 = jp.latent("z0", dist.Categorical(jnp.array([0.6, 0.4])))
+    jp.scan(step, z0, y)
+
+
+def pooled(y):                  # of every element for itself
+    with jp.plate("n", len(y)):
+        z = jp.latent("z", dist.Categorical(PI))
+        jp.observe("y", dist.Normal(jnp.asarray(M)[z], 1.0 + z), y)
+
+
+def shared(y):                  # one value for all data
+    k = jp.latent("k", dist.DiscreteUniform(1, 4))
+    with jp.plate("n", len(y)):
+        jp.observe("y", dist.Normal(0.1 * k, 1.0), y)
+
+
+GAPS = np.where(np.arange(6) == 2, np.nan, Y)
+EXACT = {"a latent first": (hidden, (Y,)), "a constant first": (hidden, (Y, "constant")),
+         "a gap": (hidden, (GAPS,)), "logits, counts": (logits, (np.arange(5.0),)),
+         "coins": (bernoulli, (Y,)), "a plate": (abreast, (RNG.normal(size=(3, 2)),)),
+         "elements": (pooled, (Y[:4],)), "one for all": (shared, (Y,))}
+
+
+def enumerated(model, args, found):
+    """log p(data, z) of every z: {site: (count, *shape)}, (count,)."""
+    values = {n: found.compiled.graph.program.sites[n].values for n in found.sites}
+    shapes = {n: np.shape(found.mean(n)) for n in found.sites}
+    sizes = {n: int(np.prod(shapes[n], dtype=int)) for n in found.sites}
+    every = np.array(list(product(*(values[n] for n in found.sites for _ in range(sizes[n])))))
+    ends = np.cumsum([0, *sizes.values()])
+    draws = {n: jnp.asarray(every[:, a:b].reshape((-1, *shapes[n])))
+             for n, a, b in zip(found.sites, ends, ends[1:])}
+    seeded = numpyro.handlers.seed(model, 0)
+    return draws, jax.vmap(lambda z: log_density(seeded, args, {}, z)[0])(draws)
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_one_block_against_enumeration(case):
+    """F, marginals, the density of every path, and draws."""
+    model, args = EXACT[case]
+    found = fit(model, *args)
+    draws, log = enumerated(model, args, found)
+    evidence = special.logsumexp(np.asarray(log))
+    weights = np.exp(np.asarray(log) - evidence)
+    assert_allclose(found.free_energy[-1], -evidence, rtol=1e-10)
+    assert_allclose(found.log_prob(draws)[weights > 1e-12], (log - evidence)[weights > 1e-12],
+                    atol=1e-8)
+    drawn = found.sample(0, 20_000)
+    for name in found.sites:
+        mean = np.tensordot(weights, np.asarray(draws[name], float), 1)
+        assert_allclose(found.mean(name), mean, atol=1e-10)
+        spread = np.tensordot(weights, (np.asarray(draws[name]) - mean)**2, 1)
+        assert_allclose(found.variance(name), spread, atol=1e-10)
+        assert_allclose(drawn[name].mean(0), mean, atol=0.03)
+
+
+def test_steps_that_nothing_reaches_follow_the_chain():
+    whole, ahead = fit(hidden, Y), fit(hidden, np.r_[Y, np.full(4, np.nan)])
+    assert_allclose(ahead.free_energy[-1], whole.free_energy[-1], rtol=1e-12)
+    last = whole["z"].probs[-1]
+    for k in range(5):
+        assert_allclose(ahead["z"].probs[5 + k], last @ np.linalg.matrix_power(P, k), atol=1e-12)
+
+
+def test_counts_are_conjugate_to_a_dirichlet():
+    def program(y):
+        p = jp.latent("p", dist.Dirichlet(jnp.array([1.0, 2.0, 0.5])))
+        with jp.plate("n", len(y)):
+            jp.observe("y", dist.Categorical(p), y)
+
+    y = np.array([0, 1, 1, 2, 1, 0, 1])
+    a, c = np.array([1.0, 2, 0.5]), np.bincount(y)
+    norm = lambda a: special.gammaln(a).sum() - special.gammaln(a.sum())
+    found = fit(program, y)
+    assert_allclose(found.free_energy[-1], norm(a) - norm(a + c), rtol=1e-12)
+    assert_allclose(found["p"].concentration, a + c, rtol=1e-12)
+
+
+# -- several blocks: what draws say of F, and a bound --------------------------------------------
+
+
+def mixture(y):
+    w = jp.latent("w", dist.Dirichlet(jnp.ones(2)))
+    with jp.plate("K", 2):
+        mu, tau = jp.latent("mu", dist.Normal(0, 3.0)), jp.latent("tau", dist.Gamma(2.0, 1.0))
+    with jp.plate("n", len(y)):
+        z = jp.latent("z", dist.Categorical(w))
+        jp.observe("y", dist.Normal(mu[z], 1 / jnp.sqrt(tau[z])), y)
+
+
+def coins(y):
+    w = jp.latent("w", dist.Beta(1.0, 1.0))
+    mu = jp.latent("mu", dist.Normal(jnp.array([-1.0, 1.0]), 1.0))
+    with jp.plate("n", len(y)):
+        z = jp.latent("z", dist.Bernoulli(w))
+        jp.observe("y", dist.Normal(mu[z], 0.5), y)
+
+
+def counts(y):
+    A = jp.latent("A", dist.Dirichlet(jnp.ones((2, 2))))
+    rate = jp.latent("rate", dist.Gamma(jnp.array([2.0, 20.0]), 1.0))
+
+    def step(z, y):
+        z = jp.latent("z", dist.Categorical(A[z]))
+        jp.observe("y", dist.Poisson(rate[z]), y)
+        return z, None
+
+    jp.scan(step, 0, y)
+
+
+def switching(y):
+    A = jp.latent("A", dist.Dirichlet(jnp.array([[9.0, 1.0], [1.0, 9.0]])))
+    a = jp.latent("a", dist.Normal(jnp.array([0.9, -0.5]), 0.5))
+    tau = jp.latent("tau", dist.Gamma(2.0, 0.1))
+
+    def step(carry, y):
+        z, x = carry
+        z = jp.latent("z", dist.Categorical(A[z]))
+        x = jp.latent("x", dist.Normal(a[z] * x, 1 / jnp.sqrt(tau)))
+        jp.observe("y", dist.Normal(x, 0.1), y)
+        return (z, x), None
+
+    first = (jp.latent("z0", dist.Categorical(jnp.ones(2) / 2)),
+             jp.latent("x0", dist.Normal(0.0, 1.0)))
+    jp.scan(step, first, y)
+
+
+def swung(T):
+    rng, x, out = np.random.default_rng(3), 1.0, []
+    for t in range(T):
+        x = (0.95 if (t // 15) % 2 == 0 else -0.8) * x + 0.3 * rng.normal()
+        out.append(x + 0.1 * rng.normal())
+    return np.array(out)
+
+
+MANY = {mixture: np.r_[RNG.normal(-2, 0.5, 15), RNG.normal(1.5, 0.5, 25)],
+        coins: np.r_[RNG.normal(-1, 0.5, 20), RNG.normal(2, 0.5, 10)],
+        counts: RNG.poisson(np.where(np.arange(40) // 10 % 2 == 0, 2, 15)).astype(float),
+        switching: swung(60)}
+
+
+@pytest.mark.parametrize("model", MANY, ids=lambda m: m.__name__)
+def test_draws_say_the_same_of_f(model):
+    found = fit(model, MANY[model], tol=1e-8)
+    gap, error = found.free_energy_error(1000)
+    assert found.converged and abs(gap) < 4 * error + 0.02
+    assert (np.diff(found.free_energy) < 1e-6 * np.abs(found.free_energy[:-1])).all()
+
+
+def test_what_generated_the_data_is_found():
+    found = fit(mixture, MANY[mixture])
+    order = np.argsort(found.mean("mu"))
+    assert_allclose(np.asarray(found.mean("mu"))[order], [-2, 1.5], atol=0.5)
+    assert_allclose(np.asarray(found.mean("w"))[order], [15 / 40, 25 / 40], atol=0.1)
+    assert_allclose(fit(counts, MANY[counts]).mean("rate"), [2, 15], rtol=0.3)
+    assert_allclose(fit(switching, MANY[switching]).mean("a"), [0.95, -0.8], atol=0.2)
+
+
+def test_switching_dynamics_against_the_mixture_over_paths():
+    """F is above -log p(data), which sums over all paths of z the evidence of a Gaussian chain."""
+    y, A, a, s = swung(7), np.array([[0.8, 0.2], [0.3, 0.7]]), np.array([0.9, -0.5]), 0.3
+
+    def program(y):
+        def step(carry, y):
+            z, x = carry
+            z = jp.latent("z", dist.Categorical(jnp.asarray(A)[z]))
+            x = jp.latent("x", dist.Normal(jnp.asarray(a)[z] * x, s))
+            jp.observe("y", dist.Normal(x, 0.1), y)
+            return (z, x), None
+
+        jp.scan(step, (0, jp.latent("x0", dist.Normal(0.0, 1.0))), y)
+
+    total = []
+    for path in product(range(2), repeat=7):
+        L = np.eye(8)
+        for t, z in enumerate(path):
+            L[t + 1] = a[z] * L[t]
+            L[t + 1, t + 1] = 1.0
+        cov = (L @ np.diag([1.0, *[s**2] * 7]) @ L.T)[1:, 1:] + 0.01 * np.eye(7)
+        prior = np.log([A[i, j] for i, j in zip((0, *path), path)]).sum()
+        total.append(prior + stats.multivariate_normal(np.zeros(7), cov).logpdf(y))
+    evidence = special.logsumexp(total)
+    found = fit(program, y)
+    assert found.converged and -1e-9 < found.free_energy[-1] + evidence < 0.5
+
+
+def test_a_forecast_of_switching_dynamics_mixes_the_regimes():
+    """One step ahead its moments are those of the draws, each of which is in one regime."""
+    y = np.r_[swung(20), np.nan]
+    found = fit(switching, y, tol=1e-8)
+    drawn = found.sample(0, 4000)
+    x = drawn["x"][:, -1]
+    assert_allclose(found.mean("x")[-1], x.mean(), atol=5 * x.std() / 63)
+    assert_allclose(np.sqrt(found.variance("x")[-1]), x.std(), rtol=0.1)
+    assert_allclose(found.mean("z")[-1], drawn["z"][:, -1].mean(), atol=0.05)
+
+
+# -- what has no message -------------------------------------------------------------------------
+
+
+def test_two_steps_back_are_refused():
+    def program(y):
+        def step(carry, y):
+            one, two = carry
+            z = jp.latent("z", dist.Categorical(jnp.asarray(P)[(one + two) % 3]))
+            jp.observe("y", dist.Normal(jnp.asarray(M)[z], 1.0), y)
+            return (z, one), None
+
+        jp.scan(step, (0, 0), y)
+
+    refused(StructureError, program, Y, site="z", says=("more than one step",))
+
+
+def test_counts_without_an_end_are_refused():
+    def program(y):
+        n = jp.latent("n", dist.Poisson(2.0))
+        jp.observe("y", dist.Normal(1.0 * n, 1.0), y)
+
+    refused(StructureError, program, 0.5, site="n", says=("Poisson",))
+
+
+def test_beliefs_about_discrete_latents_are_not_saved(tmp_path):
+    with pytest.raises(FileError, match="discrete"):
+        fit(pooled, Y[:4]).save(tmp_path / "p.safetensors")
