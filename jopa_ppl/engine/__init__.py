@@ -4,6 +4,7 @@
     evidence      the numbers of every factor, and where they have one
     reach         which latents data reach; the rest follows the program and adds nothing to F
     densities     what a family of factors answers; coefficients: those of its residual
+    likelihoods, bent   what a factor that is not conjugate is made of, and its expectations
     energy        U = E_q[log p], a factor at a time; every message is its gradient
     schedule, engine    the order of updates, and the sweeps
     plan, value   decisions: backward over quadratic costs

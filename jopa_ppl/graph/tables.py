@@ -13,6 +13,10 @@ MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
                          "no bound)",
             "cubature": "cubature (expected slope and curvature of log p)",
             "quadrature": "quadrature (expected slope and curvature of log p)"}
+# Of a Gaussian whose mean is not affine.
+CURVED = {"linearise": "linearised at the mean (Gauss-Newton; F is Laplace's, no bound)",
+          "cubature": "cubature over the latents that its mean is not affine in",
+          "quadrature": "quadrature over the latents that its mean is not affine in"}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

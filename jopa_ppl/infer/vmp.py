@@ -23,8 +23,9 @@ METHODS = ("auto", "sequential", "parallel", "funsor")
 class VMP:
     """Compile a NumPyro program into variational message passing and run it.
 
-    Each sweep sets every block's belief to its exact conjugate update, the gradient of
-    U = E_q[log p] in the block's expected statistics; the free energy F = -ELBO (nats) never rises.
+    Each sweep sets every block's belief by its message, the gradient of U = E_q[log p] in the
+    block's expected statistics: exact where the program is conjugate, by quadrature where it is
+    not; the free energy F = -ELBO (nats) never rises.
 
     Args:
         model: a NumPyro program (jp.condition and jp.given wrap it).
@@ -36,12 +37,14 @@ class VMP:
             by less than sqrt(tol) of their standard deviations (root mean square); F is quadratic
             in the beliefs' errors. 0 stops only where nothing changes any more.
         damping: weight of the old belief after each update, in [0, 1); None for none.
-        messages: {observed site: "linearise", "cubature" or "amortised"}: the message of a site
-            that is not conjugate: slope and curvature of log p at the belief's mean ("linearise": F
-            is then Laplace's approximation, no bound), or expected over the belief ("cubature": by
-            Gauss-Hermite points up to three latents, by 2 n points above). A step that would raise
-            F is halved. Default: its encoder's where it has one (jp.Amortized), "linearise" in
-            programs that declare a network (jp.module), else an error.
+        messages: {site: "quadrature", "linearise", "cubature" or "amortised"}: the message of a
+            site that is not conjugate (jp.explain says which): slope and curvature of log p at the
+            belief's mean ("linearise": F is then Laplace's approximation, no bound), or expected
+            over the belief: by Gauss-Hermite points up to three latents and above by 2 n points
+            ("cubature") or over the parameters of each element, exact where these are affine in
+            the latents ("quadrature"; see jopa_ppl.linalg.nonconjugate). A step that would raise F
+            is halved. Default: its encoder's where it has one (jp.Amortized), "linearise" in
+            programs that declare a network (jp.module), else "quadrature".
         progress: show a bar when a run takes long.
 
     Raises (in `run`):

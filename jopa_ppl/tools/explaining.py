@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jopa_ppl.engine.signature import split_call, traced
-from jopa_ppl.errors import JopaError
+from jopa_ppl.errors import JopaError, names
 from jopa_ppl.graph.build import prove_whole
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.graph.tables import MESSAGES, table, terms
+from jopa_ppl.graph.tables import CURVED, MESSAGES, table, terms
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.program.program import Site
 
@@ -67,7 +67,10 @@ def _role(site: Site) -> str:
 def _message(site: Site, factors: Sequence[Factor]) -> str:
     """What a site sends to its latents; inside a scan, at all but the first steps."""
     factor = next(f for f in factors[::-1] if f.site.name == site.name)
-    message = MESSAGES[factor.message]
+    message = (CURVED if factor.curved else MESSAGES)[factor.message]
+    if factor.fixed:
+        sites = names(sorted({r.site for r, _ in factor.fixed} - {site.name}))
+        message += f", once for every value of {sites}" if sites != names([]) else ""
     if not (factor.touched or factor.noise):
         known = site.observed and not site.partial
         return "none: it depends on no latent" if known else "exact, its prior"
