@@ -2,7 +2,8 @@
 
 `base.Belief` is the contract, method by method. A Gaussian of another form (sparser, of another
 structure) is one file beside `dense`, `tree` and `chain`, a subclass of `gaussian.GaussianBelief`;
-another family is one file beside `precision` and `discrete`, a subclass of `base.Belief`. Either is then a row of
+another family is one file beside `precision` and `discrete`, a subclass of `base.Belief`. Either is
+then a row of
 `KINDS`, and `jopa_ppl.graph.blocks` says which latents get it. Nothing else asks what kind it is.
 """
 

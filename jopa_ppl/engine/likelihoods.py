@@ -116,16 +116,24 @@ def score_of(place: Placement) -> Score:
 
     def log_prob(moved: Sequence[Array]) -> Array:
         leaves, value = whole(moved)
-        one = lambda leaves, value: likelihood.tree.unflatten(leaves).log_prob(value)
-        density = (jax.vmap(one) if lead else one)(leaves, value)
+
+        def one(leaves: list[Array], value: Array) -> tuple[Array, Array]:
+            fn = likelihood.tree.unflatten(leaves)
+            change = jnp.zeros(()) if factor.site.transform is None else fn.change(value)
+            return fn.log_prob(value) - change, change
+
+        density, change = (jax.vmap(one) if lead else one)(leaves, value)
+        return arrays.weight * laid(density) + laid(change)
+
+    def laid(density: Array) -> Array:
         # What the base distribution has for an event is summed already.
         own = shape[:density.ndim - lead]
         density = jnp.broadcast_to(density, (*density.shape[:lead], *own))
         axes = range(lead, lead + len(factor.plates))
         moved = jnp.moveaxis(density, [lead + p.axis for p in factor.plates], axes)
-        return arrays.weight * moved.reshape((*moved.shape[:lead + len(factor.plates)], -1))
+        return moved.reshape((*moved.shape[:lead + len(factor.plates)], -1))
 
-    seen = (arrays.weight > 0).any(-1)
+    seen = (arrays.weight > 0).any(-1) | (factor.site.transform is not None)
 
     def quiet(x: Array) -> Array:
         """x, of which what weighs nothing is no function: no 0 * NaN in its derivatives."""

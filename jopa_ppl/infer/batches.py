@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
@@ -63,7 +64,11 @@ class PosteriorBatch:
 
     @cached_property
     def _sites(self) -> dict[str, tuple]:
-        return self._shaped()
+        found = dict(self._shaped())
+        for name in self[0].transformed:            # told of x = T(u), T of every run
+            found[name] = (jnp.stack([one.mean(name) for one in self]),
+                           jnp.stack([one.variance(name) for one in self]))
+        return found
 
     def _site(self, name: str) -> tuple:
         if not isinstance(name, str) or name not in self._sites:

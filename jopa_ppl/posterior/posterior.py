@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 
 def outward(x: Any) -> Any:
-    """Arrays in the caller's default float."""
-    floating = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-    if not floating or x.dtype == (wanted := jnp.result_type(float)):
+    """Arrays in the caller's default float, or integer."""
+    kinds = ((jnp.floating, float), (jnp.signedinteger, int))
+    found = [t for kind, t in kinds if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, kind)]
+    if not found or x.dtype == (wanted := jnp.result_type(found[0])):
         return x
     with ours(x, double=False):
         return jnp.asarray(x, wanted)
@@ -87,6 +88,11 @@ class Posterior:
         return tuple(n for n in self.sites if graph.block_of(n).scan is None
                      and graph.program.sites[n].scan is None
                      and not (graph.block_of(n).plates or graph.variables[n].plates))
+
+    @property
+    def transformed(self) -> tuple[str, ...]:
+        """Latent sites that are no Gaussians themselves, x = T(u) of u that is."""
+        return tuple(self._maps)
 
     _one = staticmethod(draws.one)          # a joint draw
 
