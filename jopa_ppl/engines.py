@@ -19,7 +19,7 @@ from jax import Array, random
 from numpyro import handlers, infer
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
-from numpyro.infer.initialization import init_to_mean
+from numpyro.infer.initialization import init_to_mean, init_to_median
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import in_batches
@@ -109,6 +109,14 @@ class UseVMP:
                    free_energy, error, note=note, result=posterior)
 
 
+def _in_the_middle(site: dict | None = None) -> Any:
+    """NumPyro's start at the prior's mean; at its median, where it has none (HalfCauchy)."""
+    if site is None:
+        return _in_the_middle
+    found = init_to_mean(site)
+    return found if found is None or np.isfinite(found).all() else init_to_median(site)
+
+
 def default_optimiser() -> optax.GradientTransformation:
     """Adam whose rate falls as 1/sqrt(step): it needs no horizon, so any budget may end it."""
     return optax.adam(lambda step: 0.02 / jnp.sqrt(1 + step / 500))
@@ -150,7 +158,7 @@ class UseSVI:
             graph = VMP(model).compile(*args, **kwargs).graph
             return AutoGaussMarkov(model, graph, coupled=self.guide == "coupled")
         kind = AutoNormal if self.guide == "normal" else AutoMultivariateNormal
-        return kind(model, init_loc_fn=init_to_mean)
+        return kind(model, init_loc_fn=_in_the_middle)
 
     def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:
         model, args, kwargs = program
@@ -214,7 +222,7 @@ class UseNUTS:
     num_samples: int = 500
     num_chains: int = 2
     max_tree_depth: int = 10
-    init: Callable = init_to_mean
+    init: Callable = _in_the_middle
     name: str = "nuts"
 
     def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:

@@ -116,9 +116,17 @@ class Energy:
         return score_of(joined.place(arrays)), joined.view(arrays, stats)
 
     def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
-                   stats: dict[str, Any]) -> dict[str, list[Array]]:
-        """By factor that is not conjugate, `remainder` of its messages at the present beliefs."""
-        return {f.name: [remainder(*m) for m in self.messages(
+                   stats: dict[str, Any], clipped: Array | float = 1.0
+                   ) -> dict[str, list[Array]]:
+        """By factor that is not conjugate, `remainder` of its messages at the present beliefs;
+        where `clipped` is 0, nothing is left out of what points tell: precisions as they are, of
+        any sign."""
+        def held(m: Message) -> Array:
+            if m.rule == "linearise" or isinstance(clipped, Array):
+                return remainder(*m) * (1.0 if m.rule == "linearise" else clipped)
+            return remainder(*m) if clipped else jnp.zeros(())
+
+        return {f.name: [held(m) for m in self.messages(
             f, self.shared(f, arrays[f.name], stats), stats)] for f in factors if f.bent}
 
     def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],

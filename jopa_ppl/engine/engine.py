@@ -182,11 +182,14 @@ class Engine:
         return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
 
     def _energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                   bound: Evidence) -> tuple[Callable[[Any], Array], Any]:
-        """The energy as a function of what it is differentiated in of a block, and that now."""
+                   bound: Evidence, clipped: Array | float = 1.0
+                   ) -> tuple[Callable[[Any], Array], Any]:
+        """The energy as a function of what it is differentiated in of a block, and that now;
+        `clipped`: with no element's precision below zero, or 0: as it is."""
         stats = self.stats(moments, bound.clamps)
         arrays = self.energy.linearised(factors, bound.arrays, stats)
-        held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats)
+        held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats,
+                                      clipped)
         return lambda mine: self.energy(factors, arrays, {**stats, block.name: mine}, held
                                         ), stats[block.name]
 
@@ -203,6 +206,13 @@ class Engine:
         energy, stats = self._energy_of(block, factors, moments, bound)
         here, there = block.message(old, mask), jax.grad(energy)(stats)
         spread = any(f.message != "linearise" for f in factors if f.bends(block))
+        if spread:
+            # The sum of elements may be a precision where not every element's is one.
+            whole = jax.grad(self._energy_of(block, factors, moments, bound, 0.0)[0])(stats)
+            fine = finite(block.update(old, whole, mask))
+            there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), whole, there)
+            energy, _ = self._energy_of(block, factors, moments, bound,
+                                        jnp.where(fine, 0.0, 1.0))
 
         def mixed(size: Array | float) -> Any:
             return jax.tree.map(lambda a, b: (1 - size) * a + size * b, here, there)

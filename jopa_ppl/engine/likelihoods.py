@@ -117,13 +117,15 @@ def score_of(place: Placement) -> Score:
     def log_prob(moved: Sequence[Array]) -> Array:
         leaves, value = whole(moved)
 
-        def one(leaves: list[Array], value: Array) -> tuple[Array, Array]:
+        def one(leaves: list[Array], value: Array) -> tuple[Array, ...]:
             fn = likelihood.tree.unflatten(leaves)
-            change = jnp.zeros(()) if factor.site.transform is None else fn.change(value)
+            if factor.site.transform is None:
+                return (fn.log_prob(value),)
+            change = fn.change(value)
             return fn.log_prob(value) - change, change
 
-        density, change = (jax.vmap(one) if lead else one)(leaves, value)
-        return arrays.weight * laid(density) + laid(change)
+        density, *change = (jax.vmap(one) if lead else one)(leaves, value)
+        return sum(map(laid, change), arrays.weight * laid(density))
 
     def laid(density: Array) -> Array:
         # What the base distribution has for an event is summed already.

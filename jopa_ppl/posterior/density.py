@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 from numpyro.infer.util import compute_log_probs
+from numpyro.primitives import Messenger
 
 from jopa_ppl.compilation import in_batches, often
 from jopa_ppl.engine.engine import Engine, Evidence
 from jopa_ppl.errors import JopaError
+from jopa_ppl.language.missing import without_gaps
 from jopa_ppl.language.precision import in_double
 from jopa_ppl.language.tracing import tracing
 from jopa_ppl.settings import is_traced
@@ -50,13 +52,35 @@ def program(model: Callable, args: tuple, kwargs: dict, values: dict[str, Array]
                             "flattened value") from error
 
 
+class _Whole(Messenger):
+    """Gives sites that are conditioned in part all of their values."""
+
+    def __init__(self, fn: Callable, values: dict[str, Array]) -> None:
+        super().__init__(fn)
+        self.values = values
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.values:
+            msg["fn"], msg["value"] = without_gaps(msg["fn"]), self.values[msg["name"]]
+
+
 def log_joint(compiled: Any, call: Any, draws: dict[str, Array]) -> Array:
     """log p of data and of joint draws {site: (count, *site shape)} together: (count,). Sites that
-    nothing observed depends on do not count."""
+    nothing observed depends on do not count.
+
+    Raises:
+        JopaError: a site of a scan is conditioned in part.
+    """
     sites = compiled.graph.program.sites
+    partial = [n for n in draws if sites[n].partial]
+    if inside := [n for n in partial if sites[n].scan is not None]:
+        raise JopaError("log p of these draws is not to be had", found=f"the site '{inside[0]}' of "
+                        "a scan, conditioned in part", expected="all of its values, or none",
+                        fix="leave jp.condition out, and observe what is known of it")
 
     def one(values: dict[str, Array], dynamic: list) -> Array:
-        found = program(*call.rebuild(dynamic), values)
+        model, args, kwargs = call.rebuild(dynamic)
+        found = program(_Whole(model, {n: values[n] for n in partial}), args, kwargs, values)
         return sum((x.sum() for n, x in found.items() if n in values or sites[n].observed),
                    jnp.zeros(()))
 

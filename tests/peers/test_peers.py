@@ -1,0 +1,59 @@
+"""What other systems ship, as programs: fitted, and judged by what knows nothing of the fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+
+import jopa_ppl as jp
+from jopa_ppl.errors import JopaError
+from peers.judges import nuts
+from peers.rows import OPEN, ROWS, UNTRIED, Row
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def fit(row: Row) -> jp.Posterior:
+    """Run to where beliefs have settled; one that does not converge is for the judge to say."""
+    options: dict[str, Any] = {"tol": 1e-8, "max_iters": 1000, **row.options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jp.ConvergenceWarning)
+        return jp.VMP(row.model, progress=False, **options).run(*row.args)
+
+
+def cases(rows: tuple[Row, ...]) -> list[Any]:
+    return [pytest.param(r, id=r.name, marks=() if r.quick else pytest.mark.slow) for r in rows]
+
+
+@pytest.mark.parametrize("row", cases(ROWS + UNTRIED))
+def test_a_program_of_a_peer_is_right(row: Row) -> None:
+    row.judge(fit(row), row.model, row.args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.name) for r in ROWS if r.nuts])
+def test_means_are_those_of_nuts(row: Row) -> None:
+    said = nuts(fit(row), row.model, row.args, row.nuts)
+    print(row.name, *(f"{n}: {off:.2f} sds off, spread {ratio:.2f};"
+                      for n, (off, ratio) in said.items()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [pytest.param(r, id=r.name) for r in OPEN])
+def test_an_open_program_is_still_open(row: Row) -> None:
+    """Refused, or short of its judge: one that is no longer belongs to ROWS."""
+    with pytest.raises((JopaError, AssertionError)):
+        row.judge(fit(row), row.model, row.args)
+
+
+def test_names_are_unique() -> None:
+    names = [r.name for r in ROWS + UNTRIED + OPEN]
+    assert len(names) == len(set(names))
