@@ -52,6 +52,8 @@ def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[Ref, Ref]], set[tu
     """Pairs of latents that meet additively in a residual, and pairs that multiply."""
     added, multiplied = set(), set()
     for f in factors:
+        # E[P r r'] is that of each, of beliefs apart.
+        multiplied |= {(min(a, b), max(a, b)) for a in f.spread for b in f.latents}
         products = [[n for n in p if n in f.latents] for p in f.products]
         for i, first in enumerate(products):
             multiplied |= {(a, b) for a in first for b in first if a < b}

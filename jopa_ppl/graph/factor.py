@@ -200,6 +200,16 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
     refs = sorted(refs)
     if not refs:
         return [factor]
+    own = {p.name for p in factor.plates}
+    mixed = {(r.site, p.name) for r in refs for p in sites[r.site].axes if p.name not in own}
+    mixed |= {(n, p) for d in reader.dependence(outputs, factor.context) for n, p in d.lost
+              if n in refs}
+    if mixed:
+        name, plate = sorted((str(n), p) for n, p in mixed)[0]
+        raise StructureError(f"its elements see several elements of '{name}'", site=site.name,
+                             found=f"the axis '{plate}' of '{name}', which the site has not, or "
+                             "mixes", expected="one element of a discrete latent for each of its "
+                             "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
     if max((sum(r.site == n.site for r in refs) for n in refs), default=0) > 2:
         raise StructureError("it looks back more than one step at a discrete latent",
                              site=site.name, found=names(map(str, refs)),

@@ -418,3 +418,23 @@ def test_a_scale_that_may_be_negative_is_refused():
 def test_a_message_for_what_is_conjugate_is_refused():
     with pytest.raises(StructureError, match="conjugate"):
         fit(normal, Y, messages={"mu": "cubature"})
+
+
+def test_a_scale_and_a_mean_have_beliefs_of_their_own():
+    """E[P r r'] is a product of expectations only of beliefs apart: x and h move together here."""
+    def program(y):
+        def step(carry, y):
+            x, h = carry
+            h = jp.latent("h", dist.Normal(h, 0.3))
+            x = jp.latent("x", dist.Normal(x + h, 0.1))
+            jp.observe("y", dist.Normal(x, 0.1 * jnp.exp(h)), y)
+            return (x, h), None
+
+        first = (jp.latent("x0", dist.Normal(0.0, 1.0)), jp.latent("h0", dist.Normal(0.0, 1.0)))
+        jp.scan(step, first, y)
+
+    found = fit(program, WALK[:20], tol=1e-8)
+    graph = found.compiled.graph
+    assert graph.block_of("x") is not graph.block_of("h")
+    gap, error = found.free_energy_error(1000)
+    assert found.converged and abs(gap) < 4 * error + 0.05

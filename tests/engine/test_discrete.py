@@ -295,3 +295,17 @@ def test_counts_without_an_end_are_refused():
 def test_beliefs_about_discrete_latents_are_not_saved(tmp_path):
     with pytest.raises(FileError, match="discrete"):
         fit(pooled, Y[:4]).save(tmp_path / "p.safetensors")
+
+
+def test_elements_that_see_others_are_refused():
+    def shuffled(y):
+        with jp.plate("n", len(y)):
+            z = jp.latent("z", dist.Categorical(PI))
+            jp.observe("y", dist.Normal(jnp.asarray(M)[z[::-1]], 1.0), y)
+
+    def bare(y):
+        z = jp.latent("z", dist.Categorical(PI).expand([len(y)]))
+        jp.observe("y", dist.Normal(jnp.asarray(M)[z], 1.0), y)
+
+    for program in (shuffled, bare):
+        refused(StructureError, program, Y, site="y", says=("'z'", "numpyro.plate"))
