@@ -119,11 +119,13 @@ class Energy:
                    stats: dict[str, Any], clipped: Array | float = 1.0
                    ) -> dict[str, list[Array]]:
         """By factor that is not conjugate, `remainder` of its messages at the present beliefs;
-        where `clipped` is 0, nothing is left out of what points tell: precisions as they are, of
-        any sign."""
+        where `clipped` is 0, nothing is left out of what points tell by "quadrature": precisions as
+        they are, of any sign."""
         def held(m: Message) -> Array:
-            if m.rule == "linearise" or isinstance(clipped, Array):
-                return remainder(*m) * (1.0 if m.rule == "linearise" else clipped)
+            if m.rule != "quadrature":
+                return remainder(*m)
+            if isinstance(clipped, Array):
+                return remainder(*m) * clipped
             return remainder(*m) if clipped else jnp.zeros(())
 
         return {f.name: [held(m) for m in self.messages(

@@ -205,8 +205,9 @@ class Engine:
         mask, old = bound.clamps[block.name], moments[block.name]
         energy, stats = self._energy_of(block, factors, moments, bound)
         here, there = block.message(old, mask), jax.grad(energy)(stats)
-        spread = any(f.message != "linearise" for f in factors if f.bends(block))
-        if spread:
+        rules = {f.message for f in factors if f.bends(block)}
+        spread = rules != {"linearise"}
+        if "quadrature" in rules:
             # The sum of elements may be a precision where not every element's is one.
             whole = jax.grad(self._energy_of(block, factors, moments, bound, 0.0)[0])(stats)
             fine = finite(block.update(old, whole, mask))
