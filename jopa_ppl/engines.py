@@ -112,9 +112,11 @@ class UseVMP:
 def _in_the_middle(site: dict | None = None) -> Any:
     """NumPyro's start at the prior's mean; at its median, where it has none (HalfCauchy)."""
     if site is None:
-        return _in_the_middle
-    found = init_to_mean(site)
-    return found if found is None or np.isfinite(found).all() else init_to_median(site)
+        return partial(_in_the_middle)
+    mean = init_to_mean(site)
+    if mean is None:
+        return None
+    return jnp.where(jnp.isfinite(mean), mean, init_to_median(site))
 
 
 def default_optimiser() -> optax.GradientTransformation:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
@@ -80,6 +81,16 @@ class Bent:
         self.spread = Joined.of(graph, factor, factor.noise_part)
         self.curved = Joined.of(graph, factor, factor, {r.site for r in factor.curved})
         mine = {b.name for b, _ in self.curved.slots}
+        # Of their blocks, those that it is not affine in, which points go over, and the others.
+        inside, at = [r for _, refs in self.curved.slots for r in refs], 0
+        self.over: list[int] = []
+        self.rest: list[int] = []
+        for r in inside:
+            size = graph.variables[r.site].dims
+            (self.over if r in factor.curved else self.rest).extend(range(at, at + size))
+            at += size
+        self.order = [r for r in inside if r not in factor.curved], [
+            r for r in inside if r in factor.curved]
         self.affine = [s for s in self.slots if s[0].name not in mine]
         self.in_time = factor.in_bulk and (
             factor.noise_varying or any(r.back is not None for r in factor.spread))
@@ -99,7 +110,7 @@ class Bent:
                                  self._spread_view(arrays, stats), "quadrature"))
         if f.curved and rule != "linearise":
             found.append(Message(self._score_of_curved(energy, fixed, stats),
-                                 self.curved.view(arrays, stats), rule))
+                                 self._over_view(arrays, stats), rule))
         return found
 
     # -- the mean --------------------------------------------------------------------------------
@@ -122,19 +133,38 @@ class Bent:
                diagonal: bool) -> Array:
         """Weighted E[r r'] (or its diagonal) over the points of a rule, as `Energy.square`."""
         return over_points(lambda h: self._square_at(arrays, stats, h, keep, diagonal),
-                           self.curved.view(arrays, stats), rule)
+                           self._over_view(arrays, stats), rule)
+
+    def _over_view(self, arrays: FactorArrays, stats: Stats) -> Moments:
+        """The moments of the latents that points go over."""
+        at, over = self.curved.view(arrays, stats), np.array(self.over, int)
+        return Moments(at.mean[..., over], at.cov[..., over[:, None], over])
+
+    def _given(self, arrays: FactorArrays, stats: Stats, h: Array) -> Moments:
+        """The moments of the others of their blocks, these at h: they are affine in h."""
+        at, over = self.curved.view(arrays, stats), np.array(self.over, int)
+        rest, own = np.array(self.rest, int), self._over_view(arrays, stats)
+        spread = jnp.diagonal(own.cov, axis1=-2, axis2=-1)
+        unit = jnp.where(spread > 0, 1e-14 * spread, 1.0)             # of what is data
+        inner = own.cov + unit[..., None] * jnp.eye(len(over), dtype=own.cov.dtype)
+        across = at.cov[..., rest[:, None], over]
+        gain = jnp.swapaxes(jnp.linalg.solve(inner, jnp.swapaxes(across, -1, -2)), -1, -2)
+        mean = at.mean[..., rest] + jnp.einsum("...rc,...c->...r", gain, h - own.mean)
+        cov = at.cov[..., rest[:, None], rest] - gain @ jnp.swapaxes(across, -1, -2)
+        return Moments(mean, cov)
 
     def _square_at(self, arrays: FactorArrays, stats: Stats, h: Array, keep: list[bool],
                    diagonal: bool) -> Array:
         """The same with the latents that it is not affine in at h (*batch, n)."""
         views = [b.view(stats[b.name], self.factor) for b, _ in self.affine]
-        refs = [r for _, refs in (*self.affine, *self.curved.slots) for r in refs]
+        main = self._given(arrays, stats, h)
+        rest, over = self.order
+        refs = [*(r for _, refs in self.affine for r in refs), *rest, *over]
         place = self.curved.place(arrays)._replace(refs=refs)
-        K = self._expanded(place, [jnp.zeros_like(v.mean) for v in views], h)
-        none = (1,) * (arrays.offset.ndim - 1)
-        main = Moments(jnp.zeros((*none, 0)), jnp.zeros((*none, 0, 0)))
-        return expected_square(_seen(arrays, K)[..., None], arrays.offset, arrays.weight, views,
-                               main, main.mean, keep, diagonal)
+        K = self._expanded(place, [jnp.zeros_like(v.mean) for v in (*views, main)], h)
+        none = jnp.zeros((*(1,) * (arrays.offset.ndim - 1), 0))
+        return expected_square(_seen(arrays, K), arrays.offset, arrays.weight, views, main, none,
+                               keep, diagonal)
 
     @staticmethod
     def _expanded(place: Placement, points: list[Array], *last: Array) -> Array:

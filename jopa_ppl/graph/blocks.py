@@ -141,7 +141,10 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                                           plates=tuple(p.name for p in v.site.axes)))
     if not all(met_by_one(b, tuple(blocks), factors) for b in blocks if b.checked):
         return choose_blocks(program, reader, variables, factors, sizes, override, method, False)
-    return tuple(sorted(blocks, key=lambda b: (b.rank, not b.plates)))
+    # Log-scales after the states that they scale: nothing tells of them before.
+    scales = {r.site for f in factors for r in f.spread}
+    return tuple(sorted(blocks, key=lambda b: (b.rank, not b.plates, not scales.isdisjoint(
+        b.members))))
 
 
 def _discrete_chains(program: Program, reader: Reader, variables: Mapping[str, Variable]
