@@ -21,7 +21,7 @@ from jax import Array
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.coefficients import expand_at
 from jopa_ppl.engine.evidence import FactorArrays, Slot
-from jopa_ppl.engine.likelihoods import Placement, score_of
+from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import Moments, expected_square, side_by_side
 from jopa_ppl.linalg.nonconjugate import Score, expected_exp, over_points
@@ -77,7 +77,6 @@ class Bent:
     def __init__(self, graph: Graph, factor: Factor, slots: list[Slot]) -> None:
         self.factor, self.slots = factor, [s for s in slots if s[0] is not None]
         self.main = slots[-1][0] is not None
-        self.scored = Joined.of(graph, factor, factor)
         self.spread = Joined.of(graph, factor, factor.noise_part)
         self.curved = Joined.of(graph, factor, factor, {r.site for r in factor.curved})
         mine = {b.name for b, _ in self.curved.slots}
@@ -103,8 +102,7 @@ class Bent:
         # Networks learn nothing from messages; the shares of discrete latents are in the weights.
         fixed = jax.lax.stop_gradient(arrays)._replace(weight=arrays.weight)
         if f.scored:
-            return [Message(score_of(self.scored.place(fixed)), self.scored.view(arrays, stats),
-                            rule)]
+            return [Message(*energy.scored(f, fixed, stats), rule)]
         if self.one:
             found.append(Message(self._score_of_spread(energy, fixed, stats),
                                  self._spread_view(arrays, stats), "quadrature"))
@@ -132,7 +130,7 @@ class Bent:
     def square(self, arrays: FactorArrays, stats: Stats, rule: str, keep: list[bool],
                diagonal: bool) -> Array:
         """Weighted E[r r'] (or its diagonal) over the points of a rule, as `Energy.square`."""
-        return over_points(lambda h: self._square_at(arrays, stats, h, keep, diagonal),
+        return over_points(self._square_at(arrays, stats, keep, diagonal),
                            self._over_view(arrays, stats), rule)
 
     def _over_view(self, arrays: FactorArrays, stats: Stats) -> Moments:
@@ -140,7 +138,7 @@ class Bent:
         at, over = self.curved.view(arrays, stats), np.array(self.over, int)
         return Moments(at.mean[..., over], at.cov[..., over[:, None], over])
 
-    def _given(self, arrays: FactorArrays, stats: Stats, h: Array) -> Moments:
+    def _given(self, arrays: FactorArrays, stats: Stats) -> Callable[[Array], Moments]:
         """The moments of the others of their blocks, these at h: they are affine in h."""
         at, over = self.curved.view(arrays, stats), np.array(self.over, int)
         rest, own = np.array(self.rest, int), self._over_view(arrays, stats)
@@ -149,22 +147,26 @@ class Bent:
         inner = own.cov + unit[..., None] * jnp.eye(len(over), dtype=own.cov.dtype)
         across = at.cov[..., rest[:, None], over]
         gain = jnp.swapaxes(jnp.linalg.solve(inner, jnp.swapaxes(across, -1, -2)), -1, -2)
-        mean = at.mean[..., rest] + jnp.einsum("...rc,...c->...r", gain, h - own.mean)
         cov = at.cov[..., rest[:, None], rest] - gain @ jnp.swapaxes(across, -1, -2)
-        return Moments(mean, cov)
+        return lambda h: Moments(at.mean[..., rest] + jnp.einsum(
+            "...rc,...c->...r", gain, h - own.mean), cov)
 
-    def _square_at(self, arrays: FactorArrays, stats: Stats, h: Array, keep: list[bool],
-                   diagonal: bool) -> Array:
-        """The same with the latents that it is not affine in at h (*batch, n)."""
+    def _square_at(self, arrays: FactorArrays, stats: Stats, keep: list[bool], diagonal: bool
+                   ) -> Callable[[Array], Array]:
+        """`square` with the latents that it is not affine in at h (*batch, n), a function of h."""
         views = [b.view(stats[b.name], self.factor) for b, _ in self.affine]
-        main = self._given(arrays, stats, h)
-        rest, over = self.order
+        given, (rest, over) = self._given(arrays, stats), self.order
         refs = [*(r for _, refs in self.affine for r in refs), *rest, *over]
         place = self.curved.place(arrays)._replace(refs=refs)
-        K = self._expanded(place, [jnp.zeros_like(v.mean) for v in (*views, main)], h)
         none = jnp.zeros((*(1,) * (arrays.offset.ndim - 1), 0))
-        return expected_square(_seen(arrays, K), arrays.offset, arrays.weight, views, main, none,
-                               keep, diagonal)
+
+        def square(h: Array) -> Array:
+            main = given(h)
+            K = self._expanded(place, [jnp.zeros_like(v.mean) for v in (*views, main)], h)
+            return expected_square(_seen(arrays, K), arrays.offset, arrays.weight, views, main,
+                                   none, keep, diagonal)
+
+        return square
 
     @staticmethod
     def _expanded(place: Placement, points: list[Array], *last: Array) -> Array:
@@ -180,12 +182,11 @@ class Bent:
     def _score_of_curved(self, energy: Energy, arrays: FactorArrays, stats: Stats) -> Score:
         precision, _ = energy.noise(self.factor, arrays, stats)
         batch = arrays.offset.ndim - 1
-        diagonal = precision.ndim == batch + 1
+        square = self._square_at(arrays, stats, [True] * batch, precision.ndim == batch + 1)
 
         def score(h: Array) -> Array:
-            square = self._square_at(arrays, stats, h, [True] * batch, diagonal)
-            axes = tuple(range(batch, square.ndim))
-            return -0.5 * jnp.sum(precision * square, axes)
+            found = precision * square(h)
+            return -0.5 * jnp.sum(found, tuple(range(batch, found.ndim)))
 
         return Score(score)
 

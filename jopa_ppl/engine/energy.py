@@ -116,17 +116,12 @@ class Energy:
         return score_of(joined.place(arrays)), joined.view(arrays, stats)
 
     def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
-                   stats: dict[str, Any], clipped: Array | float = 1.0
-                   ) -> dict[str, list[Array]]:
+                   stats: dict[str, Any], clipped: bool = True) -> dict[str, list[Array]]:
         """By factor that is not conjugate, `remainder` of its messages at the present beliefs;
-        where `clipped` is 0, nothing is left out of what points tell by "quadrature": precisions as
+        where not `clipped`, nothing is left out of what points tell by "quadrature": precisions as
         they are, of any sign."""
         def held(m: Message) -> Array:
-            if m.rule != "quadrature":
-                return remainder(*m)
-            if isinstance(clipped, Array):
-                return remainder(*m) * clipped
-            return remainder(*m) if clipped else jnp.zeros(())
+            return remainder(*m) if clipped or m.rule != "quadrature" else jnp.zeros(())
 
         return {f.name: [held(m) for m in self.messages(
             f, self.shared(f, arrays[f.name], stats), stats)] for f in factors if f.bent}

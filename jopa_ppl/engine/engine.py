@@ -182,10 +182,9 @@ class Engine:
         return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
 
     def _energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                   bound: Evidence, clipped: Array | float = 1.0
-                   ) -> tuple[Callable[[Any], Array], Any]:
+                   bound: Evidence, clipped: bool = True) -> tuple[Callable[[Any], Array], Any]:
         """The energy as a function of what it is differentiated in of a block, and that now;
-        `clipped`: with no element's precision below zero, or 0: as it is."""
+        `clipped`: with no element's precision below zero."""
         stats = self.stats(moments, bound.clamps)
         arrays = self.energy.linearised(factors, bound.arrays, stats)
         held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats,
@@ -209,11 +208,11 @@ class Engine:
         spread = rules != {"linearise"}
         if "quadrature" in rules:
             # The sum of elements may be a precision where not every element's is one.
-            whole = jax.grad(self._energy_of(block, factors, moments, bound, 0.0)[0])(stats)
-            fine = finite(block.update(old, whole, mask))
-            there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), whole, there)
-            energy, _ = self._energy_of(block, factors, moments, bound,
-                                        jnp.where(fine, 0.0, 1.0))
+            safe, (whole, _) = energy, self._energy_of(block, factors, moments, bound, False)
+            other = jax.grad(whole)(stats)
+            fine = finite(block.update(old, other, mask))
+            there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), other, there)
+            energy = lambda mine: jax.lax.cond(fine, whole, safe, mine)
 
         def mixed(size: Array | float) -> Any:
             return jax.tree.map(lambda a, b: (1 - size) * a + size * b, here, there)

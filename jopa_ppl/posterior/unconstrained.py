@@ -41,7 +41,7 @@ def transformed(m: Marginal, transform: Transform) -> Marginal:
     z, w = np.polynomial.hermite_e.hermegauss(POINTS)
     w = w / w.sum()
     u = m.mean + jnp.sqrt(m.variance) * z.reshape((-1, *(1,) * m.mean.ndim))
-    x = jnp.stack([transform(row) for row in u])
+    x = transform(u)
     mean = jnp.tensordot(w, x, 1)
     return m._replace(mean=mean, variance=jnp.tensordot(w, (x - mean) ** 2, 1))
 

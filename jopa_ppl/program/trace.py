@@ -179,12 +179,10 @@ class _Tracer(Messenger):
             kind, like = "latent", jnp.zeros(fn.shape(), int if fn.is_discrete else float)
         if not observed or jnp.issubdtype(like.dtype, jnp.floating):
             msg["value"] = self.placeholder(f"{kind}/{name}", like)
-        if site.values and not observed:
+        if site.likelihood is not None and not observed:
             score = site.likelihood._replace(value=msg["value"])
             self.sites[name] = (replace(site, likelihood=score), described.params)
         if site.transform is not None:
-            score = site.likelihood._replace(value=msg["value"])
-            self.sites[name] = (replace(site, likelihood=score), described.params)
             msg["value"] = site.transform.tree.unflatten(site.transform.leaves)(msg["value"])
         msg["intermediates"] = []
 
