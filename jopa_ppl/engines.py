@@ -26,7 +26,6 @@ from tqdm.auto import tqdm
 from jopa_ppl.compilation import in_batches
 from jopa_ppl.errors import JopaError
 from jopa_ppl.infer.vmp import VMP
-from jopa_ppl.language.tracing import tracing
 from jopa_ppl.posterior import density
 from jopa_ppl.tools.guides import AutoGaussMarkov
 
@@ -267,14 +266,6 @@ class UseNUTS:
         note = "" if i == chunks - 1 else f"the budget of {budget:.0f} s ended the sampling"
         return Run(self.name, drawn, compiling + spent, spent, leaps, note=note, rhat=rhat, ess=ess,
                    divergences=int(np.sum(diverging)), result=state)
-
-
-def log_joint(program: Program, draws: dict[str, Array]) -> Array:
-    """log p of joint draws and the data, by NumPyro: {site: (draws, ..)} -> (draws,)."""
-    def one(values: dict[str, Array]) -> Array:
-        return sum(x.sum() for x in density.program(*program, values).values())
-    with tracing():
-        return in_batches(one, draws, 16)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:

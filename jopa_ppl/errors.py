@@ -27,11 +27,6 @@ class JopaError(ValueError):
                 lines.append(f"  {label + ':':<10}{text}")
         return "\n".join(lines)
 
-    def with_fix(self, fix: str) -> JopaError:
-        """The same error with another way out."""
-        return type(self)(self.what, site=self.site, found=self.found, expected=self.expected,
-                          fix=fix)
-
     def inside(self, where: str) -> JopaError:
         """The same error, which tells where it happened."""
         new = copy(self)
