@@ -13,12 +13,13 @@ from jopa_ppl.beliefs.dense import DenseBelief
 from jopa_ppl.beliefs.discrete import CategoricalBelief, DirichletBelief, DiscreteChainBelief
 from jopa_ppl.beliefs.matrix import MatrixBelief
 from jopa_ppl.beliefs.precision import GammaBelief, WishartBelief
+from jopa_ppl.beliefs.recursion import RecursionBelief
 from jopa_ppl.beliefs.tree import TreeBelief
 
-KINDS = {b.kind: b for b in (ChainBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief,
+KINDS = {b.kind: b for b in (ChainBelief, RecursionBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief,
                                WishartBelief, CategoricalBelief, DiscreteChainBelief,
                                DirichletBelief)}
 
 __all__ = ["KINDS", "Belief", "CategoricalBelief", "ChainBelief", "Clamp", "DenseBelief",
-           "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief", "TreeBelief",
-           "Variable", "WishartBelief"]
+           "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief", "RecursionBelief",
+           "TreeBelief", "Variable", "WishartBelief"]

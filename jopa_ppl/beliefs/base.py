@@ -159,6 +159,10 @@ class Belief:
         """The mask, from that of every member as vectors (*plates, dims), time in front."""
         return None
 
+    def tied(self, mask: Any, rows: Mapping[str, Array], head_dims: int) -> Any:
+        """The mask with how members follow that are certain given the rest (of a chain)."""
+        return mask
+
     def stats(self, q: Any, mask: Any) -> Any:
         """Expected statistics, which the energy U is differentiated in; data in their place."""
         raise NotImplementedError

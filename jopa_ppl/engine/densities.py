@@ -88,6 +88,8 @@ class GaussianDensity(Density):
 
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
                  held: list[Array] | None) -> Array:
+        if f.site.rules.certain:            # the belief follows it
+            return jnp.zeros(())
         square, count, precision, logdet = energy.parts(f, arrays, stats)
         found = expected_log_density(square, count, precision, logdet,
                                      precision.ndim == arrays.offset.ndim)
@@ -284,7 +286,8 @@ class DirichletDensity(Density):
 
 
 DENSITIES = {"categorical": CategoricalDensity(), "dirichlet": DirichletDensity(),
-             "normal": GaussianDensity(), "mvn": GaussianDensity(), "gamma": GammaDensity(),
+             "normal": GaussianDensity(), "recursion": GaussianDensity(),
+             "mvn": GaussianDensity(), "gamma": GammaDensity(),
              "wishart": WishartDensity(), "likelihood": Scored()}
 
 

@@ -32,6 +32,7 @@ from jopa_ppl.engine.faults import (
 from jopa_ppl.engine.reach import Activity, partial_values
 from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
 from jopa_ppl.engine.schedule import Schedule
+from jopa_ppl.engine.steps import tied
 from jopa_ppl.graph.factor import Factor, Graph
 
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
@@ -146,7 +147,7 @@ class Engine:
                 value = jnp.where(present[name], values[name], 0.0)
             return Clamp(free, value)
 
-        return block.mask(one)
+        return tied(self, block, block.mask(one), bound.arrays)
 
     def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
         """The few faults of the data that do not show as a free energy that is not finite."""

@@ -25,7 +25,7 @@ from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
     from jopa_ppl.engine.engine import Engine, Evidence
-    from jopa_ppl.engine.evidence import FactorArrays
+    from jopa_ppl.engine.evidence import FactorArrays, Slot
 
 
 class SiteMap(NamedTuple):
@@ -79,11 +79,23 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Ev
     arrays = bound.arrays[factor.name]
     energy, stats = engine.energy, engine.stats(moments, bound.clamps)
     precision, _ = energy.noise(factor, arrays, stats)
-    views = [(b, n, b.view(stats[b.name], factor))
-             for b, n in energy.slots[factor.name] if b is not None]
-    chain = coordinates.belief
-    slots = tuple(v for b, _, v in views if b is not chain)
-    names = next((n for b, n, _ in views if b is chain), [])
+    slots = tuple(b.view(stats[b.name], factor) for b, _ in energy.slots[factor.name]
+                  if b is not None and b is not coordinates.belief)
+    K = rows(coordinates, factor, arrays, energy.slots[factor.name])
+    weight = arrays.weight
+    covariance = noise_covariance(engine, factor, arrays, moments, stats)
+    if not factor.in_bulk:
+        K, precision, covariance, weight, slots = jax.tree.map(
+            lambda x: x[None], (K, precision, covariance, weight, slots))
+    return SiteMap(K, slots, precision, covariance, weight)
+
+
+def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: Sequence[Slot]
+         ) -> Any:
+    """The residual of a site as rows on h, (*batch|1, n, slots.., H), from its numbers and the
+    slots that they are about."""
+    names = next((n for b, n in table if b is coordinates.belief), [])
+    slots = [b for b, _ in table if b is not None and b is not coordinates.belief]
     q = sum(len(coordinates.of(n)) for n in names)
     known, offset = arrays.known, arrays.offset
 
@@ -103,13 +115,26 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Ev
     where = np.concatenate([[0], *(coordinates.of(n) for n in names)]).astype(int)
     spread = np.zeros((len(where), coordinates.size))
     spread[np.arange(len(where)), where] = 1
-    K = on_h(lambda K: jnp.einsum("...l,lh->...h", K, spread), K)
-    weight = arrays.weight
-    covariance = noise_covariance(engine, factor, arrays, moments, stats)
-    if not factor.in_bulk:
-        K, precision, covariance, weight, slots = jax.tree.map(
-            lambda x: x[None], (K, precision, covariance, weight, slots))
-    return SiteMap(K, slots, precision, covariance, weight)
+    return on_h(lambda K: jnp.einsum("...l,lh->...h", K, spread), K)
+
+
+def tied(engine: Engine, block: Belief, mask: Any, arrays: dict[str, FactorArrays]) -> Any:
+    """The mask of a chain with how its members follow that are certain given the rest."""
+    found: dict[str, list[Array]] = {}
+    for f in engine.graph.factors:
+        if f.site.name not in block.members or not f.site.rules.certain:
+            continue
+        c, table = Coordinates(block), engine.energy.slots[f.name]
+        K = -rows(c, f, arrays[f.name], table)
+        K = K if f.in_bulk else K[None]
+        K = align(K, 1, [p.name for p in f.plates], block.plates, 2)
+        K = K.at[..., c.of(f.site.ref())].set(0.0)
+        steps = engine.graph.program.scans[f.context.scan].length - f.context.first
+        shape = (steps if f.in_bulk else 1, *block.batch, *K.shape[-2:])
+        found.setdefault(f.site.name, []).append(jnp.broadcast_to(K, shape))
+    if not found:
+        return mask
+    return block.tied(mask, {n: jnp.concatenate(x) for n, x in found.items()}, c.head_dims)
 
 
 def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
@@ -164,6 +189,8 @@ def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, momen
         block = engine.graph.block_of(name)
         mean, log = stats[block.name]
         harmonic[block.name] = mean * block.harmonic(moments[block.name]), log
+    if factor.site.rules.certain:
+        return jnp.zeros((*arrays.precision.shape, factor.dims))
     if factor.spread:
         bent = engine.energy.bent[factor.name]
         variance = bent.noise(engine.energy, arrays, harmonic, -1)[0]

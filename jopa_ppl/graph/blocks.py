@@ -11,6 +11,7 @@ from jopa_ppl.beliefs import (
     DenseBelief,
     DiscreteChainBelief,
     MatrixBelief,
+    RecursionBelief,
     TreeBelief,
     Variable,
 )
@@ -189,7 +190,17 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
             expected="the latents of one scan, and those that its first carry is made of",
             fix="leave it out of blocks=: its update is exact given the chain")
     form = reader.forms[scan]
-    return ChainBelief({n: variables[n] for n in outer + steps}, name=block_name(group), scan=scan,
+    certain = [n for n in steps if variables[n].site.rules.certain]
+    for f in factors:
+        if f.site.name in certain and (strange := [r for r in f.latents if r.site not in group]):
+            raise StructureError(
+                "a recursion of the carry multiplies a latent, or sees one of another block",
+                site=f.site.name, found=names({r.site for r in strange}),
+                expected="data for coefficients, and the latents of its own chain",
+                fix="draw what the step carries: x = jp.latent('x', Normal(mean, scale)); or make "
+                    f"'{strange[0].site}' data with jp.condition")
+    kind = RecursionBelief if certain else ChainBelief
+    return kind({n: variables[n] for n in outer + steps}, name=block_name(group), scan=scan,
                        length=program.scans[scan].length, order=max(form.order, 1),
                        seeds=dict(form.seeds), head=outer, plates=plates.pop(), held=held,
                        sizes=sizes, method=method)

@@ -244,7 +244,8 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
     if _is_normal(site):
         conjugacy.check_sign(site, reader, context)
     # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both.
-    others = [*[_scored_factor] * likely, *[_curved_factor] * _is_normal(site)]
+    curved = _is_normal(site) and not site.rules.certain
+    others = [*[_scored_factor] * likely, *[_curved_factor] * curved]
     ways = [_conjugate_factor, *(others if rule == "linearise" else others[::-1])]
     errors: list[StructureError] = []
     for way in ways:

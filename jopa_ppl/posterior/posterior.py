@@ -78,8 +78,9 @@ class Posterior:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the latent sites, in program order."""
-        return tuple(self.compiled.graph.variables)
+        """Names of the latent sites, in program order (leaves of a carry that follow from them
+        are none)."""
+        return tuple(n for n, v in self.compiled.graph.variables.items() if v.site.role != "carry")
 
     @property
     def global_sites(self) -> tuple[str, ...]:
@@ -208,7 +209,8 @@ class Posterior:
             found = draws.sample(self.compiled, self._one, self.state, self.bound, self.plan, key,
                                  count)
             found = unconstrained.outside(found, self._maps)
-            found = {n: x.reshape((*sample_shape, *x.shape[1:])) for n, x in found.items()}
+            found = {n: found[n].reshape((*sample_shape, *found[n].shape[1:]))
+                     for n in self.sites}
         return {n: outward(x) for n, x in found.items()}
 
     def log_prob(self, values: Mapping[str, Array]) -> Array:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jopa_ppl.errors import StructureError
@@ -64,7 +63,11 @@ class Reader:
     def __init__(self, program: Program, dense: frozenset[tuple[str, str]] = frozenset()) -> None:
         self.program = program
         self.dense = dense
-        self.forms = {scan.index: self._carry_form(scan) for scan in program.scans}
+
+    @cached_property
+    def forms(self) -> dict[int, CarryForm]:
+        """How each scan carries its past."""
+        return {scan.index: self._carry_form(scan) for scan in self.program.scans}
 
     # -- dependences -------------------------------------------------------------------------
 
@@ -92,58 +95,58 @@ class Reader:
         return [f"carry/{scan.index}/{i}" for i in range(len(scan.carry))]
 
     def _carry_form(self, scan: Scan) -> CarryForm:
-        keys = self._carry_keys(scan)
-        init = self._analyse(scan.init, None, {})
+        data = self.data_leaves(scan)
+        order = self.order(scan, data)
+        if order is None:
+            raise StructureError(
+                "the carry of the scan never forgets its first value",
+                found="a whole number in it that is made of latents, step after step",
+                expected="real numbers, or the values of the last few steps",
+                fix="carry the value of a site itself, or a jnp.float64 array")
+        return CarryForm(order, tuple(sorted(data)), self._seeds(scan, data))
+
+    def data_leaves(self, scan: Scan) -> set[int]:
+        """The leaves of a carry that nothing latent ever flows into (a counter, a schedule)."""
+        keys, init = self._carry_keys(scan), self._analyse(scan.init, None, {})
         data = {i for i, d in enumerate(init) if all(r.is_input for r in d.names)}
         while True:
-            # A leaf is data if nothing latent ever flows into it (a counter, a schedule).
-            states = {k: constant(self.program.shapes[k]) if i in data
-                      else variable(Ref(str(i), role="carry"), self.program.shapes[k], {})
-                      for i, k in enumerate(keys)}
-            out = self._analyse(scan.carry, 0, states)
+            out = self._analyse(scan.carry, 0, self._leaves(keys, data))
             kept = {i for i in data if all(r.is_input for r in out[i].names)}
             if kept == data:
-                break
+                return data
             data = kept
+
+    def order(self, scan: Scan, data: set[int]) -> int | None:
+        """After how many steps the first carry is forgotten; None where that is never, or late."""
+        keys = self._carry_keys(scan)
+        states = self._leaves(keys, data)
         for order in range(MAX_ORDER + 1):
-            left = [i for i, k in enumerate(keys) if i not in data
-                    and any(r.is_carry for r in states[k].names)]
-            if not left:
-                return CarryForm(order, tuple(sorted(data)), self._seeds(scan, data))
+            if not any(r.is_carry for i, k in enumerate(keys) if i not in data
+                       for r in states[k].names):
+                return order
             out = self._analyse(scan.carry, 0, states)
             states = {k: states[k] if i in data else out[i] for i, k in enumerate(keys)}
-        if self._forgets(scan, keys):
-            raise StructureError(
-                "a carry that keeps several past values in one array is not supported yet",
-                found=f"leaf {left[0]} of the carry: an array counts as made of all that any of "
-                      "its elements is made of, so that it seems to look back for ever",
-                expected="past values that are leaves of their own",
-                fix="carry a tuple: (x, *past[:-1]) for jnp.concatenate([x[None], past[:-1]]), and "
-                    "(x1, x0) for jnp.stack([x1, x0]) as the first one")
-        raise StructureError(
-            "the carry of the scan never forgets its first value",
-            found=f"leaf {left[0]} of the carry still depends on the first carry after "
-                  f"{MAX_ORDER} steps (a deterministic recursion, or an order above {MAX_ORDER})",
-            expected="a carry made of the last few latent values",
-            fix="make the recursion a latent: x = jp.latent('x', Normal(mean, scale))")
+        return None
 
-    def _forgets(self, scan: Scan, keys: list[str]) -> bool:
-        """Whether the numbers of the carry do not depend on those of MAX_ORDER steps before."""
-        program, rng = self.program, np.random.default_rng(0)
-        values = {k: jnp.asarray(rng.normal(size=a.shape) if jnp.issubdtype(a.dtype, jnp.floating)
-                                 else np.zeros(a.shape), a.dtype)
-                  for k, a in zip(program.inputs, program.jaxpr.in_avals)
-                  if not jnp.issubdtype(a.dtype, jax.dtypes.extended)}
-        real = [k for k in keys if jnp.issubdtype(values[k].dtype, jnp.floating)]
+    def _leaves(self, keys: list[str], data: set[int]) -> dict[str, Dependence]:
+        """The leaves of a carry, each as one input that is not followed yet."""
+        shapes = self.program.shapes
+        return {k: constant(shapes[k]) if i in data
+                else variable(Ref(str(i), role="carry"), shapes[k], {}) for i, k in enumerate(keys)}
 
-        def later(first: dict[str, Array]) -> list[Array]:
-            carry = values | first
-            for _ in range(MAX_ORDER):
-                carry |= zip(keys, program.evaluate(scan.carry, carry))
-            return [carry[k] for k in real]
-
-        slopes = jax.jacfwd(later)({k: values[k] for k in real})
-        return not any((slope != 0).any() for slope in jax.tree.leaves(slopes))
+    def axes_of_leaves(self, scan: Scan, data: set[int]) -> list[dict[int, str]]:
+        """By leaf of a carry, the plates that its axes run along."""
+        keys = self._carry_keys(scan)
+        found = [_plates(d) for d in self._analyse(scan.init, None, {})]
+        while True:
+            states = {k: s if i in data else variable(Ref(str(i), role="carry"),
+                                                      self.program.shapes[k], found[i])
+                      for (i, (k, s)) in enumerate(self._leaves(keys, data).items())}
+            more = [found[i] | {a: p for a, p in _plates(d).items() if p not in found[i].values()}
+                    for i, d in enumerate(self._analyse(scan.carry, 0, states))]
+            if more == found:
+                return found
+            found = more
 
     def _seeds(self, scan: Scan, data: set[int]) -> tuple[tuple[str, tuple[str, int]], ...]:
         """Latents of the first carry by the value they stand for; empty if it is not so simple."""
@@ -267,6 +270,15 @@ class Reader:
             _, past = jax.lax.scan(move, first, series, length=scan.length)
             series |= dict(zip(keys, past))
         return series
+
+
+def _plates(dependence: Dependence) -> dict[int, str]:
+    """The axes that run along a plate, each plate once."""
+    found: dict[int, str] = {}
+    for i, axis in enumerate(dependence.axes):
+        if axis.plate is not None and axis.plate not in found.values():
+            found[i] = axis.plate
+    return found
 
 
 def _outer(dependences: Iterable[Dependence]) -> set[str]:

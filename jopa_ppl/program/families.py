@@ -30,6 +30,8 @@ class Family:
         enters_as: of a latent in others' noise, the parameters it may be; () for any.
         by_log: whether a latent of it may be read through its log, where it is not conjugate.
         discrete: whether it takes one of a few values, a factor with it standing once for each.
+        certain: whether it follows from its mean without noise (what its noise is told as is no
+            noise, and counts for nothing).
     """
 
     name: str
@@ -44,6 +46,7 @@ class Family:
     enters_as: tuple[str, ...] = ()
     by_log: bool = False
     discrete: bool = False
+    certain: bool = False
 
     @property
     def first(self) -> str:
@@ -65,6 +68,7 @@ FAMILIES = {row.name: row for row in (
     Family("wishart", "wishart", constant="concentration", noun="the matrix", elementwise=False,
            noise={"rate_matrix": 1, "scale_matrix": -1, "scale_tril": -2}, by_matrix=True,
            enters_as=("precision_matrix",)),
+    Family("recursion", "gaussian", "loc", noise={"scale": -2}, certain=True),
     Family("transformed", "gaussian", "value"),
     Family("categorical", "categorical", noise={"probs": 1}, made_of=("dirichlet",),
            noun="the probabilities", by_matrix=True, discrete=True),

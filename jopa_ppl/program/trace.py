@@ -33,6 +33,7 @@ from jopa_ppl.program.after_scan import inline
 from jopa_ppl.program.naming import check_labels, check_name
 from jopa_ppl.program.parameters import Likelihood, Transformation, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
+from jopa_ppl.program.recursions import with_recursions
 from jopa_ppl.program.scan_inputs import check_inputs
 
 
@@ -304,7 +305,7 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
                       {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks)
     check_labels(program.sites)
     check_inputs(program)
-    return inline(program)
+    return with_recursions(inline(program))
 
 
 def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:

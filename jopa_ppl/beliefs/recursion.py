@@ -1,0 +1,144 @@
+"""The belief of a chain some members of which follow from the others with certainty.
+
+    d_t = c_t + F_t z_{t-1} + G_t w_t,
+
+w the sites that are drawn in a step, d the leaves of the carry (`jopa_ppl.program.recursions`). The
+density is one of w alone; moments are those of both, so that factors see d as they see a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.beliefs.base import Clamp
+from jopa_ppl.beliefs.chain import ChainBelief, between
+from jopa_ppl.beliefs.gaussian import log_density, restrict, unit_where_fixed
+from jopa_ppl.linalg import recursion
+from jopa_ppl.linalg.families import symmetric
+from jopa_ppl.linalg.recursion import Rules
+
+
+class RecursionChain(NamedTuple):
+    """`chain.Chain`, with the rules by which groups follow: before and within (G, *b, D, D)."""
+
+    mean: Array
+    cov: Array
+    cross: Array
+    logdet: Array
+    diag: Array
+    off: Array
+    before: Array
+    within: Array
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.before, self.within)
+
+
+class Tied(NamedTuple):
+    """A `Clamp`, and how members that are certain follow: constant (G, *b, D), before, within."""
+
+    free: Array
+    value: Array
+    constant: Array
+    before: Array
+    within: Array
+
+
+class RecursionBelief(ChainBelief):
+    """One joint Gaussian over what is drawn in all steps of a scan, and what follows from it."""
+
+    kind, label = "recursion", "chain (block-tridiagonal Gaussian with recursions)"
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """(G, D), whether an element of a group is drawn."""
+        own = np.ones(self.dims)
+        for name, (start, size) in self.node.items():
+            if self.latents[name].site.rules.certain:
+                own[start:start + size] = 0
+        found = np.tile(own, (self.groups + self.h, 1))
+        found[:self.h] = 1
+        return found
+
+    def zero(self) -> RecursionChain:
+        q = super().zero()
+        eye = jnp.broadcast_to(jnp.eye(self.dims), q.diag.shape)
+        return RecursionChain(*q, jnp.zeros_like(q.diag), eye)
+
+    def tied(self, mask: Clamp, rows: Mapping[str, Array], head_dims: int) -> Tied:
+        """The mask, with M of z = M h for every member that is certain, {name: (T, *b, n, H)} on
+        h = (1, head, z_{t-1}, z_t); `head_dims`: of the head in h."""
+        drawn = jnp.asarray(self.drawn)
+        drawn = drawn.reshape((len(drawn), *(1,) * len(self.batch), self.dims))
+        D, w, k = self.dims, self.width, 1 + head_dims
+        shape = (self.length, *self.batch)
+        constant, before, within = jnp.zeros((*shape, D)), *(jnp.zeros((*shape, D, D)),) * 2
+        for name, M in rows.items():
+            at = slice(self.node[name][0], sum(self.node[name]))
+            constant = constant.at[..., at].set(M[..., 0])
+            before = before.at[..., at, :w].set(M[..., k:k + w])
+            if self.h and not self.seeds:      # before the first step stands the head itself
+                before = before.at[0, ..., at, :].set(0.0)
+                before = before.at[0, ..., at, :head_dims].set(M[0, ..., 1:k])
+            within = within.at[..., at, :w].set(M[..., k + w:])
+        pads = [jnp.zeros((self.h, *x.shape[1:])) for x in (constant, before, within)]
+        constant, before, within = (jnp.concatenate([p, x]) for p, x in zip(
+            pads, (constant, before, within)))
+        if not self.h:
+            before = before.at[0].set(0.0)
+        eye = drawn[..., None] * jnp.eye(D)
+        keep = mask.free[..., None]
+        known = (1 - drawn) * mask.free * constant
+        return Tied(mask.free, mask.value, known, before * keep, within * keep + eye)
+
+    def free_dims(self, mask: Clamp | Tied) -> Array:
+        return jnp.sum(self._free(mask))
+
+    def _free(self, mask: Clamp | Tied) -> Array:
+        """What is drawn and not data, (G, *b, D)."""
+        drawn = jnp.asarray(self.drawn)
+        return mask.free * drawn.reshape((len(drawn), *(1,) * len(self.batch), self.dims))
+
+    def update(self, q: RecursionChain, message: tuple[Array, Array, Array], mask: Tied
+               ) -> RecursionChain:
+        g_mean, g_cov, g_cross = message
+        fixed, rules, free = unit_where_fixed(mask.free), Rules(mask.before, mask.within
+                                                                ), self._free(mask)
+        J, off = restrict(-2 * symmetric(g_cov), mask.free), between(-g_cross, mask.free)
+        # The message is a gradient at the means; they need not follow one another there.
+        here = jnp.where(mask.free > 0, q.mean, mask.value)
+        drawn = jnp.where(free > 0, q.mean, mask.value * jnp.asarray(self.drawn).reshape(
+            (len(here), *(1,) * len(self.batch), self.dims)))
+        there = recursion.follow(drawn, mask.constant, rules)
+        gap = (there - here) * mask.free
+        pull = (J @ gap[..., None])[..., 0]
+        pull = pull.at[1:].add((off @ gap[:-1][..., None])[..., 0])
+        pull = pull.at[:-1].add((jnp.swapaxes(off, -1, -2) @ gap[1:][..., None])[..., 0])
+        found = recursion.marginals(J, off, g_mean * mask.free - pull, rules, free)
+        mean = jnp.where(mask.free > 0, there + found.mean, mask.value)
+        return RecursionChain(mean, found.cov, found.cross, found.logdet, J + fixed, off, *rules)
+
+    def draw(self, q: RecursionChain, key: Array, mask: Clamp | Tied
+             ) -> tuple[RecursionChain, dict[str, Array]]:
+        J = q.diag - unit_where_fixed(mask.free)
+        z = q.mean + recursion.sample(key, J, q.off, q.rules, self._free(mask))
+        z = jnp.where(mask.free > 0, z, mask.value)
+        point = q._replace(mean=z, cov=jnp.zeros_like(q.cov), cross=jnp.zeros_like(q.cross))
+        return point, {n: v.values(self.site(point, n)[0]) for n, v in self.latents.items()}
+
+    def log_prob(self, q: RecursionChain, mask: Clamp | Tied, values: Mapping[str, Array]
+                 ) -> Array:
+        z = self.vector({n: v.vectors(values[n]) if n in values else self.site(q, n)[0]
+                         for n, v in self.latents.items()})
+        # A program's own draws do not tell what follows.
+        drawn = jnp.where(self._free(mask) > 0, z - q.mean, 0.0)
+        gap = recursion.follow(drawn, jnp.zeros_like(drawn), q.rules) * mask.free
+        square = (jnp.einsum("...i,...ij,...j->", gap, q.diag, gap)
+                  + 2 * jnp.einsum("...i,...ij,...j->", gap[1:], q.off, gap[:-1]))
+        return log_density(square, q.logdet, self.free_dims(mask))
