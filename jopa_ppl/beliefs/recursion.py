@@ -18,6 +18,7 @@ from jax import Array
 from jopa_ppl.beliefs.base import Clamp
 from jopa_ppl.beliefs.chain import ChainBelief, between
 from jopa_ppl.beliefs.gaussian import log_density, restrict, unit_where_fixed
+from jopa_ppl.errors import JopaError
 from jopa_ppl.linalg import recursion
 from jopa_ppl.linalg.families import symmetric
 from jopa_ppl.linalg.recursion import Rules
@@ -92,10 +93,13 @@ class RecursionBelief(ChainBelief):
             pads, (constant, before, within)))
         if not self.h:
             before = before.at[0].set(0.0)
-        eye = drawn[..., None] * jnp.eye(D)
-        keep = mask.free[..., None]
-        known = (1 - drawn) * mask.free * constant
-        return Tied(mask.free, mask.value, known, before * keep, within * keep + eye)
+        # What follows may follow from what follows in the same step.
+        eye, keep = jnp.eye(D), (1 - drawn) * mask.free
+        links = jnp.concatenate([constant[..., None], before, within * drawn[..., None, :]], -1)
+        found = jnp.linalg.solve(eye - keep[..., None] * within * (1 - drawn)[..., None, :],
+                                 keep[..., None] * links)
+        return Tied(mask.free, mask.value, found[..., 0], found[..., 1:1 + D],
+                    found[..., 1 + D:] + drawn[..., None] * eye)
 
     def free_dims(self, mask: Clamp | Tied) -> Array:
         return jnp.sum(self._free(mask))
@@ -134,9 +138,15 @@ class RecursionBelief(ChainBelief):
 
     def log_prob(self, q: RecursionChain, mask: Clamp | Tied, values: Mapping[str, Array]
                  ) -> Array:
+        hidden = [n for n, v in self.latents.items()
+                  if n not in values and not v.site.rules.certain]
+        if hidden:
+            raise JopaError(
+                "log q of these draws is not to be had", expected="noise with a density",
+                found=f"'{hidden[0].removesuffix('.noise')}', whose covariance is singular, or so "
+                "small that its noise was drawn apart", fix="ask for draws, means and variances")
         z = self.vector({n: v.vectors(values[n]) if n in values else self.site(q, n)[0]
                          for n, v in self.latents.items()})
-        # A program's own draws do not tell what follows.
         drawn = jnp.where(self._free(mask) > 0, z - q.mean, 0.0)
         gap = recursion.follow(drawn, jnp.zeros_like(drawn), q.rules) * mask.free
         square = (jnp.einsum("...i,...ij,...j->", gap, q.diag, gap)

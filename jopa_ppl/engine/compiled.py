@@ -19,13 +19,14 @@ from jopa_ppl.engine.faults import diagnose, raise_for_data
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import before
 from jopa_ppl.engine.plan import Decision
-from jopa_ppl.engine.rounding import ties
-from jopa_ppl.engine.signature import Cache, Call, split_call, traced
+from jopa_ppl.engine.rounding import lost, serves, ties
+from jopa_ppl.engine.signature import Cache, Call, Traced, split_call, traced
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import build_graph
-from jopa_ppl.graph.factor import Graph
+from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.program.carry import with_free_heads
 from jopa_ppl.program.program import Program
+from jopa_ppl.program.recursions import with_noise_apart
 from jopa_ppl.settings import is_traced, ours
 
 COMPILED = Cache(256)
@@ -57,6 +58,15 @@ class Options(NamedTuple):
     messages: tuple[tuple[str, str], ...] = ()
 
 
+class Form(NamedTuple):
+    """How a program is compiled. structured: whether blocks may have a form that only
+    `Compiled.run` checks (`Belief.fits`); apart: the latents whose noise is a latent of its own
+    (`recursions.with_noise_apart`)."""
+
+    structured: bool = True
+    apart: tuple[str, ...] = ()
+
+
 class UnfitError(Exception):
     """A belief was chosen for a form of coefficients that the data of a run do not have."""
 
@@ -64,12 +74,13 @@ class UnfitError(Exception):
 class Compiled(Stages):
     """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
 
-    def __init__(self, program: Program, options: Options, structured: bool = True) -> None:
+    def __init__(self, program: Program, options: Options, form: Form = Form()) -> None:
         super().__init__()
-        self.options, self.traces = options, 0
+        self.options, self.form, self.traces = options, form, 0
+        program = with_noise_apart(program, form.apart)
         program = with_free_heads(program) if options.decide else program
         self.graph: Graph = build_graph(program, options.blocks, dict(options.messages),
-                                        options.chain, structured and not options.damping)
+                                        options.chain, form.structured and not options.damping)
         self.checked = any(b.checked for b in self.graph.blocks)
         self.engine = Engine(self.graph)
         self.decision = Decision(self.engine, options.decide) if options.decide else None
@@ -114,6 +125,21 @@ class Compiled(Stages):
             compiler_options=once()))
         with ours():
             return not (self.checked and unfit(call.dynamic))
+
+    @property
+    def stiff(self) -> tuple[str, ...]:
+        """The latents of chains that would follow with certainty from noise drawn apart: their
+        scale is data, and their mean is made of their own chain alone."""
+        by_site: dict[str, list[Factor]] = {}
+        for f in self.graph.factors:
+            by_site.setdefault(f.site.name, []).append(f)
+        return tuple(
+            n for b in self.graph.blocks if b.scan is not None and b.gaussian and not b.held
+            for n in b.variables if all(
+                f.site.rules.noise and not (f.site.rules.certain or f.site.partial or f.noise
+                                            or f.bent or f.fixed or "weight" in f.site.outputs)
+                and f.noise_key != "precision_matrix"
+                and all(r.site in b.members for r in f.latents) for f in by_site[n]))
 
     @property
     def blocks(self) -> list[Belief]:
@@ -173,34 +199,45 @@ class Compiled(Stages):
 
 def compiled_for(model: Callable, options: Options, args: tuple, kwargs: dict,
                  structured: bool = True) -> tuple[Compiled, Call]:
-    """The compiled program for these arguments (compiled once per program and shapes).
-
-    `structured`: whether blocks may have a form that only `Compiled.run` checks (`Belief.fits`).
-    """
+    """The compiled program for these arguments (compiled once per program and shapes);
+    `structured` as in `Form`."""
     call = split_call(model, args, kwargs)
     refuse_traced(call.dynamic)
     now = traced(call)
 
-    def made(structured: bool = True) -> Compiled:
-        with ours():
-            return Compiled(now.program, options, structured)
-
-    compiled = COMPILED.get((now.key, options), made)
+    compiled = COMPILED.get((now.key, options), partial(_made, now.program, options))
     if compiled.checked and not structured:
-        compiled = COMPILED.get((now.key, options, False), partial(made, False))
+        compiled = _in_form(now, options, Form(False))
     return compiled, call._replace(traced=now)
+
+
+def _made(program: Program, options: Options, form: Form = Form()) -> Compiled:
+    with ours():
+        return Compiled(program, options, form)
+
+
+def _in_form(now: Traced, options: Options, form: Form) -> Compiled:
+    return COMPILED.get((now.key, options, form), partial(_made, now.program, options, form))
 
 
 def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array, progress: bool
         ) -> tuple[Compiled, Call, Ran]:
-    """Compile where it is not, and run: `Compiled.run`."""
+    """Compile where it is not, and run: `Compiled.run`; in a form that fits the numbers."""
     compiled, call = compiled_for(model, options, args, kwargs)
     try:
-        return compiled, call, compiled.run(call, key, progress)
+        ran = compiled.run(call, key, progress)
     except UnfitError:
-        dense, _ = compiled_for(model, options, args, kwargs, structured=False)
-        COMPILED.put((call.traced.key, options), dense)         # from now on
-        return dense, call, dense.run(call, key, progress)
+        compiled = _in_form(call.traced, options, Form(False))
+        COMPILED.put((call.traced.key, options), compiled)         # from now on
+        ran = compiled.run(call, key, progress)
+    if serves(ran.told) or not (stiff := compiled.stiff):
+        return compiled, call, ran
+    apart = _in_form(call.traced, options, compiled.form._replace(apart=stiff))
+    again = apart.run(call, key, progress)
+    if int(again.told.bad) >= 0 or (int(ran.told.bad) < 0 and lost(again.told) >= lost(ran.told)):
+        return compiled, call, ran
+    COMPILED.put((call.traced.key, options), apart)
+    return apart, call, again
 
 
 def refuse_traced(values: Any) -> None:

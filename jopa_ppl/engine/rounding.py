@@ -77,6 +77,20 @@ def digits(means: Any, precisions: Any, variances: Any) -> Digits:
     return Digits(jnp.stack(tied).max(), jnp.sqrt(sum(total)), jnp.sqrt(jnp.stack(far).max()))
 
 
+def lost(told: State) -> tuple[float, float]:
+    """The estimated errors of a run on the host: of its beliefs, in spreads, and of F, in nats."""
+    found, moved = told.digits, float(told.moved)
+    error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
+    nats = EPS * float(np.sqrt(np.square(found.total).sum()))
+    return max(float(error), moved if moved > POLISHED else 0.0), nats
+
+
+def serves(told: State) -> bool:
+    """Whether a run on the host came to numbers that rounding has left whole."""
+    error, nats = lost(told)
+    return int(told.bad) < 0 and error <= SILENT and nats <= ENERGY
+
+
 def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any]) -> None:
     """Refuse a result that rounding has eaten; tell of one that has lost digits.
 
@@ -84,10 +98,8 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any])
         NumericalError: the estimated error of a belief exceeds 1e-2 of its spread. Warns with a
             NumericalWarning from 1e-6 of a spread or 1e-4 nats on.
     """
-    found, moved = told.digits, float(told.moved)
-    error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
-    nats = EPS * float(np.sqrt(np.square(found.total).sum()))
-    error = max(float(error), moved if moved > POLISHED else 0.0)
+    found = told.digits
+    error, nats = lost(told)
     if error <= SILENT and nats <= ENERGY:
         return
     at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))

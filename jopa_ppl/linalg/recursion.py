@@ -48,15 +48,18 @@ def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) 
         J, C, b, F, S, f = here
         J, b = J + V, b + u
         S = S * f[..., None, :]
-        St, Ft = (jnp.swapaxes(x, -1, -2) for x in (S, F))
+        St = jnp.swapaxes(S, -1, -2)
         chol = jnp.linalg.cholesky(symmetric(St @ J @ S) + (1 - f)[..., None] * eye)
         linked = J @ F + C
         seen = jnp.concatenate([St @ linked, (St @ b[..., None])], -1)
         solved = cho_solve((chol, True), seen)
         gain, shift = -solved[..., :-1], solved[..., -1]
-        V = symmetric(Ft @ linked + jnp.swapaxes(C, -1, -2) @ F
-                      + jnp.swapaxes(seen[..., :-1], -1, -2) @ gain)
-        u = (Ft @ b[..., None] - jnp.swapaxes(seen[..., :-1], -1, -2) @ shift[..., None])[..., 0]
+        # Of z as it follows once w does: sums that an error of the gain enters in the second order.
+        closed = F + S @ gain
+        across = jnp.swapaxes(C, -1, -2) @ closed
+        V = symmetric(jnp.swapaxes(closed, -1, -2) @ J @ closed
+                      + across + jnp.swapaxes(across, -1, -2))
+        u = (jnp.swapaxes(closed, -1, -2) @ b[..., None])[..., 0]
         return (V, u), Gains(gain, shift, chol)
 
     start = jnp.zeros_like(diag[0]), jnp.zeros_like(vector[0])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.errors import StructureError

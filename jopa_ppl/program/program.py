@@ -94,6 +94,7 @@ class Scan:
     xs: dict[str, int]               # input key of a slice -> output that holds the whole series
     sites: tuple[str, ...]
     ys: tuple[int, ...] = ()         # outputs: what a step adds to the stacked outputs
+    leaves: tuple[str, ...] = ()     # what its author calls the leaves of the carry
 
 
 @dataclass(frozen=True)

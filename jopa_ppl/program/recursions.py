@@ -12,6 +12,7 @@ solves for what is drawn and lets it follow (`jopa_ppl.beliefs.recursion`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax
@@ -21,6 +22,8 @@ from jax.extend.core import ClosedJaxpr
 
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Plate, Program, Scan, Site
+
+Put = Callable[[str, Array], None]
 
 
 def with_recursions(program: Program) -> Program:
@@ -38,35 +41,101 @@ def with_recursions(program: Program) -> Program:
 
 def _site(program: Program, scan: Scan, leaf: int, plates: dict[int, str]) -> Site:
     shape = program.shapes[f"carry/{scan.index}/{leaf}"]
-    label = "carry" if len(program.scans) == 1 else f"carry{scan.index}"
-    return Site(f"{label}.{leaf}", "recursion", False, scan.index, shape, (),
+    name = ".".join(filter(None, (f"carry{scan.index or ''}", scan.leaves[leaf])))
+    while name in program.sites:
+        name += "'"
+    return Site(name, "recursion", False, scan.index, shape, (),
                 tuple(Plate(p, axis, shape[axis]) for axis, p in sorted(plates.items())),
                 {"loc": scan.carry[leaf]}, role="carry", described="a recursion")
 
 
 def _with_sites(program: Program, leaves: dict[str, Site]) -> Program:
-    closed, values = program.jaxpr, {}
+    def extended(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
+        for key, site in leaves.items():
+            put(key, given[f"latent/{site.name}"])
+            put(f"{key} scale", jnp.ones(site.shape))
+
+    program, places = _extended(program, {f"latent/{s.name}": s.shape for s in leaves.values()},
+                                extended)
+    sites = {s.name: replace(s, outputs={**s.outputs, "scale": places[f"{k} scale"]})
+             for k, s in leaves.items()}
+    scans = tuple(replace(
+        scan, sites=(*scan.sites, *(s.name for s in leaves.values() if s.scan == scan.index)),
+        carry=tuple(places.get(f"carry/{scan.index}/{i}", output)
+                    for i, output in enumerate(scan.carry))) for scan in program.scans)
+    return replace(program, sites={**program.sites, **sites}, scans=scans)
+
+
+def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
+    """The program with the noise of some of its Gaussian latents as latents of their own,
+
+        x = loc + S e,  e ~ N(0, 1),  S S' the covariance,
+
+    so that x follows with certainty: its covariance may be of any rank, its scale may be zero.
+    """
+    if not chosen:
+        return program
+    noises = {n: f"{n}.noise" for n in chosen}
+
+    def extended(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
+        for name, noise in noises.items():
+            site, e = program.sites[name], given[f"latent/{noise}"]
+            found = {k: outputs[i] for k, i in site.outputs.items()}
+            loc = jnp.broadcast_to(found["loc"], site.shape)
+            drawn = (found["scale"] * e if "scale" in found
+                     else jnp.einsum("...ij,...j->...i", _root(found), e))
+            put(name, loc + drawn)
+            put(f"{name} one", jnp.ones(site.shape))
+            put(f"{name} zero", jnp.zeros(site.shape))
+
+    shapes = {f"latent/{noises[n]}": program.sites[n].shape for n in chosen}
+    program, places = _extended(program, shapes, extended)
+    sites: dict[str, Site] = {}
+    for name, site in program.sites.items():
+        if name in noises:
+            one = places[f"{name} one"]
+            about = {"batch_shape": site.shape, "event_shape": (), "likelihood": None}
+            sites[noises[name]] = replace(
+                site, name=noises[name], family="normal", role="carry", described="Normal",
+                outputs={"loc": places[f"{name} zero"], "scale": one}, **about)
+            site = replace(site, family="recursion", outputs={"loc": places[name], "scale": one},
+                           **about)
+        sites[name] = site
+    scans = tuple(replace(scan, sites=tuple(
+        n for x in scan.sites for n in ((noises[x], x) if x in noises else (x,))))
+        for scan in program.scans)
+    return replace(program, sites=sites, scans=scans)
+
+
+def _root(found: dict[str, Array]) -> Array:
+    """S of S S' = the covariance, which may be singular; NaN where it is no covariance."""
+    if "scale_tril" in found:
+        return found["scale_tril"]
+    values, vectors = jnp.linalg.eigh(found["covariance_matrix"])
+    fine = values >= -1e-9 * jnp.abs(values).max(-1, keepdims=True)
+    return vectors * jnp.where(fine, jnp.sqrt(jnp.maximum(values, 0.0)), jnp.nan)[..., None, :]
+
+
+def _extended(program: Program, shapes: dict[str, tuple[int, ...]],
+              fn: Callable[[dict[str, Array], list[Array], Put], None]
+              ) -> tuple[Program, dict[str, int]]:
+    """The program with more inputs, {key: shape}, and the outputs that `fn` puts under names."""
+    closed, places = program.jaxpr, {}
     aval = dict(zip(program.inputs, closed.in_avals))
-    for key, site in leaves.items():
-        values[key] = f"latent/{site.name}"
-        aval[values[key]] = jax.ShapeDtypeStruct(site.shape, aval[key].dtype)
-    places: dict[str, dict[str, int]] = {}
+    aval |= {k: jax.ShapeDtypeStruct(s, jnp.result_type(float)) for k, s in shapes.items()}
 
     def collect(*flat: Array) -> list[Array]:
         given = dict(zip(aval, flat))
         outputs = program.evaluate(range(len(closed.jaxpr.outvars)), given)
-        for key, value in values.items():
-            places[key] = {"carry": len(outputs), "scale": len(outputs) + 1}
-            outputs += [given[value], jnp.ones(aval[key].shape, aval[key].dtype)]
-        return outputs
+        whole = list(outputs)
+
+        def put(name: str, array: Array) -> None:
+            places[name] = len(whole)
+            whole.append(array)
+
+        fn(given, outputs, put)
+        return whole
 
     jaxpr = jax.make_jaxpr(collect)(*aval.values())
-    sites = {s.name: replace(s, outputs={**s.outputs, "scale": places[k]["scale"]})
-             for k, s in leaves.items()}
-    scans = tuple(replace(
-        scan, sites=(*scan.sites, *(s.name for s in leaves.values() if s.scan == scan.index)),
-        carry=tuple(places[k]["carry"] if (k := f"carry/{scan.index}/{i}") in places else output
-                    for i, output in enumerate(scan.carry))) for scan in program.scans)
-    return replace(program, sites={**program.sites, **sites}, scans=scans, inputs=tuple(aval),
-                   jaxpr=ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts), _picked={},
-                   shapes={k: tuple(a.shape) for k, a in aval.items()})
+    return replace(program, inputs=tuple(aval), jaxpr=ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts),
+                   _picked={}, shapes={k: tuple(a.shape) for k, a in aval.items()}), places

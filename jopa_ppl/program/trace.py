@@ -229,7 +229,9 @@ class _Tracer(Messenger):
                 found=str(jax.tree.map(jnp.shape, carry_out)),
                 expected=str(jax.tree.map(jnp.shape, init)),
                 fix="return a carry of the same structure as the first one")
-        scan = Scan(index, length, (), (), {}, tuple(body.sites))
+        labels = tuple(jax.tree_util.keystr(path, simple=True, separator=".")
+                       for path, _ in jax.tree_util.tree_flatten_with_path(init)[0])
+        scan = Scan(index, length, (), (), {}, tuple(body.sites), leaves=labels)
         self.scans.append((scan, {
             "init": init_leaves, "carry": [jnp.asarray(x) for x in out_leaves],
             "xs": {**series, **body.xs}}))
