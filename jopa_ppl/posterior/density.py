@@ -108,9 +108,10 @@ def barren(engine: Engine, bound: Evidence, log_probs: dict[str, Array]) -> Arra
     return total
 
 
-def log_prob(compiled: Any, moments: dict, bound: Evidence, call: Any, draws: dict[str, Array]
-             ) -> Array:
-    """log q of joint draws {site: (count, *site shape)}: (count,)."""
+def log_prob(compiled: Any, moments: dict, bound: Evidence, call: Any, draws: dict[str, Array],
+             shown: dict[str, Array]) -> Array:
+    """log q of joint draws {site: (count, *site shape)}: (count,); `shown`: the same as the
+    program has them, where latents are not what beliefs are about."""
     if call is None:
         raise JopaError("a loaded posterior has no density of draws",
                         found="beliefs without what of them is data, or predicted",
@@ -119,12 +120,13 @@ def log_prob(compiled: Any, moments: dict, bound: Evidence, call: Any, draws: di
                         "or ask a site: posterior['A'].log_prob(value)")
     everywhere = all(bool(a.all()) for a in bound.alive.values())
 
-    def one(values: dict[str, Array], moments: dict, bound: Evidence, dynamic: list) -> Array:
-        found = beliefs(compiled.engine, moments, bound, values)
+    def one(values: tuple[dict[str, Array], dict[str, Array]], moments: dict, bound: Evidence,
+            dynamic: list) -> Array:
+        found = beliefs(compiled.engine, moments, bound, values[0])
         if everywhere:
             return found
         model, args, kwargs = call.rebuild(dynamic)
-        return found + barren(compiled.engine, bound, program(model, args, kwargs, values))
+        return found + barren(compiled.engine, bound, program(model, args, kwargs, values[1]))
 
     if not everywhere:
         call.program()
@@ -133,4 +135,4 @@ def log_prob(compiled: Any, moments: dict, bound: Evidence, call: Any, draws: di
             lambda d, *rest: in_batches(lambda v: one(v, *rest), d, 64),
             compiler_options=often()))
         score = score.__wrapped__ if is_traced(draws) else score       # in a jit of the caller's
-        return score(draws, moments, bound, call.dynamic)
+        return score((draws, shown), moments, bound, call.dynamic)

@@ -239,8 +239,9 @@ class Posterior:
                     for n, v in self.compiled.graph.variables.items()}
             flat = {n: jnp.asarray(values[n], kind[n]).reshape(
                 (-1, *np.shape(values[n])[len(lead):])) for n in self.sites}
-            flat, change = unconstrained.inside(flat, self._maps, 1)
-            found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call, flat)
+            inside, change = unconstrained.inside(flat, self._maps, 1)
+            found = density.log_prob(self.compiled, self.state.moments, self.bound, self.call,
+                                     inside, flat)
             found = (found - change).reshape(lead)
         return outward(found)
 
