@@ -130,6 +130,8 @@ class Compiled(Stages):
     def stiff(self) -> tuple[str, ...]:
         """The latents of chains that would follow with certainty from noise drawn apart: their
         scale is data, and their mean is made of their own chain alone."""
+        if self.form.apart:
+            return ()
         by_site: dict[str, list[Factor]] = {}
         for f in self.graph.factors:
             by_site.setdefault(f.site.name, []).append(f)
@@ -229,6 +231,9 @@ def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array
     except UnfitError:
         compiled = _in_form(call.traced, options, Form(False))
         COMPILED.put((call.traced.key, options), compiled)         # from now on
+        ran = compiled.run(call, key, progress)
+    if compiled.form.apart and int(ran.told.bad) >= 0:         # what is wrong, the program tells
+        compiled = _in_form(call.traced, options, compiled.form._replace(apart=()))
         ran = compiled.run(call, key, progress)
     if serves(ran.told) or not (stiff := compiled.stiff):
         return compiled, call, ran

@@ -198,7 +198,10 @@ def _across(cross: Array, cov: Array, known: Array) -> Array:
     unit = jnp.where(known & (jnp.diagonal(cov, axis1=-2, axis2=-1) > 0), 0.0, 1.0)
     inner = jnp.where(both, cov, 0.0) + unit[..., None] * jnp.eye(cov.shape[-1], dtype=cov.dtype)
     outer = jnp.where(~known[..., :, None] & known[..., None, :], cov, 0.0)
-    return cross + outer @ jnp.linalg.solve(inner, cross)
+    # What is known may be tied (a recursion beside what it is made of): no plain inverse.
+    size = jnp.sqrt(jnp.diagonal(inner, axis1=-2, axis2=-1))
+    inner = jnp.linalg.pinv(inner / size[..., :, None] / size[..., None, :], hermitian=True)
+    return cross + (outer / size[..., None, :]) @ inner @ (cross / size[..., :, None])
 
 
 def follow(h: Array, S: Array, where: np.ndarray, rule: Conditional) -> tuple[Array, Array]:

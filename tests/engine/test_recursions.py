@@ -1,0 +1,375 @@
+"""Carries that follow with certainty, and noise of any rank, against dense joints of NumPyro's own
+`log_density`, plans with nearly certain steps, and arithmetic of 80 digits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.contrib.control_flow import scan
+from scipy.stats import multivariate_normal
+
+import jopa_ppl as jp
+from jopa_ppl.errors import PriorError, StructureError
+from tests.oracles import dense_gaussian
+
+T = 9
+Y = np.random.default_rng(1).normal(size=T)
+Y[4] = np.nan
+Normal = dist.Normal
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def smooth_trend(y: Any) -> None:
+    level, slope = jp.latent("level", Normal(0, 2)), jp.latent("slope", Normal(0, 1))
+
+    def step(carry: Any, y: Any) -> Any:
+        level, slope = carry
+        slope = slope + jp.latent("w", Normal(0, 0.3))
+        level = level + slope
+        jp.observe("y", Normal(level, 0.5), obs=y)
+        return (level, slope), None
+
+    scan(step, (level, slope), y)
+
+
+def companion(y: Any) -> None:
+    F, g = jnp.array([[0.5, 0.3], [1.0, 0.0]]), jnp.array([1.0, 0.0])
+
+    def step(x: Any, y: Any) -> Any:
+        x = F @ x + g * jp.latent("w", Normal(0, 0.4))
+        jp.observe("y", Normal(x[0], 0.5), obs=y)
+        return x, None
+
+    scan(step, jp.latent("x0", Normal(jnp.zeros(2), 1.0).to_event(1)), y)
+
+
+def register(y: Any) -> None:
+    weights = jnp.linspace(0.3, -0.2, 12)
+
+    def step(past: Any, y: Any) -> Any:
+        x = jp.latent("x", Normal(weights @ past, 0.4))
+        jp.observe("y", Normal(x, 0.5), obs=y)
+        return jnp.concatenate([x[None], past[:-1]]), None
+
+    scan(step, jp.latent("x0", Normal(jnp.zeros(12), 1.0).to_event(1)), y)
+
+
+def season(y: Any) -> None:
+    def step(carry: Any, y: Any) -> Any:
+        level, past = carry
+        level = jp.latent("l", Normal(level, 0.2))
+        new = jp.latent("w", Normal(0, 0.1)) - past.sum()
+        jp.observe("y", Normal(level + new, 0.5), obs=y)
+        return (level, jnp.concatenate([new[None], past[:-1]])), None
+
+    past = jp.latent("s0", Normal(jnp.zeros(3), 1.0).to_event(1))
+    scan(step, (jp.latent("l0", Normal(0, 1)), past), y)
+
+
+def from_data(y: Any) -> None:
+    def step(x: Any, y: Any) -> Any:
+        x = 0.9 * x + jp.latent("w", Normal(0.1, 0.3))
+        jp.observe("y", Normal(2 * x + 1, 0.5), obs=y)
+        return x, None
+
+    scan(step, jnp.array(0.5), y)
+
+
+def in_a_plate(y: Any) -> None:
+    with numpyro.plate("n", 3):
+        x0 = jp.latent("x0", Normal(0, 1))
+
+    def step(carry: Any, y: Any) -> Any:
+        with numpyro.plate("n", 3):
+            x, v = carry
+            v = 0.8 * v + jp.latent("w", Normal(0, 0.3))
+            x = x + 0.1 * v
+            jp.observe("y", Normal(x, 0.5), obs=y)
+        return (x, v), None
+
+    scan(step, (x0, jnp.zeros(3)), y)
+
+
+def counter(y: Any) -> None:
+    def step(carry: Any, y: Any) -> Any:
+        x, t = carry
+        x = x * jnp.cos(0.3 * t) + jp.latent("w", Normal(0, 0.3)) * t + 0.1
+        jp.observe("y", Normal(x, 0.5), obs=y)
+        return (x, t + 1.0), None
+
+    scan(step, (jp.latent("x0", Normal(0, 1)), 0.0), y)
+
+
+def innovations(y: Any) -> None:
+    def step(carry: Any, y: Any) -> Any:
+        x, old = carry
+        e = jp.latent("e", Normal(0, 0.3))
+        x = 0.7 * x + e + 0.4 * old
+        jp.observe("y", Normal(x, 0.1), obs=y)
+        return (x, e), None
+
+    scan(step, (jp.latent("x0", Normal(0, 1)), jp.latent("e0", Normal(0, 1))), y)
+
+
+def first_of_both(y: Any) -> None:
+    m, s = jp.latent("m", Normal(0, 1)), jp.latent("s", Normal(0, 1))
+
+    def step(carry: Any, y: Any) -> Any:
+        x, v = carry
+        v = v + jp.latent("w", Normal(0.1, 0.3))
+        jp.observe("y", Normal(x + v, 0.2), obs=y)
+        return (x + v, v), None
+
+    scan(step, (m + 2 * s, m - s), y)
+
+
+def after_the_scan(y: Any) -> None:
+    def step(level: Any, _: Any) -> Any:
+        level = level + jp.latent("w", Normal(0, 0.3))
+        return level, level
+
+    _, levels = scan(step, jp.latent("l0", Normal(0, 1)), None, length=T)
+    jp.observe("y", Normal(levels, 0.5), obs=y)
+
+
+def vectors(y: Any) -> None:
+    S, F = jnp.array([[1.0, 0.5], [0.5, 1.0]]), jnp.array([[1.0, 0.1], [0.0, 0.9]])
+
+    def step(x: Any, y: Any) -> Any:
+        w = jp.latent("w", dist.MultivariateNormal(jnp.zeros(2), 0.1 * S))
+        x = F @ x + jnp.array([[1.0, 0.0], [1.0, 0.0]]) @ w
+        jp.observe("y", dist.MultivariateNormal(x, S), obs=y)
+        return x, None
+
+    scan(step, jp.latent("x0", dist.MultivariateNormal(jnp.zeros(2), S)), y)
+
+
+PROGRAMS: dict[str, tuple[Callable, Any, dict[str, tuple]]] = {
+    "smooth trend": (smooth_trend, Y, {"level": (), "slope": (), "w": (T,)}),
+    "companion form": (companion, Y, {"x0": (2,), "w": (T,)}),
+    "register of 12": (register, Y, {"x0": (12,), "x": (T,)}),
+    "season": (season, Y, {"s0": (3,), "l0": (), "l": (T,), "w": (T,)}),
+    "from data": (from_data, Y, {"w": (T,)}),
+    "in a plate": (in_a_plate, np.outer(Y, [1, -1, 0.5]), {"x0": (3,), "w": (T, 3)}),
+    "counter": (counter, Y, {"x0": (), "w": (T,)}),
+    "innovations": (innovations, Y, {"e0": (), "x0": (), "e": (T,)}),
+    "first of both": (first_of_both, Y, {"m": (), "s": (), "w": (T,)}),
+    "after the scan": (after_the_scan, Y, {"l0": (), "w": (T,)}),
+    "vectors": (vectors, np.stack([Y, -Y], -1), {"x0": (2,), "w": (T, 2)}),
+}
+QUICK = ("companion form", "season", "in a plate")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)
+                                  for n in PROGRAMS])
+def test_a_recursion_is_exact(name: str) -> None:
+    model, y, shapes = PROGRAMS[name]
+    found, exact = jp.VMP(model).run(y), dense_gaussian(model, (y,), {}, shapes)
+    assert found.free_energy[-1] == pytest.approx(-exact.evidence, abs=1e-9)
+    assert set(found.sites) == set(shapes)
+    for site in shapes:
+        np.testing.assert_allclose(found.mean(site), exact.mean[site], atol=1e-9)
+        np.testing.assert_allclose(found.variance(site), exact.var[site], atol=1e-9)
+
+
+def random_program(seed: int) -> tuple[Callable, Any, dict[str, tuple]]:
+    """A linear system of random size whose state is carried and never drawn."""
+    rng = np.random.default_rng(seed)
+    d, n, k = rng.integers(1, 4, 3)
+    F, G, C = (rng.normal(size=s) for s in ((d, d), (d, n), (k, d)))
+    F *= 0.9 / np.abs(np.linalg.eigvals(F)).max()
+    b, length = rng.normal(size=d), int(rng.integers(2, 7))
+    y = rng.normal(size=(length, k))
+    y[rng.random(length) < 0.3] = np.nan
+    y[0] = rng.normal(size=k)
+    split, start = rng.integers(0, d), rng.integers(0, 3)
+
+    def parts(x: Any) -> tuple:
+        return (x[:split], x[split:]) if split else (x,)
+
+    def model(y: Any) -> None:
+        x0 = jnp.zeros(d)
+        if start == 1:
+            x0 = jp.latent("x0", Normal(jnp.zeros(d), 1.0).to_event(1))
+        if start == 2:
+            x0 = jnp.asarray(F) @ jp.latent("x0", Normal(jnp.zeros(d), 1.0).to_event(1)) + b
+
+        def step(carry: Any, y: Any) -> Any:
+            x = jnp.concatenate(carry)
+            w = jp.latent("w", Normal(jnp.zeros(n), 0.5).to_event(1))
+            x = jnp.asarray(F) @ x + jnp.asarray(G) @ w + b
+            z = jp.latent("z", Normal(x.sum(), 0.7))
+            jp.observe("y", Normal(jnp.asarray(C) @ x + 0.3 * z, 0.4).to_event(1), obs=y)
+            return parts(x), None
+
+        scan(step, parts(x0), y)
+
+    shapes = {"w": (length, n), "z": (length,), **({"x0": (d,)} if start else {})}
+    return model, y, shapes
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow)
+                                       for s in range(1, 60))])
+def test_random_recursions(seed: int) -> None:
+    model, y, shapes = random_program(seed)
+    found, exact = jp.VMP(model).run(y), dense_gaussian(model, (y,), {}, shapes)
+    assert found.free_energy[-1] == pytest.approx(-exact.evidence, abs=1e-8)
+    for site in shapes:
+        np.testing.assert_allclose(found.mean(site), exact.mean[site], atol=1e-8)
+        np.testing.assert_allclose(found.variance(site), exact.var[site], rtol=1e-7, atol=1e-9)
+
+
+def test_draws_densities_and_forecasts_of_a_recursion() -> None:
+    y = np.concatenate([Y, [np.nan] * 2])
+    found = jp.VMP(smooth_trend).run(y)
+    exact = dense_gaussian(smooth_trend, (y,), {}, {"level": (), "slope": (), "w": (T + 2,)})
+    drawn = found.sample(0, (4000,))
+    flat = np.concatenate([drawn["level"][:, None], drawn["slope"][:, None], drawn["w"]], 1)
+    assert np.abs(np.cov(flat.T) - exact.cov).max() < 5 * exact.cov.max() / np.sqrt(4000)
+    truth = multivariate_normal(np.concatenate([[exact.mean["level"], exact.mean["slope"]],
+                                                exact.mean["w"]]), exact.cov)
+    np.testing.assert_allclose(found.log_prob({k: v[:9] for k, v in drawn.items()}),
+                               truth.logpdf(flat[:9]), atol=1e-8)
+    H, level, slope = [], np.eye(T + 4)[0], np.eye(T + 4)[1]
+    for t in range(T + 2):
+        slope = slope + np.eye(T + 4)[2 + t]
+        level = level + slope
+        H.append(level)
+    sd = np.sqrt(np.diag(np.array(H) @ exact.cov @ np.array(H).T) + 0.25)
+    ahead = found.predict(rng_key=0, num_samples=4000)["y"]
+    np.testing.assert_allclose(ahead.std(0) / sd, 1, atol=0.06)
+    np.testing.assert_array_less(np.abs(ahead.mean(0) - np.array(H) @ truth.mean) / sd, 0.08)
+
+
+@pytest.mark.slow
+def test_a_plan_through_a_recursion_is_that_through_nearly_certain_steps() -> None:
+    def model(y: Any, goal: Any, certain: bool) -> None:
+        def step(carry: Any, data: Any) -> Any:
+            (x, v), (y, goal) = carry, data
+            u, w = jp.latent("u", Normal(0, 1)), jp.latent("w", Normal(0, 0.1))
+            if certain:
+                v = 0.9 * v + 0.5 * u + w
+                x = x + 0.3 * v
+            else:
+                v = jp.latent("v", Normal(0.9 * v + 0.5 * u + w, 1e-4))
+                x = jp.latent("x", Normal(x + 0.3 * v, 1e-4))
+            jp.observe("y", Normal(x, 0.2), obs=y)
+            jp.observe("goal", Normal(x, 0.05), obs=goal)
+            return (x, v), None
+
+        first = jp.latent("x0", Normal(0, 1)), jp.latent("v0", Normal(0, 1))
+        scan(step, first, (y, goal))
+
+    y, goal = np.full(8, np.nan), np.full(8, np.nan)
+    y[:2], goal[-1] = [0.1, 0.2], 1.0
+    one, other = (jp.VMP(model, decide="u").run(y, goal, certain) for certain in (True, False))
+    np.testing.assert_allclose(one.mean("u"), other.mean("u"), atol=1e-6)
+    np.testing.assert_allclose(one.variance("u"), other.variance("u"), rtol=1e-5)
+    assert one.free_energy[-1] == pytest.approx(other.free_energy[-1], abs=1e-5)
+
+
+# -- scales down to zero ----------------------------------------------------------------------------
+
+
+def local_trend(y: Any, scale: Any) -> None:
+    def step(carry: Any, y: Any) -> Any:
+        level, slope = carry
+        level = jp.latent("l", Normal(level + slope, scale))
+        slope = jp.latent("b", Normal(slope, 0.1))
+        jp.observe("y", Normal(level, 0.5), obs=y)
+        return (level, slope), None
+
+    scan(step, (jp.latent("l0", Normal(0, 2)), jp.latent("b0", Normal(0, 1))), y)
+
+
+def kalman_of_80_digits(y: np.ndarray, scale: float) -> tuple[float, np.ndarray, np.ndarray]:
+    """-log p(y), means and variances of the levels of `local_trend`."""
+    with mpmath.workdps(80):
+        F, mat = mpmath.matrix([[1, 1], [0, 1]]), mpmath.matrix
+        Q = mpmath.diag([mpmath.mpf(scale)**2, mpmath.mpf("0.1")**2])
+        R = mpmath.mpf("0.25")
+        m, P, loss = mat([0, 0]), mpmath.diag([4, 1]), mpmath.mpf(0)
+        kept = []
+        for value in y:
+            m0, P0 = F * m, F * P * F.T + Q
+            m, P = m0, P0
+            if not np.isnan(value):
+                S, gap = P0[0, 0] + R, mpmath.mpf(float(value)) - m0[0]
+                loss += (mpmath.log(2 * mpmath.pi * S) + gap**2 / S) / 2
+                gain = P0[:, 0] / S
+                m, P = m0 + gain * gap, P0 - gain * P0[0, :]
+            kept.append((m, P, m0, P0))
+        means, variances = [m[0]], [P[0, 0]]
+        for (m0, P0, _, __), (_, __, ahead, spread) in zip(kept[-2::-1], kept[:0:-1]):
+            G = P0 * F.T * spread**-1
+            m, P = m0 + G * (m - ahead), P0 + G * (P - spread) * G.T
+            means.append(m[0])
+            variances.append(P[0, 0])
+        back = lambda x: np.array([float(v) for v in x[::-1]])
+        return float(loss), back(means), back(variances)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1e-5, 1e-8, 1e-12, 0.0])
+def test_scales_down_to_zero(scale: float) -> None:
+    loss, mean, variance = kalman_of_80_digits(Y, scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = jp.VMP(local_trend).run(Y, np.array(scale))
+    assert found.free_energy[-1] == pytest.approx(loss, abs=1e-8)
+    np.testing.assert_allclose(found.mean("l"), mean, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found.variance("l"), variance, rtol=1e-8)
+    assert set(found.sites) == {"l0", "b0", "l", "b"} == set(found.sample(0))
+
+
+def test_a_singular_covariance_is_one_shock() -> None:
+    g = np.array([1.0, 2.0])
+
+    def model(y: Any, cov: Any, shock: bool) -> None:
+        def step(x: Any, y: Any) -> Any:
+            if shock:
+                x = 0.9 * x + g * jp.latent("w", Normal(0, 0.3))
+            else:
+                x = jp.latent("x", dist.MultivariateNormal(0.9 * x, covariance_matrix=cov))
+            jp.observe("y", Normal(x[0] + 0.5 * x[1], 0.5), obs=y)
+            return x, None
+
+        scan(step, jp.latent("x0", Normal(jnp.zeros(2), 1.0).to_event(1)), y)
+
+    cov = 0.09 * np.outer(g, g)
+    whole, shock = jp.VMP(model).run(Y, cov, False), jp.VMP(model).run(Y, cov, True)
+    assert whole.free_energy[-1] == pytest.approx(shock.free_energy[-1], abs=1e-9)
+    np.testing.assert_allclose(whole.mean("x0"), shock.mean("x0"), atol=1e-9)
+    with pytest.raises(PriorError, match="not positive definite"):
+        jp.VMP(model).run(Y, -cov, False)
+
+
+def test_what_no_recursion_can_be_is_told() -> None:
+    def product(y: Any) -> None:
+        a = jp.latent("a", Normal(0, 1))
+
+        def step(x: Any, y: Any) -> Any:
+            x = a * x + jp.latent("w", Normal(0, 1))
+            jp.observe("y", Normal(x, 1), obs=y)
+            return x, None
+
+        scan(step, jp.latent("x0", Normal(0, 1)), y)
+
+    with pytest.raises(StructureError, match="multiplies a latent") as caught:
+        jp.VMP(product).run(Y)
+    assert "'a'" in str(caught.value) and "jp.condition" in str(caught.value)
+    found = jp.VMP(jp.condition(product, {"a": 0.9})).run(Y)        # its way out
+    assert np.isfinite(found.free_energy[-1])
