@@ -226,6 +226,13 @@ class ChainBelief(GaussianBelief):
                   ) -> tuple[Array, Array, Array]:
         return q.mean, diagonal(-2 * message[1]) * mask.free, diagonal(q.cov)
 
+    def jointly(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(n for n in chosen if n in self.head)
+
+    def joint(self, q: Chain, names: tuple[str, ...]) -> tuple[Array, Array]:
+        pieces = [self.head_at[n] for n in names]
+        return take(q.mean[0], pieces, [-1]), take(q.cov[0], pieces, [-2, -1])
+
     def steps(self, array: Array, name: str, tail: int) -> Array:
         """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covs."""
         start, size = self.node[name]

@@ -24,7 +24,7 @@ from jopa_ppl.program.program import Program
 from jopa_ppl.program.refs import Ref
 
 
-class _Groups:
+class Groups:
     """Union-find over names that keeps the order of first appearance."""
 
     def __init__(self, items: list[str]) -> None:
@@ -49,7 +49,7 @@ class _Groups:
         return [tuple(g) for g in found.values()]
 
 
-def _meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[Ref, Ref]], set[tuple[Ref, Ref]]]:
+def meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[Ref, Ref]], set[tuple[Ref, Ref]]]:
     """Pairs of latents that meet additively in a residual, and pairs that multiply."""
     added, multiplied = set(), set()
     for f in factors:
@@ -74,11 +74,11 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
         StructureError: two latents of one block multiply each other.
     """
     gaussian = [n for n, v in variables.items() if v.site.rules.location]
-    added, multiplied = _meetings(factors)
+    added, multiplied = meetings(factors)
     forbidden = {frozenset((a.site, b.site)) for a, b in multiplied}
     inside = {n for n in gaussian if program.sites[n].scan is not None}
     heads = {n for scan in program.scans for n in reader.heads(scan)} & set(gaussian)
-    groups = _Groups(gaussian)
+    groups = Groups(gaussian)
     for form in reader.forms.values():
         for seed, (site, _) in form.seeds:
             if seed in groups.parent and site in groups.parent:
@@ -206,7 +206,7 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
                        sizes=sizes, method=method)
 
 
-def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], groups: _Groups,
+def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], groups: Groups,
                     variables: Mapping[str, Variable], reader: Reader) -> None:
     seen: set[str] = set()
     seeds = {n: site for form in reader.forms.values() for n, (site, _) in form.seeds}

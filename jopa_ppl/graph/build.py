@@ -8,9 +8,11 @@ from typing import NamedTuple
 from jopa_ppl.beliefs import Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
+from jopa_ppl.graph.borders import borders
 from jopa_ppl.graph.factor import Factor, Graph, barren, copies, factor_of
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program
+from jopa_ppl.program.recursions import with_borders
 from jopa_ppl.program.unconstrained import unconstrained
 
 
@@ -103,6 +105,11 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
     program, proof = prove_whole(program, messages)
     for error in proof.faults.values():
         raise error
+    if joined := borders(program, proof.reader, proof.factors, blocks):
+        program = with_borders(program, joined)
+        proof = prove(program, messages)
+        for error in proof.faults.values():
+            raise error
     reader, predicted, kept, dense, _ = proof
     variables = {
         s.name: Variable(s.name, s.rules.belief, s,

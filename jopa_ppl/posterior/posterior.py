@@ -86,7 +86,8 @@ class Posterior:
     def global_sites(self) -> tuple[str, ...]:
         """Latent sites outside scans and plates, first states excluded."""
         graph = self.compiled.graph
-        return tuple(n for n in self.sites if graph.block_of(n).scan is None
+        return tuple(n for n in self.sites if (graph.block_of(n).scan is None
+                                                or n in graph.program.borders)
                      and graph.program.sites[n].scan is None
                      and not (graph.block_of(n).plates or graph.variables[n].plates))
 

@@ -54,7 +54,7 @@ _FORM = {
                 "order": int, "plates": _NAMES, "held": bool}],
     "factors": [{"site": str, "latents": [(str, int | None, str)], "plates": _PLATES,
                  "context": list}],
-    "predicted": _NAMES, "sizes": {...: int},
+    "borders": _NAMES, "predicted": _NAMES, "sizes": {...: int},
     "transforms": {...: {"map": str, "shape": [int], "loc": [float | int],
                          "scale": [float | int]}}}
 
@@ -137,7 +137,7 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
     """
     with ours():
         header = upgraded(header)
-        header = {"free_energy_noise": [], "transforms": {}, **header}
+        header = {"free_energy_noise": [], "transforms": {}, "borders": [], **header}
         expect(header, _FORM)
         graph = _graph(header)
         engine = Engine(graph)
@@ -200,7 +200,8 @@ def _graph(header: dict[str, Any]) -> Graph:
             part=r.get("part", "")))
     blocks = tuple(_block(_read_record(r), variables, factors, forms, header)
                    for r in header["blocks"])
-    return Graph(Program(header["program"], sites, scans, None, (), {}),
+    return Graph(Program(header["program"], sites, scans, None, (), {},
+                         borders=tuple(header["borders"])),
                  SimpleNamespace(forms=forms), variables, tuple(factors), blocks,
                  tuple(header["predicted"]), header["sizes"])
 

@@ -73,7 +73,7 @@ def _header(posterior: Posterior) -> dict[str, Any]:
                     for g in graph.factors for f in (g, *[g.noise_part] * bool(g.spread))
                     if f.name in solved],
         "transforms": {n: unconstrained.record(t) for n, t in posterior._maps.items()},
-        "predicted": graph.predicted, "sizes": dict(graph.sizes)}
+        "borders": graph.program.borders, "predicted": graph.predicted, "sizes": dict(graph.sizes)}
 
 
 def _record(item: Any, fields: tuple[str, ...]) -> dict[str, Any]:

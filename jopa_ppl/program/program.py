@@ -111,6 +111,7 @@ class Program:
             of an input of scan s, "carry/s/i" a leaf of its carry; "after/s/i" and "ys/s/i" what it
             returns, leaves of the last carry and of the stacked outputs.
         shapes: of the inputs, by key. networks: whether it declares some with `jp.module`.
+        borders: latents outside scans that are a part of a state (`recursions.with_borders`).
 
     What must hold: every parameter of a site is an output, of the site's full shape (matrices:
     batch + (n, n)); a step's outputs depend on that step's inputs alone, its past comes through
@@ -124,6 +125,7 @@ class Program:
     inputs: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
     networks: bool = False
+    borders: tuple[str, ...] = ()
     _picked: dict = field(default_factory=dict)
 
     def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:

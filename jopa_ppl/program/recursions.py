@@ -12,7 +12,7 @@ solves for what is drawn and lets it follow (`jopa_ppl.beliefs.recursion`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import jax
@@ -64,6 +64,57 @@ def _with_sites(program: Program, leaves: dict[str, Site]) -> Program:
         carry=tuple(places.get(f"carry/{scan.index}/{i}", output)
                     for i, output in enumerate(scan.carry))) for scan in program.scans)
     return replace(program, sites={**program.sites, **sites}, scans=scans)
+
+
+def with_borders(program: Program, joined: Mapping[int, tuple[str, ...]]) -> Program:
+    """The program with some of its latents, {scan: names}, as leaves of a carry that never change,
+    which the steps read them from."""
+    for index, names in joined.items():
+        program = _carried(program, program.scans[index], names)
+    return replace(with_recursions(program),
+                   borders=tuple(n for names in joined.values() for n in names))
+
+
+def _carried(program: Program, scan: Scan, names: tuple[str, ...]) -> Program:
+    keys = {n: f"carry/{scan.index}/{len(scan.carry) + i}" for i, n in enumerate(names)}
+    inside = {i for n in scan.sites for i in _outputs(program.sites[n])} | {*scan.carry, *scan.ys}
+
+    def extended(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
+        carried = {f"latent/{n}": given[k] for n, k in keys.items()}
+        chosen = sorted(inside)
+        for i, value in zip(chosen, program.evaluate(chosen, {**given, **carried})):
+            put(str(i), value)
+        for name, key in keys.items():
+            put(f"{name} first", given[f"latent/{name}"])
+            put(f"{name} next", given[key])
+
+    program, places = _extended(program, {k: program.sites[n].shape for n, k in keys.items()},
+                                extended)
+    moved = lambda i: places.get(str(i), i)
+    sites = {n: _moved(s, moved) if n in scan.sites else s for n, s in program.sites.items()}
+    scan = replace(scan, carry=(*map(moved, scan.carry), *(places[f"{n} next"] for n in names)),
+                   init=(*scan.init, *(places[f"{n} first"] for n in names)),
+                   ys=tuple(map(moved, scan.ys)), leaves=(*scan.leaves, *names))
+    scans = tuple(scan if s.index == scan.index else s for s in program.scans)
+    return replace(program, sites=sites, scans=scans)
+
+
+def _outputs(site: Site) -> set[int]:
+    likely = () if site.likelihood is None else (*site.likelihood.leaves, site.likelihood.value)
+    support = () if site.transform is None else site.transform.leaves
+    return {*site.outputs.values(), *likely, *support}
+
+
+def _moved(site: Site, at: Callable[[int], int]) -> Site:
+    """The site with its parameters at other outputs."""
+    likelihood, transform = site.likelihood, site.transform
+    if likelihood is not None:
+        likelihood = likelihood._replace(leaves=tuple(map(at, likelihood.leaves)),
+                                         value=at(likelihood.value))
+    if transform is not None:
+        transform = transform._replace(leaves=tuple(map(at, transform.leaves)))
+    return replace(site, outputs={k: at(i) for k, i in site.outputs.items()},
+                   likelihood=likelihood, transform=transform)
 
 
 def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:

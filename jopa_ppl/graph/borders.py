@@ -1,0 +1,69 @@
+"""Gaussian globals that join a chain: they meet its states additively, so that one belief about
+both is exact (a level beside a regression). They become a part of the state that does not move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+from jopa_ppl.graph.blocks import Groups, meetings
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.program.carry import Reader
+from jopa_ppl.program.program import Program
+
+MOST = 8             # numbers that join by themselves: a step costs the cube of what its state holds
+
+
+def borders(program: Program, reader: Reader, factors: tuple[Factor, ...],
+            override: tuple[tuple[str, ...], ...] | None) -> dict[int, tuple[str, ...]]:
+    """By scan, the latents outside of it that join its chain: those that `override`, blocks=, puts
+    there, or without it those that meet its states additively and multiply none of them."""
+    found: dict[int, tuple[str, ...]] = {}
+    for scan in program.scans:
+        chain = {n for n in scan.sites if _gaussian(program, n)}
+        heads, taken = reader.heads(scan), {n for x in found.values() for n in x}
+        outer = [n for n, s in program.sites.items()
+                 if s.scan is None and _gaussian(program, n) and n not in heads | taken]
+        if override is None:
+            joined = _additive(program, reader, factors, chain, heads, outer)
+        else:
+            joined = [n for g in override if chain & {*g} for n in g if n in outer]
+        if joined:
+            found[scan.index] = tuple(n for n in outer if n in joined)
+    return found
+
+
+def _gaussian(program: Program, name: str) -> bool:
+    site = program.sites[name]
+    return (bool(site.rules.belief and site.rules.location) and site.transform is None
+            and (not site.observed or site.partial))
+
+
+def _additive(program: Program, reader: Reader, factors: tuple[Factor, ...], chain: set[str],
+              heads: set[str], outer: list[str]) -> Iterable[str]:
+    added, multiplied = meetings(factors)
+    pairs = {(a.site, b.site) for x in (added, multiplied) for a, b in x}
+    groups = Groups(outer)
+    for a, b in pairs:
+        if a in groups.parent and b in groups.parent:
+            groups.union(a, b)
+    loose = {r.site for f in factors for r in f.touched if f.message != "exact" or f.fixed}
+    firm = {r.site for f in factors for r in f.touched if f.site.rules.certain}
+    times = {frozenset((a.site, b.site)) for a, b in multiplied}
+    seen = {frozenset((a.site, b.site)) for a, b in added}
+    plates = {_plates(program, reader, n) for n in chain}
+    whole = {*chain, *heads}
+    for group in groups.groups():
+        meets = any(frozenset((g, x)) in seen for g in group for x in chain)
+        products = any(p & {*group} and p <= whole | {*group} for p in times)
+        alike = (plates == {_plates(program, reader, n) for n in group}
+                 and len({program.sites[n].held for n in (*group, *chain)}) == 1)
+        size = sum(prod(program.sites[n].shape) for n in group)
+        few = size <= MOST or firm & {*group}           # what follows has no other way
+        if meets and alike and not products and not loose & {*group} and few:
+            yield from group
+
+
+def _plates(program: Program, reader: Reader, name: str) -> tuple[str, ...]:
+    return tuple(p.name for p in program.sites[name].axes if (name, p.name) not in reader.dense)
