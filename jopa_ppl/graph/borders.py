@@ -12,7 +12,7 @@ from jopa_ppl.graph.factor import Factor
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
 
-MOST = 8             # numbers that join by themselves: a step costs the cube of what its state holds
+MOST = 12            # numbers that join by themselves: a step costs the cube of its state
 
 
 def borders(program: Program, reader: Reader, factors: tuple[Factor, ...],
@@ -32,6 +32,20 @@ def borders(program: Program, reader: Reader, factors: tuple[Factor, ...],
         if joined:
             found[scan.index] = tuple(n for n in outer if n in joined)
     return found
+
+
+def with_carries(program: Program, blocks: tuple[tuple[str, ...], ...]
+                 ) -> tuple[tuple[str, ...], ...]:
+    """blocks= with the leaves of carries, which their author has no names for, in the first block
+    that holds a site of their scan."""
+    left = {n: s.scan for n, s in program.sites.items() if s.role == "carry"}
+    found = []
+    for group in blocks:
+        scans = {program.sites[n].scan for n in group if n in program.sites} - {None}
+        more = [n for n, scan in left.items() if scan in scans and n not in group]
+        left = {n: scan for n, scan in left.items() if n not in more}
+        found.append((*group, *more))
+    return tuple(found)
 
 
 def _gaussian(program: Program, name: str) -> bool:

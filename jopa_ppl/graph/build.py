@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jopa_ppl.beliefs import Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
-from jopa_ppl.graph.borders import borders
+from jopa_ppl.graph.borders import borders, with_carries
 from jopa_ppl.graph.factor import Factor, Graph, barren, copies, factor_of
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program
@@ -106,11 +106,12 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
     for error in proof.faults.values():
         raise error
     if joined := borders(program, proof.reader, proof.factors, blocks):
-        program = with_borders(program, joined)
+        program = with_borders(program, joined, proof.dense)
         proof = prove(program, messages)
         for error in proof.faults.values():
             raise error
     reader, predicted, kept, dense, _ = proof
+    blocks = None if blocks is None else with_carries(program, blocks)
     variables = {
         s.name: Variable(s.name, s.rules.belief, s,
                          tuple(p for p in s.axes if (s.name, p.name) not in dense)

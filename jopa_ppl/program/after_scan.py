@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from jopa_ppl.program.program import Plate, Program, Site
+from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.proof.analyse import analyse
 from jopa_ppl.proof.dependence import Dependence, constant, variable
 
@@ -44,13 +44,13 @@ def inline(program: Program) -> Program:
     # A value that is one a step inside the scan is the whole series to statements outside of it.
     series = {}
     for name, home in homes.items():
-        key = _value_key(program.sites[name])
+        key = value_key(program.sites[name])
         if not home.last and key in aval:
             series[key] = f"ys/{home.scan}/:{name}"
             whole = aval[key]
             aval[series[key]] = whole
             aval[key] = jax.ShapeDtypeStruct(whole.shape[1:], whole.dtype)
-    steps = {home.scan: f"xs/{home.scan}/#step" for home in homes.values()}
+    steps = {home.scan: counting(program.scans[home.scan]) for home in homes.values()}
     aval |= dict.fromkeys(steps.values(), jax.ShapeDtypeStruct((), jnp.arange(1).dtype))
     keys, places = tuple(aval), {}
 
@@ -61,10 +61,14 @@ def inline(program: Program) -> Program:
         inside = dict(given)
         for scan in program.scans:
             for i, o in enumerate(scan.ys):
-                inside[f"ys/{scan.index}/{i}"] = _every_step(outputs[o], scan.length)
+                inside[f"ys/{scan.index}/{i}"] = every_step(outputs[o], scan.length)
             inside |= {f"after/{scan.index}/{i}": outputs[o] for i, o in enumerate(scan.carry)}
+        for key in program.inputs:           # of sites that became one of the steps before
+            if key.startswith("ys/") and (name := key.partition("/:")[2]):
+                own = given[value_key(program.sites[name])]
+                inside[key] = every_step(own, program.scans[program.sites[name].scan].length)
         for key, whole in series.items():
-            inside[key] = _every_step(given[key], aval[whole].shape[0])
+            inside[key] = every_step(given[key], aval[whole].shape[0])
 
         def put(array: Array) -> int:
             outputs.append(array)
@@ -75,7 +79,7 @@ def inline(program: Program) -> Program:
             found = dict(zip(site.outputs, program.evaluate(tuple(site.outputs.values()), inside)))
             at = given[steps[home.scan]]
             found = (_last(site, found, at == program.scans[home.scan].length - 1) if home.last
-                     else {k: _step(site, x, at if k in home.moving else 0)
+                     else {k: one_step(site, x, at if k in home.moving else 0)
                            for k, x in found.items()})
             places[name] = {k: put(x) for k, x in found.items()}
         for index, key in steps.items():
@@ -94,11 +98,16 @@ def inline(program: Program) -> Program:
                    shapes={k: tuple(a.shape) for k, a in aval.items()})
 
 
-def _every_step(value: Array, length: int) -> Array:
+def counting(scan: Scan) -> str:
+    """The key of the input that counts the steps of a scan."""
+    return f"xs/{scan.index}/#step"
+
+
+def every_step(value: Array, length: int) -> Array:
     return jnp.broadcast_to(value, (length, *jnp.shape(value)))
 
 
-def _step(site: Site, parameter: Array, at: Array | int) -> Array:
+def one_step(site: Site, parameter: Array, at: Array | int) -> Array:
     """A parameter at one step; weights and matrices may have fewer axes than the site, or one."""
     rank = len(site.shape)
     if jnp.ndim(parameter) < rank or parameter.shape[0] not in (1, site.shape[0]):
@@ -116,14 +125,19 @@ def _last(site: Site, parameters: Mapping[str, Array], now: Array) -> dict[str, 
 def _moved(site: Site, home: Home, outputs: dict[str, int]) -> Site:
     if home.last:
         return replace(site, scan=home.scan, outside="last", outputs=outputs, likelihood=None)
+    return into_steps(site, home.scan, outputs)
+
+
+def into_steps(site: Site, scan: int, outputs: dict[str, int]) -> Site:
+    """A site with an axis of time as one of the steps of a scan."""
     batch = site.batch_shape
     plates = tuple(Plate(p.name, p.axis - 1, p.size) for p in site.plates if p.axis > 0)
-    return replace(site, scan=home.scan, outside="steps" if batch else "event", outputs=outputs,
+    return replace(site, scan=scan, outside="steps" if batch else "event", outputs=outputs,
                    batch_shape=batch[1:], event_shape=site.event_shape if batch
                    else site.event_shape[1:], plates=plates, likelihood=None)
 
 
-def _value_key(site: Site) -> str:
+def value_key(site: Site) -> str:
     return f"{'known' if site.observed and not site.partial else 'latent'}/{site.name}"
 
 
@@ -137,7 +151,7 @@ def _homes(program: Program) -> dict[str, Home]:
         last = {int(k.split("/")[1]) for k in needs if k.startswith("after/")}
         steps = {int(k.split("/")[1]) for k in needs if k.startswith("ys/")}
         steps |= {h.scan for n, h in found.items()
-                  if not h.last and _value_key(program.sites[n]) in needs}
+                  if not h.last and value_key(program.sites[n]) in needs}
         if len(last | steps) != 1 or (last and steps):
             continue
         (scan,) = last | steps
@@ -154,7 +168,7 @@ def _moving(program: Program, site: Site, scan: int, homes: Mapping[str, Home]
     length = program.scans[scan].length
     if site.shape[:1] != (length,) or not (site.batch_shape or site.rules.elementwise):
         return None
-    timed = {_value_key(program.sites[n]) for n, h in homes.items() if not h.last}
+    timed = {value_key(program.sites[n]) for n, h in homes.items() if not h.last}
 
     def state(key: str) -> Dependence:
         shape = program.shapes[key]

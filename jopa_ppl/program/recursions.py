@@ -12,18 +12,16 @@ solves for what is drawn and lets it follow (`jopa_ppl.beliefs.recursion`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr
 
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Plate, Program, Scan, Site
-
-Put = Callable[[str, Array], None]
+from jopa_ppl.program.rewriting import Put, extended, reading
 
 
 def with_recursions(program: Program) -> Program:
@@ -50,13 +48,13 @@ def _site(program: Program, scan: Scan, leaf: int, plates: dict[int, str]) -> Si
 
 
 def _with_sites(program: Program, leaves: dict[str, Site]) -> Program:
-    def extended(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
+    def values(given: dict[str, Array], _: list[Array], put: Put) -> None:
         for key, site in leaves.items():
             put(key, given[f"latent/{site.name}"])
             put(f"{key} scale", jnp.ones(site.shape))
 
-    program, places = _extended(program, {f"latent/{s.name}": s.shape for s in leaves.values()},
-                                extended)
+    program, places = extended(program, {f"latent/{s.name}": _real(s.shape)
+                                         for s in leaves.values()}, values)
     sites = {s.name: replace(s, outputs={**s.outputs, "scale": places[f"{k} scale"]})
              for k, s in leaves.items()}
     scans = tuple(replace(
@@ -66,9 +64,14 @@ def _with_sites(program: Program, leaves: dict[str, Site]) -> Program:
     return replace(program, sites={**program.sites, **sites}, scans=scans)
 
 
-def with_borders(program: Program, joined: Mapping[int, tuple[str, ...]]) -> Program:
+def with_borders(program: Program, joined: Mapping[int, tuple[str, ...]],
+                 dense: frozenset[tuple[str, str]]) -> Program:
     """The program with some of its latents, {scan: names}, as leaves of a carry that never change,
-    which the steps read them from."""
+    which the steps read them from. `dense`: (latent, plate) where the plate is none to it."""
+    chosen = {n for names in joined.values() for n in names}
+    program = replace(program, sites={
+        n: replace(s, plates=tuple(p for p in s.plates if (n, p.name) not in dense))
+        if n in chosen else s for n, s in program.sites.items()})
     for index, names in joined.items():
         program = _carried(program, program.scans[index], names)
     return replace(with_recursions(program),
@@ -77,44 +80,22 @@ def with_borders(program: Program, joined: Mapping[int, tuple[str, ...]]) -> Pro
 
 def _carried(program: Program, scan: Scan, names: tuple[str, ...]) -> Program:
     keys = {n: f"carry/{scan.index}/{len(scan.carry) + i}" for i, n in enumerate(names)}
-    inside = {i for n in scan.sites for i in _outputs(program.sites[n])} | {*scan.carry, *scan.ys}
+    values = {f"latent/{n}": lambda given, k=k: given[k] for n, k in keys.items()}
+    program, _ = reading(program, scan, values, {k: _real(program.sites[n].shape)
+                                                 for n, k in keys.items()})
 
-    def extended(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
-        carried = {f"latent/{n}": given[k] for n, k in keys.items()}
-        chosen = sorted(inside)
-        for i, value in zip(chosen, program.evaluate(chosen, {**given, **carried})):
-            put(str(i), value)
+    def ends(given: dict[str, Array], _: list[Array], put: Put) -> None:
         for name, key in keys.items():
             put(f"{name} first", given[f"latent/{name}"])
             put(f"{name} next", given[key])
 
-    program, places = _extended(program, {k: program.sites[n].shape for n, k in keys.items()},
-                                extended)
-    moved = lambda i: places.get(str(i), i)
-    sites = {n: _moved(s, moved) if n in scan.sites else s for n, s in program.sites.items()}
-    scan = replace(scan, carry=(*map(moved, scan.carry), *(places[f"{n} next"] for n in names)),
+    program, places = extended(program, {}, ends)
+    scan = program.scans[scan.index]
+    scan = replace(scan, carry=(*scan.carry, *(places[f"{n} next"] for n in names)),
                    init=(*scan.init, *(places[f"{n} first"] for n in names)),
-                   ys=tuple(map(moved, scan.ys)), leaves=(*scan.leaves, *names))
-    scans = tuple(scan if s.index == scan.index else s for s in program.scans)
-    return replace(program, sites=sites, scans=scans)
-
-
-def _outputs(site: Site) -> set[int]:
-    likely = () if site.likelihood is None else (*site.likelihood.leaves, site.likelihood.value)
-    support = () if site.transform is None else site.transform.leaves
-    return {*site.outputs.values(), *likely, *support}
-
-
-def _moved(site: Site, at: Callable[[int], int]) -> Site:
-    """The site with its parameters at other outputs."""
-    likelihood, transform = site.likelihood, site.transform
-    if likelihood is not None:
-        likelihood = likelihood._replace(leaves=tuple(map(at, likelihood.leaves)),
-                                         value=at(likelihood.value))
-    if transform is not None:
-        transform = transform._replace(leaves=tuple(map(at, transform.leaves)))
-    return replace(site, outputs={k: at(i) for k, i in site.outputs.items()},
-                   likelihood=likelihood, transform=transform)
+                   leaves=(*scan.leaves, *names))
+    return replace(program, scans=tuple(scan if s.index == scan.index else s
+                                        for s in program.scans))
 
 
 def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
@@ -128,7 +109,7 @@ def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
         return program
     noises = {n: f"{n}.noise" for n in chosen}
 
-    def extended(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
+    def drawn_apart(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
         for name, noise in noises.items():
             site, e = program.sites[name], given[f"latent/{noise}"]
             found = {k: outputs[i] for k, i in site.outputs.items()}
@@ -139,8 +120,8 @@ def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
             put(f"{name} one", jnp.ones(site.shape))
             put(f"{name} zero", jnp.zeros(site.shape))
 
-    shapes = {f"latent/{noises[n]}": program.sites[n].shape for n in chosen}
-    program, places = _extended(program, shapes, extended)
+    shapes = {f"latent/{noises[n]}": _real(program.sites[n].shape) for n in chosen}
+    program, places = extended(program, shapes, drawn_apart)
     sites: dict[str, Site] = {}
     for name, site in program.sites.items():
         if name in noises:
@@ -167,26 +148,5 @@ def _root(found: dict[str, Array]) -> Array:
     return vectors * jnp.where(fine, jnp.sqrt(jnp.maximum(values, 0.0)), jnp.nan)[..., None, :]
 
 
-def _extended(program: Program, shapes: dict[str, tuple[int, ...]],
-              fn: Callable[[dict[str, Array], list[Array], Put], None]
-              ) -> tuple[Program, dict[str, int]]:
-    """The program with more inputs, {key: shape}, and the outputs that `fn` puts under names."""
-    closed, places = program.jaxpr, {}
-    aval = dict(zip(program.inputs, closed.in_avals))
-    aval |= {k: jax.ShapeDtypeStruct(s, jnp.result_type(float)) for k, s in shapes.items()}
-
-    def collect(*flat: Array) -> list[Array]:
-        given = dict(zip(aval, flat))
-        outputs = program.evaluate(range(len(closed.jaxpr.outvars)), given)
-        whole = list(outputs)
-
-        def put(name: str, array: Array) -> None:
-            places[name] = len(whole)
-            whole.append(array)
-
-        fn(given, outputs, put)
-        return whole
-
-    jaxpr = jax.make_jaxpr(collect)(*aval.values())
-    return replace(program, inputs=tuple(aval), jaxpr=ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts),
-                   _picked={}, shapes={k: tuple(a.shape) for k, a in aval.items()}), places
+def _real(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.result_type(float))

@@ -1,0 +1,87 @@
+"""Programs with other inputs and outputs: what changes a program before it is proved is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax import Array
+from jax.extend.core import ClosedJaxpr
+
+from jopa_ppl.program.program import Program, Scan, Site
+
+Put = Callable[[str, Array], None]
+
+
+def extended(program: Program, shapes: Mapping[str, Any],
+             fn: Callable[[dict[str, Array], list[Array], Put], None],
+             base: Callable[[dict[str, Array]], dict[str, Array]] = dict
+             ) -> tuple[Program, dict[str, int]]:
+    """The program with more outputs, and where they are, by name.
+
+    Args:
+        shapes: inputs that are new, or of another shape, {key: shape and dtype}.
+        fn: given all inputs, the outputs there are, and what puts one more under a name.
+        base: of all inputs, those that the outputs there are read.
+    """
+    closed, places = program.jaxpr, {}
+    aval = dict(zip(program.inputs, closed.in_avals)) | dict(shapes)
+
+    def collect(*flat: Array) -> list[Array]:
+        given, whole = dict(zip(aval, flat)), []
+
+        def put(name: str, array: Array) -> None:
+            places[name] = len(closed.jaxpr.outvars) + len(whole)
+            whole.append(array)
+
+        outputs = program.evaluate(range(len(closed.jaxpr.outvars)), base(given))
+        fn(given, outputs, put)
+        return [*outputs, *whole]
+
+    jaxpr = jax.make_jaxpr(collect)(*aval.values())
+    return replace(program, inputs=tuple(aval), jaxpr=ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts),
+                   _picked={}, shapes={k: tuple(a.shape) for k, a in aval.items()}), places
+
+
+def inside(program: Program, scan: Scan) -> set[int]:
+    """The outputs that belong to the steps of a scan."""
+    return {i for n in scan.sites for i in _outputs(program.sites[n])} | {*scan.carry, *scan.ys}
+
+
+def _outputs(site: Site) -> set[int]:
+    likely = () if site.likelihood is None else (*site.likelihood.leaves, site.likelihood.value)
+    support = () if site.transform is None else site.transform.leaves
+    return {*site.outputs.values(), *likely, *support}
+
+
+def reading(program: Program, scan: Scan, values: Mapping[str, Callable[[dict], Array]],
+            shapes: Mapping[str, Any]) -> tuple[Program, dict[str, int]]:
+    """The program whose steps of a scan read the given inputs as functions of the others, and the
+    outputs that their parameters have moved to, by the text of their old number."""
+    chosen = sorted(inside(program, scan))
+
+    def fn(given: dict[str, Array], _: list[Array], put: Put) -> None:
+        here = {**given, **{k: value(given) for k, value in values.items()}}
+        for i, value in zip(chosen, program.evaluate(chosen, here)):
+            put(str(i), value)
+
+    program, places = extended(program, shapes, fn)
+    at = lambda i: places.get(str(i), i)
+    sites = {n: moved(s, at) if n in scan.sites else s for n, s in program.sites.items()}
+    scan = replace(scan, carry=tuple(map(at, scan.carry)), ys=tuple(map(at, scan.ys)))
+    scans = tuple(scan if s.index == scan.index else s for s in program.scans)
+    return replace(program, sites=sites, scans=scans), places
+
+
+def moved(site: Site, at: Callable[[int], int]) -> Site:
+    """The site with its parameters at other outputs."""
+    likelihood, transform = site.likelihood, site.transform
+    if likelihood is not None:
+        likelihood = likelihood._replace(leaves=tuple(map(at, likelihood.leaves)),
+                                         value=at(likelihood.value))
+    if transform is not None:
+        transform = transform._replace(leaves=tuple(map(at, transform.leaves)))
+    return replace(site, outputs={k: at(i) for k, i in site.outputs.items()},
+                   likelihood=likelihood, transform=transform)
