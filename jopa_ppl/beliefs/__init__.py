@@ -16,10 +16,10 @@ from jopa_ppl.beliefs.precision import GammaBelief, WishartBelief
 from jopa_ppl.beliefs.recursion import RecursionBelief
 from jopa_ppl.beliefs.tree import TreeBelief
 
-KINDS = {b.kind: b for b in (ChainBelief, RecursionBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief,
-                               WishartBelief, CategoricalBelief, DiscreteChainBelief,
-                               DirichletBelief)}
+KINDS = {b.kind: b for b in (
+    ChainBelief, RecursionBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief, WishartBelief,
+    CategoricalBelief, DiscreteChainBelief, DirichletBelief)}
 
 __all__ = ["KINDS", "Belief", "CategoricalBelief", "ChainBelief", "Clamp", "DenseBelief",
-           "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief", "RecursionBelief",
-           "TreeBelief", "Variable", "WishartBelief"]
+           "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief",
+           "RecursionBelief", "TreeBelief", "Variable", "WishartBelief"]

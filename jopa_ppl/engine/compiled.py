@@ -67,6 +67,9 @@ class Form(NamedTuple):
     apart: tuple[str, ...] = ()
 
 
+PLAIN = Form()
+
+
 class UnfitError(Exception):
     """A belief was chosen for a form of coefficients that the data of a run do not have."""
 
@@ -74,7 +77,7 @@ class UnfitError(Exception):
 class Compiled(Stages):
     """A program compiled for given shapes: its `graph`, its `schedule`, and jitted sweeps."""
 
-    def __init__(self, program: Program, options: Options, form: Form = Form()) -> None:
+    def __init__(self, program: Program, options: Options, form: Form = PLAIN) -> None:
         super().__init__()
         self.options, self.form, self.traces = options, form, 0
         program = with_noise_apart(program, form.apart)
@@ -213,7 +216,7 @@ def compiled_for(model: Callable, options: Options, args: tuple, kwargs: dict,
     return compiled, call._replace(traced=now)
 
 
-def _made(program: Program, options: Options, form: Form = Form()) -> Compiled:
+def _made(program: Program, options: Options, form: Form = PLAIN) -> Compiled:
     with ours():
         return Compiled(program, options, form)
 

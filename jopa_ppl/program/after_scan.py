@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
+from jopa_ppl.program.parameters import ByParameters
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.proof.analyse import analyse
 from jopa_ppl.proof.dependence import Dependence, constant, variable
@@ -76,7 +77,8 @@ def inline(program: Program) -> Program:
 
         for name, home in homes.items():
             site = program.sites[name]
-            found = dict(zip(site.outputs, program.evaluate(tuple(site.outputs.values()), inside)))
+            own = _parameters(site)
+            found = dict(zip(own, program.evaluate(tuple(own.values()), inside)))
             at = given[steps[home.scan]]
             found = (_last(site, found, at == program.scans[home.scan].length - 1) if home.last
                      else {k: one_step(site, x, at if k in home.moving else 0)
@@ -122,10 +124,27 @@ def _last(site: Site, parameters: Mapping[str, Array], now: Array) -> dict[str, 
     return {**parameters, "weight": jnp.where(now, weight, 0.0)}
 
 
+def _scored(site: Site) -> bool:
+    """Whether it is data of independent elements, scored by their parameters."""
+    return (site.observed and not site.rules.location and site.likelihood is not None
+            and isinstance(site.likelihood.tree, ByParameters))
+
+
+def _parameters(site: Site) -> dict[str, int]:
+    """Outputs that it is made of, with those that it is scored by."""
+    if not _scored(site):
+        return site.outputs
+    score = (*site.likelihood.leaves, site.likelihood.value)
+    return site.outputs | {f"score {i}": o for i, o in enumerate(score)}
+
+
 def _moved(site: Site, home: Home, outputs: dict[str, int]) -> Site:
     if home.last:
         return replace(site, scan=home.scan, outside="last", outputs=outputs, likelihood=None)
-    return into_steps(site, home.scan, outputs)
+    score = [o for k, o in outputs.items() if k.startswith("score ")]
+    moved = into_steps(site, home.scan, {k: outputs[k] for k in site.outputs})
+    return moved if not score else replace(moved, likelihood=site.likelihood._replace(
+        leaves=tuple(score[:-1]), value=score[-1]))
 
 
 def into_steps(site: Site, scan: int, outputs: dict[str, int]) -> Site:
@@ -145,9 +164,9 @@ def _homes(program: Program) -> dict[str, Home]:
     """Where the sites outside scans belong that see what a scan returned, so far as provable."""
     found: dict[str, Home] = {}
     for site in program.sites.values():
-        if site.scan is not None or not site.rules.location or site.amortized:
+        if site.scan is not None or site.amortized or not (site.rules.location or _scored(site)):
             continue
-        needs = program.needs(tuple(site.outputs.values()))
+        needs = program.needs(tuple(_parameters(site).values()))
         last = {int(k.split("/")[1]) for k in needs if k.startswith("after/")}
         steps = {int(k.split("/")[1]) for k in needs if k.startswith("ys/")}
         steps |= {h.scan for n, h in found.items()
@@ -155,7 +174,7 @@ def _homes(program: Program) -> dict[str, Home]:
         if len(last | steps) != 1 or (last and steps):
             continue
         (scan,) = last | steps
-        if last and site.observed and not site.partial:
+        if last and site.observed and not site.partial and not _scored(site):
             found[site.name] = Home(scan, True, frozenset())
         elif steps and (moving := _moving(program, site, scan, found)) is not None:
             found[site.name] = Home(scan, False, moving)
@@ -176,10 +195,10 @@ def _moving(program: Program, site: Site, scan: int, homes: Mapping[str, Home]
             return variable(key, shape, {0: TIME})
         return constant(shape)
 
-    outputs = tuple(site.outputs.values())
-    found = analyse(program.pruned(outputs)[0], [state(k) for k in program.inputs])
+    own = _parameters(site)
+    found = analyse(program.pruned(tuple(own.values()))[0], [state(k) for k in program.inputs])
     moving = set()
-    for key, dependence in zip(site.outputs, found):
+    for key, dependence in zip(own, found):
         along = [i for i, axis in enumerate(dependence.axes) if axis.plate == TIME]
         if dependence.lost or along != [0] * bool(dependence.names):
             return None

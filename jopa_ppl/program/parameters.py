@@ -286,6 +286,10 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
     if isinstance(base, dist.MultivariateNormal):
         key = FAMILIES["mvn"].noise_key(vars(base))
         return "mvn", {"loc": full(loc), key: matrix(getattr(base, key))}
+    if isinstance(base, dist.LowRankMultivariateNormal):
+        return "mvn", {"loc": full(loc), "covariance_matrix": matrix(base.covariance_matrix)}
+    if isinstance(base, dist.CAR):
+        return "mvn", {"loc": full(loc), "precision_matrix": matrix(base.precision_matrix)}
     if isinstance(base, dist.MatrixNormal):
         rows, columns = base.scale_tril_row, base.scale_tril_column
         kron = jnp.einsum("...ij,...kl->...ikjl", rows, columns)

@@ -36,6 +36,7 @@ from jopa_ppl.program.naming import check_labels, check_name
 from jopa_ppl.program.parameters import Likelihood, Transformation, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.recursions import with_recursions
+from jopa_ppl.program.spellings import respelled, walked
 from jopa_ppl.program.scan_inputs import check_inputs
 
 
@@ -132,15 +133,18 @@ class _Tracer(Messenger):
             self.networks |= msg["name"].endswith(WEIGHTS)
 
     def _sample(self, msg: dict) -> None:
-        name, fn = msg["name"], msg["fn"]
+        name = msg["name"]
         check_name(name)
+        fn = msg["fn"] = respelled(msg)
+        if isinstance(fn, dist.Delta) and msg["value"] is None:
+            msg["value"] = fn.v             # as numpyro.deterministic
+            return
+        if msg.get("_scan") is None and (walk := walked(msg)) is not None:
+            msg["value"] = walk
+            return
         if name in self.sites:
             raise SiteError("the name is used twice", site=name, found="two sites of one name",
                             expected="distinct names", fix="rename one of them")
-        if isinstance(fn, dist.Unit):
-            raise StructureError("numpyro.factor is no density that VMP can update", site=name,
-                                 found="numpyro.factor", expected="observed or latent sites",
-                                 fix="write it as an observed site, or run SVI or NUTS")
         if msg["kwargs"].get("sample_shape"):
             raise StructureError("sample_shape is not supported by VMP", site=name,
                                  found=f"sample_shape={msg['kwargs']['sample_shape']}",

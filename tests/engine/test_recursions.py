@@ -282,7 +282,7 @@ def test_a_plan_through_a_recursion_is_that_through_nearly_certain_steps() -> No
     assert one.free_energy[-1] == pytest.approx(other.free_energy[-1], abs=1e-5)
 
 
-# -- scales down to zero ----------------------------------------------------------------------------
+# -- scales down to zero --------------------------------------------------------------------------
 
 
 def local_trend(y: Any, scale: Any) -> None:

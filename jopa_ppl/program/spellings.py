@@ -1,0 +1,64 @@
+"""Sites as NumPyro lets them be written, in the form that the trace reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import constraints
+
+from jopa_ppl.arrays import native
+
+
+class Factor(dist.Distribution):
+    """A density of nothing: `numpyro.factor`, log p = log_factor whatever the (one) value."""
+
+    support = constraints.real
+    pytree_data_fields = ("log_factor",)
+
+    def __init__(self, log_factor: Array) -> None:
+        self.log_factor = log_factor
+        super().__init__(jnp.shape(log_factor), ())
+
+    def log_prob(self, value: Array) -> Array:
+        return self.log_factor + 0 * value
+
+
+def respelled(msg: dict[str, Any]) -> dist.Distribution:
+    """The distribution of a site, its batch broadcast with its value as NumPyro's `log_prob` does;
+    a factor as an observed site of its own family."""
+    fn, value = msg["fn"], msg["value"]
+    if isinstance(fn, dist.Unit):
+        msg["value"] = jnp.zeros(jnp.shape(fn.log_factor))
+        return Factor(fn.log_factor)
+    if value is None:
+        return fn
+    event, shape = tuple(fn.event_shape), jnp.shape(native(value))
+    batch = shape[:len(shape) - len(event)]
+    if shape[len(batch):] != event or batch == tuple(fn.batch_shape):
+        return fn
+    try:
+        whole = jnp.broadcast_shapes(batch, fn.batch_shape)
+    except ValueError:
+        return fn                                   # told by its shape
+    if whole == batch and not msg["cond_indep_stack"]:
+        return fn.expand(batch)
+    return fn
+
+
+def walked(msg: dict[str, Any]) -> Array | None:
+    """A latent `GaussianRandomWalk` as the scan that it is, x_t ~ Normal(x_{t-1}, scale), and its
+    steps; None of any other site."""
+    fn = msg["fn"]
+    if not isinstance(fn, dist.GaussianRandomWalk) or fn.batch_shape or msg["value"] is not None:
+        return None
+
+    def step(x: Array, _: None) -> tuple[Array, Array]:
+        x = numpyro.sample(msg["name"], dist.Normal(x, fn.scale))
+        return x, x
+
+    return scan(step, jnp.zeros(()), None, length=fn.num_steps)[1]
