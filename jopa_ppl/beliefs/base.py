@@ -144,6 +144,11 @@ class Belief:
         """The members but for the head."""
         return tuple(n for n in self.latents if n not in self.head)
 
+    @property
+    def can_follow(self) -> tuple[str, ...]:
+        """Members that could follow others with certainty (`tied`): the steps of a chain."""
+        return ()
+
     def fits(self, arrays: Mapping[str, Any]) -> Array | bool:
         """Whether the numbers of its factors, {name: `engine.evidence.FactorArrays`}, have the form
         that it was chosen for."""

@@ -74,6 +74,10 @@ class ChainBelief(GaussianBelief):
         self.dims = max(self.k * self.width, end)
         self.h = int(bool(head))
 
+    @property
+    def can_follow(self) -> tuple[str, ...]:
+        return () if self.held else self.variables
+
     def _lay_out(self, names: Iterable[str], start: int = 0
                  ) -> tuple[dict[str, tuple[int, int]], int]:
         """Members side by side, {name: (start, size)}, and where they end."""

@@ -139,12 +139,8 @@ class Compiled(Stages):
         for f in self.graph.factors:
             by_site.setdefault(f.site.name, []).append(f)
         return tuple(
-            n for b in self.graph.blocks if b.scan is not None and b.gaussian and not b.held
-            for n in b.variables if all(
-                f.site.rules.noise and not (f.site.rules.certain or f.site.partial or f.noise
-                                            or f.bent or f.fixed or "weight" in f.site.outputs)
-                and f.noise_key != "precision_matrix"
-                and all(r.site in b.members for r in f.latents) for f in by_site[n]))
+            n for b in self.graph.blocks for n in b.can_follow
+            if all(f.plain and all(r.site in b.members for r in f.latents) for f in by_site[n]))
 
     @property
     def blocks(self) -> list[Belief]:

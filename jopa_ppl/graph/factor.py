@@ -94,6 +94,13 @@ class Factor:
         """The latents that it is not conjugate in."""
         return self.latents if self.scored else (*self.spread, *self.curved)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is of a latent Gaussian whose noise is data and could be drawn apart."""
+        site = self.site
+        return not (site.partial or self.noise or self.bent or self.fixed or site.rules.certain
+                    or {"weight", "precision_matrix"} & {*site.outputs})
+
     def bends(self, block: Belief) -> bool:
         """Whether its message to a block depends on the present belief about it."""
         return any(r.site in block.members for r in self.bent)

@@ -89,7 +89,8 @@ def _compare_gaussian(joint: LogJoint, posterior: Any, blocks: list, active: dic
     """
     exact = quadratic(joint.total, np.zeros(joint.size))
     parts = [(b.held, np.concatenate([np.zeros(0, int), *(alive(joint, active, n)
-                                                          for n in b.members)])) for b in blocks]
+                                                          for n in b.members if n in joint.at)]))
+             for b in blocks]         # what a carry follows with certainty has no coordinates
     parts = [(held, at) for held, at in parts if len(at)]
     if len(parts) == 1 and not parts[0][0]:
         return [*_moments(joint, posterior, exact.mean, np.diag(exact.cov),

@@ -158,8 +158,9 @@ def second_order(y, register):
 
 
 def test_past_values_in_one_array_are_no_recursion():
-    refused(jp.StructureError, second_order, Y, True, says=("not supported yet", "tuple"))
-    exact(lambda y: second_order(y, False), (Y,), {"x0": (), "x1": (), "x": (T,)})
+    for register in (True, False):
+        exact(lambda y, register=register: second_order(y, register), (Y,),
+              {"x0": (), "x1": (), "x": (T,)})
 
     def recursion(y):
         def step(c, y):
@@ -168,7 +169,7 @@ def test_past_values_in_one_array_are_no_recursion():
 
         jp.scan(step, jp.latent("c0", dist.Normal(0.0, 1.0)), y)
 
-    refused(jp.StructureError, recursion, Y, says=("never forgets", "jp.latent"))
+    exact(recursion, (Y,), {"c0": ()})
 
 
 # -- data made of latents, branches, sizes ---------------------------------------------------------
