@@ -17,6 +17,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
+from jopa_ppl.compilation import often
 from jopa_ppl.settings import ours
 
 Arrays = Callable[..., Sequence[Array]]
@@ -55,10 +56,16 @@ _primitive = Primitive("jopa_double")
 _primitive.multiple_results = True
 
 
+@lru_cache(256)
+def _compiled(fn: Arrays, low: bool) -> Callable[..., list[Array]]:
+    narrowed = _narrowed(fn, low)
+    return jax.jit(lambda *args: narrowed(*args), compiler_options=often())
+
+
 @_primitive.def_impl
 def _run(*args: Array, fn: Arrays, low: bool) -> list[Array]:
     with ours():
-        return _narrowed(fn, low)(*args)
+        return _compiled(fn, low)(*args)
 
 
 @_primitive.def_abstract_eval

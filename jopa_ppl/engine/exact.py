@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.engine.engine import Engine, Evidence
+from jopa_ppl.engine.evidence import FactorArrays
 from jopa_ppl.graph.factor import Factor
+from jopa_ppl.linalg.nonconjugate import expected_score
 
 Bind = Callable[[Sequence[Array]], Evidence]       # from the arrays of a call
 
@@ -31,7 +33,7 @@ def reasons(engine: Engine) -> dict[str, str]:
             others = [b.name for b in engine.energy.blocks_of(f) if b is not block]
             why = (f"'{f.site.name}' ties it to '{others[0]}', another belief" if others else
                    f"the message of '{f.site.name}' to it is not exact"
-                   if f.bends(block) or f.message != "exact" else "")
+                   if f.bends(block) or f.message == "amortised" else "")
             if why:
                 found |= dict.fromkeys(block.members, why)
     return found
@@ -53,7 +55,18 @@ def log_evidence(engine: Engine, factors: list[Factor], moments: dict[str, Any],
         mask = bound.clamps[block.name]
         stats[block.name], more = block.once_solved(stats[block.name], mask)
         entropy += block.entropy(moments[block.name], mask) + more
-    return engine.energy(factors, bound.arrays, stats) + entropy
+    return _energy(engine, factors, bound.arrays, stats) + entropy
+
+
+def _energy(engine: Engine, factors: list[Factor], arrays: dict[str, FactorArrays],
+            stats: dict[str, Any]) -> Array:
+    """U of some factors, differentiable in all that they are made of: messages, which `Energy` is
+    there for, teach nothing to the data that a density is scored with."""
+    plain, total, energy = [f for f in factors if not f.scored], jnp.zeros(()), engine.energy
+    for f in (f for f in factors if f.scored):
+        score = energy.scored(f, energy.shared(f, arrays[f.name], stats), stats)
+        total += expected_score(*score, f.message)
+    return total + energy(plain, arrays, stats)
 
 
 def value_and_gradient(engine: Engine, factors: list[Factor], bind: Bind, leaves: Sequence[Array]
@@ -74,7 +87,7 @@ def value_and_gradient(engine: Engine, factors: list[Factor], bind: Bind, leaves
     def energy(given: list[Array]) -> Array:
         new = iter(given)
         arrays, clamps = tree.unflatten([next(new) if _is_real(x) else x for x in all_])
-        return engine.energy(factors, arrays, engine.stats(moments, clamps))
+        return _energy(engine, factors, arrays, engine.stats(moments, clamps))
 
     (gradient,) = back(jax.grad(energy)(given))
     return log_evidence(engine, factors, moments, bound), gradient
