@@ -21,7 +21,7 @@ from jax import Array, random
 from numpyro import handlers, infer
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
-from numpyro.infer.initialization import init_to_mean, init_to_median, init_to_value
+from numpyro.infer.initialization import init_to_mean, init_to_median
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import in_batches
@@ -189,16 +189,15 @@ class UseNUTS:
     dense_mass: bool = False
     name: str = "nuts"
 
-    def prepare(self, program: Program) -> tuple[Callable, Callable, tuple[str, ...]]:
-        """The model that is sampled, where chains start, and sites to keep that are drawn back."""
-        return program.model, self.init, ()
+    def prepare(self, program: Program) -> tuple[Callable, dict[str, Any], tuple[str, ...]]:
+        """The model that is sampled, options of NUTS, and sites to keep that are drawn back."""
+        return program.model, {"init_strategy": self.init, "dense_mass": self.dense_mass}, ()
 
     def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:
         _, args, kwargs = program
         begun = time.perf_counter()
-        model, init, back = self.prepare(program)
-        kernel = infer.NUTS(model, init_strategy=init, max_tree_depth=self.max_tree_depth,
-                            dense_mass=self.dense_mass)
+        model, options, back = self.prepare(program)
+        kernel = infer.NUTS(model, max_tree_depth=self.max_tree_depth, **options)
         state = kernel.init(random.split(key, self.num_chains), self.num_warmup, None, args, kwargs)
 
         def step(state: Any, _: None) -> tuple[Any, tuple]:
@@ -239,23 +238,21 @@ class UseNUTS:
 @dataclass(frozen=True)
 class UseMarginalised(UseNUTS):
     """Options of the engine "marginalised": NUTS on `jp.marginalised` of the program (`over` as
-    there), all sites drawn back; from VMP's means, where it takes the program and `init` is left.
+    there), all sites drawn back; from VMP's belief, where it takes the program and `init` is left.
     """
 
     dense_mass: bool = True         # few latents are left
     over: tuple[str, ...] | None = None
     name: str = "marginalised"
 
-    def prepare(self, program: Program) -> tuple[Callable, Callable, tuple[str, ...]]:
+    def prepare(self, program: Program) -> tuple[Callable, dict[str, Any], tuple[str, ...]]:
         model, args, kwargs = program
-        rest, init = marginalised(model, over=self.over), self.init
-        back = rest.integrated(*args, **kwargs)
-        if init is _in_the_middle:
+        rest = marginalised(model, over=self.over)
+        options = super().prepare(program)[1]
+        if self.init is _in_the_middle:
             with suppress(JopaError):
-                found = VMP(model, progress=False).run(*args, **kwargs)
-                init = init_to_value(values={n: found.mean(n) for n in found.sites
-                                             if n not in back})
-        return rest, init, back
+                options |= rest.start(*args, **kwargs)
+        return rest, options, rest.integrated(*args, **kwargs)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:

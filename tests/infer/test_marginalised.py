@@ -191,7 +191,7 @@ def test_data_in_part_are_integrated_out_where_they_are_missing():
     assert np.std(drawn["y"][:, 1]) > 0.1 and abs(drawn["a"].mean() - 0.5) < 0.2
     a = 0.7
     with jax.enable_x64(True):
-        found = rest.log_evidence({"a": jnp.array(a)}, 4)
+        found = float(rest.log_evidence({"a": jnp.array(a)}, 4))
     y = np.asarray(series, float)
     wanted = dist.Normal(0, 1).log_prob(y[0] - a * 0.5) + dist.Normal(0, 1).log_prob(
         y[3] - a * y[2]) + dist.Normal(a**2 * y[0], np.sqrt(1 + a**2)).log_prob(y[2])
