@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -69,10 +68,10 @@ def _run(*args: Array, fn: Arrays, low: bool) -> list[Array]:
 
 
 @_primitive.def_abstract_eval
-def _shapes(*args: Any, fn: Arrays, low: bool) -> list[ShapedArray]:
+def _shapes(*args: Any, fn: Arrays, low: bool) -> list[Any]:
     with jax.enable_x64(True):
         like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in args]
-        return [ShapedArray(x.shape, x.dtype) for x in jax.eval_shape(_narrowed(fn, low), *like)]
+        return list(jax.make_jaxpr(_narrowed(fn, low))(*like).out_avals)
 
 
 def _lower(ctx: Any, *args: Any, fn: Arrays, low: bool) -> Any:

@@ -225,7 +225,12 @@ class UseNUTS:
         chains = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), z)
         constrain = kernel.postprocess_fn(args, kwargs)
         flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), chains)
-        found = jax.jit(lambda f: in_batches(constrain, f, 64))(flat)
+        outside = jax.jit(lambda f: in_batches(constrain, f, 64))
+        begun = time.perf_counter()
+        outside = outside.lower(flat).compile()
+        compiling += time.perf_counter() - begun
+        seconds, found = _timed(lambda: outside(flat))
+        spent += seconds
         drawn = {n: np.asarray(x).reshape((self.num_chains, -1, *x.shape[1:]))
                  for n, x in found.items() if n in z or n in back}
         rhat = max(float(np.nanmax(split_gelman_rubin(x))) for x in drawn.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jopa_ppl.graph.factor import Factor, barren
 from jopa_ppl.graph.tables import table
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import Given
-from jopa_ppl.language.query import condition
+from jopa_ppl.language.query import _Query, condition
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program, Site
 
@@ -85,7 +86,7 @@ def split(model: Callable, args: tuple, kwargs: dict, over: tuple[str, ...] | No
 def freed(model: Any) -> Any:
     """The model with beliefs of `jp.given(.., update=False)` as the priors that they are to every
     sampler."""
-    if not isinstance(getattr(model, "data", None), tuple):
+    if not isinstance(model, _Query):
         return model
     held = {"held": False} if isinstance(model, Given) else {}
     return replace(model, fn=freed(model.fn), **held)
@@ -98,41 +99,28 @@ def _still(x: Any) -> Any:
 
 def _divide(program: Program, model: Callable, args: tuple, kwargs: dict,
             over: tuple[str, ...] | None) -> Split:
-    sites, why = program.sites, {}
+    sites = program.sites
     unseen = barren(program, Reader(program))
     latent = [n for n, s in sites.items() if (not s.observed or s.partial) and n not in unseen]
-    must = [n for n in latent if sites[n].partial]       # data in part: no sampler takes them
-    if over is not None:
-        for name in over:
-            if name not in latent:
-                raise SiteError("unknown site in over=", site=name, found=f"'{name}'",
-                                expected=f"some of {names(latent)}",
-                                fix="name latents that something observed depends on")
-        must = [n for n in latent if n in must or n in over]
-    found = _attempt(program, model, args, kwargs, latent, must, why) if must else None
-    if must and found is None:
-        name = next((n for n in must if n in why), must[0])
+    for name in over or ():
+        if name not in latent:
+            raise SiteError("unknown site in over=", site=name, found=f"'{name}'",
+                            expected=f"some of {names(latent)}",
+                            fix="name latents that something observed depends on")
+    why: dict[str, str] = {}
+    attempt = partial(_attempt, program, model, args, kwargs, latent, why)
+    # Data in part are no sampler's.
+    inner = [n for n in latent if sites[n].partial or n in (over or ())]
+    found = attempt(inner) if inner else None
+    if inner and found is None:
+        name = next((n for n in inner if n in why), inner[0])
         raise StructureError(
-            "it cannot be integrated out", site=name, found=why[name],
+            "it cannot be integrated out", site=name,
+            found=why.get(name) or next(iter(why.values())),
             expected="latents whose factors are all exact given the others",
             fix="leave it out of over=" if over else "pass all of its data, or none")
-    inner = list(must)
-    size = lambda n: prod(_shape(program, sites[n]))
-    todo = [] if over is not None else sorted(
-        (n for n in latent if n not in inner and (sites[n].rules.discrete or (
-            sites[n].rules.location and sites[n].transform is None))),
-        key=lambda n: (not sites[n].rules.discrete, -size(n)))
-    while todo:         # again where one was added: what follows from it may join it
-        left = []
-        for name in todo:
-            new = _attempt(program, model, args, kwargs, latent, [*inner, name], why, name)
-            if new is None:
-                left.append(name)
-            else:
-                found, inner = new, [*inner, name]
-        if len(left) == len(todo):
-            break
-        todo = left
+    if over is None:
+        inner, found = _as_many_as_fit(program, latent, inner, found, attempt)
     if found is None:
         raise StructureError(
             "no latent can be integrated out", found="; ".join(
@@ -142,10 +130,29 @@ def _divide(program: Program, model: Callable, args: tuple, kwargs: dict,
     graph = found.graph
     touching = {f.site.name for f in graph.factors if found.engine.energy.blocks_of(f)}
     hidden = frozenset({*touching, *inner, *unseen})
-    return Split(tuple(n for n in sites if n in inner),
+    return Split(tuple(n for n in latent if n in inner),
                  tuple(n for n in latent if n not in inner), unseen, hidden,
                  [f for f in graph.factors if f.site.name in hidden], found,
                  {n: w for n, w in why.items() if n not in inner}, program)
+
+
+def _as_many_as_fit(program: Program, latent: list[str], inner: list[str], found: Compiled | None,
+                    attempt: Callable[..., Compiled | None]) -> tuple[list[str], Compiled | None]:
+    """Latents taken in one at a time; again once one was, as what follows from it may join it."""
+    def order(name: str) -> tuple[bool, int]:
+        site = program.sites[name]
+        return not site.rules.discrete, -prod(_shape(program, site))
+
+    plain = lambda s: s.rules.discrete or (s.rules.location and s.transform is None)
+    todo = sorted((n for n in latent if n not in inner and plain(program.sites[n])), key=order)
+    taken = True
+    while taken:
+        taken = False
+        for name in todo:
+            new = None if name in inner else attempt([*inner, name], name)
+            if new is not None:
+                found, inner, taken = new, [*inner, name], True
+    return inner, found
 
 
 def _shape(program: Program, site: Site) -> tuple[int, ...]:
@@ -154,7 +161,7 @@ def _shape(program: Program, site: Site) -> tuple[int, ...]:
 
 
 def _attempt(program: Program, model: Callable, args: tuple, kwargs: dict, latent: list[str],
-             inner: list[str], why: dict[str, str], name: str | None = None) -> Compiled | None:
+             why: dict[str, str], inner: list[str], name: str | None = None) -> Compiled | None:
     """The program with all latents but `inner` as data, where these are then exact; else None, and
     in `why` the reason, of `name` where it is given."""
     rest = [n for n in latent if n not in inner]

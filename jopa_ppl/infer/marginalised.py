@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpyro
 from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
 from numpyro.infer import init_to_value
-from numpyro.infer.util import unconstrain_fn
+from numpyro.infer.util import potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
 from jopa_ppl.double import computed_in_double
@@ -23,7 +24,6 @@ from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.infer.integrable import Split, freed, split
 from jopa_ppl.infer.vmp import VMP
-from jopa_ppl.language.keys import is_key
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.language.query import _Query, condition
 from jopa_ppl.language.replay import replay
@@ -84,11 +84,14 @@ class Marginalised(_Query, data=()):
         return () if parts is None else parts.inner
 
     def start(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Options that make NUTS begin where VMP ends: at its means, with the covariance of its
-        belief, in unconstrained space, as inverse mass matrix, which is kept. (NumPyro's own
-        adaptation draws variances towards 1e-3, far from those of dynamics that are well known.)
+        """Options that make NUTS begin where VMP ends, with a mass matrix that stays:
 
             MCMC(NUTS(rest, **rest.start(y, T=T)), num_warmup=300, num_samples=500)
+
+        L holds the spreads of VMP's belief in unconstrained space; the log density bends by
+        -L' H L about its mean, by differences of gradients one spread away. The inverse mass matrix
+        is L (L' H L)^-1 L'. (NumPyro's own adaptation draws variances towards 1e-3, far from those
+        of dynamics that are well known.)
 
         Raises:
             As `jp.VMP.run`, where VMP does not take the program.
@@ -97,13 +100,20 @@ class Marginalised(_Query, data=()):
         args, kwargs = from_masked((args, kwargs))
         parts = self._split(args, kwargs)
         kept = parts.kept if parts else ()
-        found = posterior.sample(random.key(0), (1000,))
-        model = numpyro.handlers.seed(self.fn, 0)
-        inside = jax.jit(jax.vmap(lambda values: ravel_pytree(
-            unconstrain_fn(model, args, kwargs, values))[0]))({n: found[n] for n in kept})
-        return {"init_strategy": init_to_value(values={n: posterior.mean(n) for n in kept}),
-                "inverse_mass_matrix": jnp.atleast_2d(jnp.cov(inside.T)), "dense_mass": True,
-                "adapt_mass_matrix": False}
+        mean = {n: posterior.mean(n) for n in kept}
+        drawn = posterior.sample(random.key(0), (1000,))
+        inside = partial(unconstrain_fn, numpyro.handlers.seed(self.fn, 0), args, kwargs)
+        cloud = jax.jit(jax.vmap(lambda v: ravel_pytree(inside(v))[0]))({n: drawn[n] for n in kept})
+        middle, shape = ravel_pytree(inside(mean))
+        root = jnp.linalg.cholesky(jnp.atleast_2d(jnp.cov(cloud.T)))
+        potential = partial(potential_energy, numpyro.handlers.seed(self, 0), args, kwargs)
+        slope = jax.jit(jax.vmap(jax.grad(lambda z: potential(shape(middle + root @ z)))))
+        ends = slope(jnp.concatenate([jnp.eye(len(middle)), -jnp.eye(len(middle))]))
+        bend = 0.5 * (ends[:len(middle)] - ends[len(middle):])
+        values, vectors = jnp.linalg.eigh(0.5 * (bend + bend.T))
+        whole = root @ vectors / jnp.sqrt(jnp.clip(values, 0.01, 100.0))
+        return {"init_strategy": init_to_value(values=mean), "dense_mass": True,
+                "inverse_mass_matrix": whole @ whole.T, "adapt_mass_matrix": False}
 
     def _split(self, args: tuple, kwargs: dict) -> Split | None:
         with apart():
@@ -269,7 +279,7 @@ def drawn(compiled: Compiled, sites: tuple[str, ...]) -> Callable[..., Sequence[
 def _told_by(key: Array, values: Mapping[str, Array]) -> Array:
     """A key of their own for every values: samplers that draw sites as functions of others have one
     key for all. Sums of bits by odd factors, which values that differ seldom share."""
-    key = key if is_key(key) else random.wrap_key_data(key)
+    key = random.key(random.bits(key, (), jnp.uint32))
     for i, x in enumerate(values.values()):
         kind = jnp.uint32 if x.dtype.itemsize >= 4 else jnp.dtype(f"uint{8 * x.dtype.itemsize}")
         bits = lax.bitcast_convert_type(lax.stop_gradient(x), kind).astype(jnp.uint32).ravel()
