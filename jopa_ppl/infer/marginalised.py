@@ -16,19 +16,15 @@ from numpyro.infer import init_to_value
 from numpyro.infer.util import potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
-from jopa_ppl.double import computed_in_double
-from jopa_ppl.engine import exact
-from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.signature import split_call
 from jopa_ppl.errors import JopaError
-from jopa_ppl.graph.factor import Factor
 from jopa_ppl.infer.integrable import Split, freed, split
+from jopa_ppl.infer.integrals import drawn, evidence, told_by
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.language.query import _Query, condition
 from jopa_ppl.language.replay import replay
 from jopa_ppl.language.tracing import apart
-from jopa_ppl.posterior import draws
 
 EVIDENCE = "log_evidence"       # the name of the factor
 
@@ -48,9 +44,9 @@ class Marginalised(_Query, data=()):
         with rest:
             self.fn(*args, **kwargs)
         leaves = self._leaves(parts, rest.values, args, kwargs)
-        numpyro.factor(EVIDENCE, evidence(parts.exact, parts.factors)(leaves))
+        numpyro.factor(EVIDENCE, evidence(parts)(leaves))
         key = numpyro.prng_key()
-        key = _told_by(random.key(0) if key is None else key, rest.values)
+        key = told_by(random.key(0) if key is None else key, rest.values)
         for name, value in self._drawn(parts, rest, leaves, key, args, kwargs).items():
             numpyro.deterministic(name, value)
         return None
@@ -75,7 +71,7 @@ class Marginalised(_Query, data=()):
                             found="no value" if lost else "nothing that is observed",
                             expected="data, and a value of every site that is sampled",
                             fix="see `explain` for which these are")
-        return evidence(parts.exact, parts.factors)(self._leaves(
+        return evidence(parts)(self._leaves(
             parts, {n: values[n] for n in parts.kept}, args, kwargs))
 
     def integrated(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
@@ -101,19 +97,10 @@ class Marginalised(_Query, data=()):
         parts = self._split(args, kwargs)
         kept = parts.kept if parts else ()
         mean = {n: posterior.mean(n) for n in kept}
-        drawn = posterior.sample(random.key(0), (1000,))
-        inside = partial(unconstrain_fn, numpyro.handlers.seed(self.fn, 0), args, kwargs)
-        cloud = jax.jit(jax.vmap(lambda v: ravel_pytree(inside(v))[0]))({n: drawn[n] for n in kept})
-        middle, shape = ravel_pytree(inside(mean))
-        root = jnp.linalg.cholesky(jnp.atleast_2d(jnp.cov(cloud.T)))
-        potential = partial(potential_energy, numpyro.handlers.seed(self, 0), args, kwargs)
-        slope = jax.jit(jax.vmap(jax.grad(lambda z: potential(shape(middle + root @ z)))))
-        ends = slope(jnp.concatenate([jnp.eye(len(middle)), -jnp.eye(len(middle))]))
-        bend = 0.5 * (ends[:len(middle)] - ends[len(middle):])
-        values, vectors = jnp.linalg.eigh(0.5 * (bend + bend.T))
-        whole = root @ vectors / jnp.sqrt(jnp.clip(values, 0.01, 100.0))
+        cloud = posterior.sample(random.key(0), (1000,))
         return {"init_strategy": init_to_value(values=mean), "dense_mass": True,
-                "inverse_mass_matrix": whole @ whole.T, "adapt_mass_matrix": False}
+                "adapt_mass_matrix": False, "inverse_mass_matrix": curvature(
+                    self, self.fn, args, kwargs, mean, {n: cloud[n] for n in kept})}
 
     def _split(self, args: tuple, kwargs: dict) -> Split | None:
         with apart():
@@ -131,7 +118,7 @@ class Marginalised(_Query, data=()):
         """What was integrated out, drawn given all else; what follows from it, by the program."""
         still = lax.stop_gradient((leaves, rest.values))
         inner, outer = random.split(key)
-        found = dict(zip(parts.inner, drawn(parts.exact, parts.inner)(inner, still[0])))
+        found = dict(zip(parts.inner, drawn(parts)(inner, still[0])))
         if not (parts.unseen or rest.following):
             return found
         given = {n: x[None] for n, x in {**still[1], **found}.items()}
@@ -231,58 +218,24 @@ class _Rest(Messenger):
             self.values[msg["name"]] = msg["value"]
 
 
-def evidence(compiled: Compiled, factors: list[Factor]) -> Callable[[list[Array]], Array]:
-    """log Z of the factors, from the arrays of a call; differentiable once, in reverse."""
-    def make() -> Callable[[list[Array]], Array]:
-        engine = compiled.engine
-        bind = lambda leaves: engine.bind(compiled.data(leaves))
+def curvature(rest: Callable, model: Callable, args: tuple, kwargs: dict, mean: dict[str, Array],
+              cloud: dict[str, Array]) -> Array:
+    """The inverse mass matrix about a mean, (n, n) in unconstrained space (`Marginalised.start`).
 
-        def both(*leaves: Array) -> tuple[Array, ...]:
-            found, gradient = exact.value_and_gradient(engine, factors, bind, leaves)
-            return found, *gradient.values()
-
-        both = computed_in_double(both)
-        log_z = jax.custom_vjp(lambda leaves: both(*leaves)[0])     # unused slopes cost nothing
-
-        def forward(leaves: list[Array]) -> tuple[Array, list]:
-            found, *gradient = both(*leaves)
-            slopes = iter(gradient)
-            return found, [next(slopes).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating)
-                           else None for x in leaves]
-
-        def backward(slopes: list, weight: Array) -> tuple[list]:
-            return ([None if s is None else (weight * s).astype(s.dtype) for s in slopes],)
-
-        log_z.defvjp(forward, backward)
-        return log_z
-
-    return compiled.stage("evidence", make)
-
-
-def drawn(compiled: Compiled, sites: tuple[str, ...]) -> Callable[..., Sequence[Array]]:
-    """A joint draw of the latents, from a key and the arrays of a call."""
-    def make() -> Callable[..., Sequence[Array]]:
-        engine = compiled.engine
-
-        def draw(key: Array, *leaves: Array) -> list[Array]:
-            bound = engine.bind(compiled.data(leaves))
-            found = draws.one(engine, exact.solve(engine, bound), bound, None,
-                              random.wrap_key_data(key))
-            return [found[n] for n in sites]
-
-        return computed_in_double(draw)
-
-    inside = compiled.stage(("drawn back", sites), make)
-    return lambda key, leaves: inside(random.key_data(key), *leaves)
-
-
-def _told_by(key: Array, values: Mapping[str, Array]) -> Array:
-    """A key of their own for every values: samplers that draw sites as functions of others have one
-    key for all. Sums of bits by odd factors, which values that differ seldom share."""
-    key = random.key(random.bits(key, (), jnp.uint32))
-    for i, x in enumerate(values.values()):
-        kind = jnp.uint32 if x.dtype.itemsize >= 4 else jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-        bits = lax.bitcast_convert_type(lax.stop_gradient(x), kind).astype(jnp.uint32).ravel()
-        odd = random.bits(random.key(i), bits.shape, jnp.uint32) | 1
-        key = random.fold_in(key, jnp.sum(bits * odd, dtype=jnp.uint32))
-    return key
+    Args:
+        rest: what is sampled; model: a program with the same priors.
+        cloud: draws of a belief about the same sites, whose spreads are the lengths to look along.
+    """
+    inside = partial(unconstrain_fn, numpyro.handlers.seed(model, 0), args, kwargs)
+    points = jax.jit(jax.vmap(lambda v: ravel_pytree(inside(v))[0]))(cloud)
+    middle, shape = ravel_pytree(inside(mean))
+    root = jnp.linalg.cholesky(jnp.atleast_2d(jnp.cov(points.T)))
+    potential = partial(potential_energy, numpyro.handlers.seed(rest, 0), args, kwargs)
+    slope = jax.jit(jax.vmap(jax.grad(lambda z: potential(shape(middle + root @ z)))))
+    n, eye = len(middle), jnp.eye(len(middle))
+    ends = slope(jnp.concatenate([eye, -eye]))
+    bend = 0.5 * (ends[:n] - ends[n:])
+    bend = jnp.where(jnp.isfinite(bend).all(), bend, eye)       # else that of the belief
+    values, vectors = jnp.linalg.eigh(0.5 * (bend + bend.T))
+    whole = root @ vectors / jnp.sqrt(jnp.clip(values, 0.01, 100.0))
+    return whole @ whole.T

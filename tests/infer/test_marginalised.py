@@ -148,6 +148,7 @@ def test_discrete_latents_go_first():
     with jax.enable_x64(True):
         rest = jp.marginalised(mixture)
         assert rest.integrated(y) == ("z",)
+        assert rest._split((y,), {}) is rest._split((y + 1,), {})      # found once for a shape
         found, slope = jax.value_and_grad(lambda t: rest.log_evidence(t, y))(theta)
 
         def wanted(t):
@@ -257,3 +258,31 @@ def test_the_posterior_is_that_of_nuts_on_the_whole_program(name):
               {"T": 15, "C": C.astype(np.float32)}, 500, 1500)
     else:
         agree(programs.local_level, (NILE,), {"T": 20}, 500, 1500)
+
+
+def driven(y, u):
+    """The LDS with its data as arguments, so that one compilation serves all of them."""
+    return jp.marginalised(jp.condition(programs.lds, {"u": u}))(y, T=10, C=jnp.asarray(C))
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    """Data sets drawn from the prior: 50 and 90 % intervals of A, B, W and the states."""
+    sets, shares = 80, (0.5, 0.9)
+    u = programs.simulate(10, seed=3)[1].astype(np.float32)
+    prior = Predictive(jp.condition(programs.lds, {"u": u}), num_samples=sets)
+    truth = prior(jax.random.key(5), None, T=10, C=jnp.asarray(C))
+    mcmc = MCMC(NUTS(driven), num_warmup=200, num_samples=300, progress_bar=False,
+                jit_model_args=True)
+    held = {(n, s): [] for n in ("A", "B", "W", "x") for s in shares}
+    for i in range(sets):
+        mcmc.run(jax.random.key(i), truth["y"][i], u)
+        found = mcmc.get_samples()
+        for (name, share), hits in held.items():
+            low, high = np.quantile(found[name], [0.5 - share / 2, 0.5 + share / 2], axis=0)
+            at = slice(0, 9) if name == "x" else slice(None)
+            hits.append(np.mean(((truth[name][i] >= low) & (truth[name][i] <= high))[at]))
+    for (name, share), hits in held.items():
+        error = max(np.std(hits) / np.sqrt(sets), 0.02)
+        print(name, share, np.mean(hits), error)
+        assert abs(np.mean(hits) - share) < 3.5 * error, (name, share, np.mean(hits), error)
