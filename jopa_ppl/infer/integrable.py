@@ -57,7 +57,7 @@ class Split(NamedTuple):
                 role = "drawn by the program: nothing observed depends on it"
             else:
                 role = "in the evidence" if name in self.hidden else "as it stands"
-            rows.append((name, site.described or site.family, role))
+            rows.append((name, site.described, role))
         return table(("site", "family", "what becomes of it"), rows)
 
 
@@ -127,6 +127,8 @@ def _divide(program: Program, model: Callable, args: tuple, kwargs: dict,
                 f"'{n}': {why.get(n, 'neither Gaussian nor discrete')}" for n in latent),
             expected="a Gaussian or discrete latent whose factors are all exact given the others",
             fix="run NUTS on the model itself, or jp.VMP")
+    if (chain := _kernel(found)) != "auto":
+        found = attempt(inner, chain=chain) or found
     graph = found.graph
     touching = {f.site.name for f in graph.factors if found.engine.energy.blocks_of(f)}
     hidden = frozenset({*touching, *inner, *unseen})
@@ -155,20 +157,30 @@ def _as_many_as_fit(program: Program, latent: list[str], inner: list[str], found
     return inner, found
 
 
+def _kernel(found: Compiled) -> str:
+    """The kernel of its chains: few steps of more work, where these are of a few numbers each. It
+    takes longer to compile, which "auto" minds, but a sampler runs it a hundred thousand times."""
+    width = [sum(b.latents[n].dims for n in b.variables) for b in found.graph.blocks
+             if b.scan is not None]
+    return "parallel" if any(1 < n <= 4 for n in width) else "auto"
+
+
 def _shape(program: Program, site: Site) -> tuple[int, ...]:
     lead = (program.scans[site.scan].length,) if site.is_series else ()
     return (*lead, *site.shape)
 
 
 def _attempt(program: Program, model: Callable, args: tuple, kwargs: dict, latent: list[str],
-             why: dict[str, str], inner: list[str], name: str | None = None) -> Compiled | None:
+             why: dict[str, str], inner: list[str], name: str | None = None, chain: str = "auto"
+             ) -> Compiled | None:
     """The program with all latents but `inner` as data, where these are then exact; else None, and
     in `why` the reason, of `name` where it is given."""
     rest = [n for n in latent if n not in inner]
     data = {n: np.zeros(_shape(program, program.sites[n]),
                         int if program.sites[n].rules.discrete else float) for n in rest}
     try:
-        compiled = VMP(condition(model, data) if data else model).unchecked(args, kwargs)[0]
+        vmp = VMP(condition(model, data) if data else model, chain=chain)
+        compiled = vmp.unchecked(args, kwargs)[0]
     except JopaError as error:
         why[name or error.site or inner[0]] = (
             f"{error.what}" + (f", {error.found}" if error.found else ""))
