@@ -246,6 +246,7 @@ class UseMarginalised(UseNUTS):
     there), all sites drawn back; from VMP's belief, where it takes the program and `init` is left.
     """
 
+    num_warmup: int = 100           # for the step size alone
     dense_mass: bool = True         # few latents are left
     over: tuple[str, ...] | None = None
     name: str = "marginalised"

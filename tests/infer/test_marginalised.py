@@ -85,6 +85,7 @@ def test_the_evidence_and_its_gradient_are_those_of_a_dense_gaussian(name):
         assert set(rest.integrated(*args, **kwargs)) == set(shapes)
         found = jax.jit(jax.value_and_grad(lambda t: total(rest, args, kwargs, t)))(theta)
         wanted = jax.jit(jax.value_and_grad(dense(model, args, kwargs, shapes)))(theta)
+    found, wanted = jax.device_get((found, wanted))
     assert abs(found[0] - wanted[0]) < 1e-9 * max(1, abs(wanted[0]))
     for n in theta:
         slope = wanted[1][n]            # of a symmetric matrix: any split between its two halves
@@ -236,7 +237,7 @@ def test_faults_are_told():
 def agree(model, args, kwargs, warmup, draws):
     """NUTS on the program with and without its states: means and spreads within their errors."""
     found = jp.compare(model, *args, engines=(
-        UseNUTS(warmup, draws), UseMarginalised(warmup, draws)), budget=600.0, progress=False,
+        UseNUTS(warmup, draws), UseMarginalised(num_samples=draws)), budget=600.0, progress=False,
         **kwargs)
     runs = found["nuts"], found["marginalised"]
     assert found.reference is not None and runs[0].draws.keys() == runs[1].draws.keys()
