@@ -120,7 +120,7 @@ def _divide(program: Program, model: Callable, args: tuple, kwargs: dict,
             expected="latents whose factors are all exact given the others",
             fix="leave it out of over=" if over else "pass all of its data, or none")
     if over is None:
-        inner, found = _as_many_as_fit(program, latent, inner, found, attempt)
+        inner, found = _as_many_as_fit(program, latent, inner, found, attempt, why)
     if found is None:
         raise StructureError(
             "no latent can be integrated out", found="; ".join(
@@ -139,7 +139,8 @@ def _divide(program: Program, model: Callable, args: tuple, kwargs: dict,
 
 
 def _as_many_as_fit(program: Program, latent: list[str], inner: list[str], found: Compiled | None,
-                    attempt: Callable[..., Compiled | None]) -> tuple[list[str], Compiled | None]:
+                    attempt: Callable[..., Compiled | None], why: dict[str, str]
+                    ) -> tuple[list[str], Compiled | None]:
     """Latents taken in one at a time; again once one was, as what follows from it may join it."""
     def order(name: str) -> tuple[bool, int]:
         site = program.sites[name]
@@ -152,9 +153,18 @@ def _as_many_as_fit(program: Program, latent: list[str], inner: list[str], found
         taken = False
         for name in todo:
             new = None if name in inner else attempt([*inner, name], name)
-            if new is not None:
+            if new is not None and _widens(program, new, name):
+                why[name] = "with the chain it is slower than sampled; over= takes it in"
+            elif new is not None:
                 found, inner, taken = new, [*inner, name], True
     return inner, found
+
+
+def _widens(program: Program, found: Compiled, name: str) -> bool:
+    """Whether it is a global that a chain carries along from step to step."""
+    joined, reader = found.graph.block_of(name).scan is not None, Reader(program)
+    return (joined and program.sites[name].scan is None
+            and not any(name in reader.heads(scan) for scan in program.scans))
 
 
 def _kernel(found: Compiled) -> str:
