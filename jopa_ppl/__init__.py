@@ -44,6 +44,7 @@ from jopa_ppl.errors import (
 )
 from jopa_ppl.infer.batches import PosteriorBatch
 from jopa_ppl.infer.importance import correct
+from jopa_ppl.infer.marginalised import marginalised
 from jopa_ppl.infer.variational_em import VariationalEM
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.distributions import ArrayNormal
@@ -90,6 +91,7 @@ __all__ = [
     "latent",
     "load_checkpoint",
     "load_posterior",
+    "marginalised",
     "module",
     "observe",
     "plate",

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.colours import COLOURS
-from jopa_ppl.engines import Program, Run, UseNUTS, UseSVI, UseVMP
+from jopa_ppl.engines import Program, Run, UseMarginalised, UseNUTS, UseSVI, UseVMP
 from jopa_ppl.errors import JopaError, SiteError, names
 from jopa_ppl.graph.tables import table
 from jopa_ppl.language.keys import as_key
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Engine = str | UseVMP | UseSVI | UseNUTS
 ENGINES: dict[str, tuple] = {
-    "vmp": (UseVMP(),), "nuts": (UseNUTS(),),
+    "vmp": (UseVMP(),), "nuts": (UseNUTS(),), "marginalised": (UseMarginalised(),),
     "svi": tuple(UseSVI(g) for g in ("normal", "multivariate", "chain")),
     **{f"svi {g}": (UseSVI(g),) for g in ("normal", "multivariate", "chain", "coupled")}}
 # Chains that have met have an r-hat near 1 (Vehtari et al. 2021 want 1.01 of the final draws of an
@@ -49,7 +49,8 @@ class Comparison:
     Free energies are -ELBO in nats of the same log joint with every normaliser in it, so they can
     be subtracted: the lower one is closer to the posterior, by that many nats of KL.
 
-    `reference` is the NUTS run that the others are measured against, the first whose chains agree
+    `reference` is the run of NUTS (of "nuts" or "marginalised") that the others are measured
+    against, the first whose chains agree
     (r-hat at most 1.05 in every element of every site); None where there is none.
     """
 
@@ -167,9 +168,11 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
     """Run one unmodified program under several engines.
 
     Args:
-        engines: "vmp", "nuts", "svi" (three guides: AutoNormal, AutoMultivariateNormal and the
-            Gauss-Markov one), "svi normal", "svi multivariate", "svi chain", "svi coupled"; or
-            options: `jopa_ppl.engines.UseVMP`, `UseSVI`, `UseNUTS`.
+        engines: "vmp", "nuts", "marginalised" (NUTS on `jp.marginalised` of the program, a
+            reference too and often the quicker one), "svi" (three guides: AutoNormal,
+            AutoMultivariateNormal and the Gauss-Markov one), "svi normal", "svi multivariate",
+            "svi chain", "svi coupled"; or options: `jopa_ppl.engines.UseVMP`, `UseSVI`, `UseNUTS`,
+            `UseMarginalised`.
         budget: seconds an engine may take once compiled, or {engine's name: seconds}. VMP ends
             when it has converged, NUTS when it has its draws.
         num_draws: joint draws of VMP's and of each guide's posterior.

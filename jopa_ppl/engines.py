@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,56 +26,16 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import in_batches
 from jopa_ppl.errors import JopaError
+from jopa_ppl.infer.marginalised import marginalised
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.posterior import density
 from jopa_ppl.tools.guides import AutoGaussMarkov
+from jopa_ppl.tools.runs import Program as Program
+from jopa_ppl.tools.runs import Run as Run
 
 GUIDES = ("normal", "multivariate", "chain", "coupled")
 _SCORED = 128       # draws behind each reported value of the bound
 _CHUNK = 20         # NUTS steps between looks at the clock
-
-
-class Program(NamedTuple):
-    """A model and the arguments it is run on."""
-
-    model: Callable
-    args: tuple
-    kwargs: dict
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one engine gave.
-
-    Attributes:
-        draws: {site: (chains, draws, *site shape)}.
-        cold, warm: seconds to the result, with and without tracing and compiling.
-        steps: sweeps, gradient steps or (all chains together) leapfrog steps.
-        times, bounds: seconds (warm) and free energy in nats after some of the steps.
-        free_energy, error: -ELBO in nats and its Monte Carlo standard error (0: exact).
-        divergences, rhat, ess: NUTS only; the worst element of any site.
-        note: what to know; result: the engine's own (posterior, parameters or state).
-    """
-
-    name: str
-    draws: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    cold: float = float("nan")
-    warm: float = float("nan")
-    steps: int = 0
-    times: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
-    bounds: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
-    free_energy: float = float("nan")
-    error: float = float("nan")
-    divergences: int | None = None
-    rhat: float | None = None
-    ess: float | None = None
-    note: str = ""
-    result: Any = field(default=None, repr=False)
-
-    def reach(self, bound: float) -> float:
-        """Seconds (warm) until the free energy is at most `bound`; inf if it never was."""
-        hit = np.flatnonzero(self.bounds <= bound)
-        return float(self.times[hit[0]]) if len(hit) else float("inf")
 
 
 @dataclass(frozen=True)
@@ -225,12 +186,18 @@ class UseNUTS:
     num_chains: int = 2
     max_tree_depth: int = 10
     init: Callable = _in_the_middle
+    dense_mass: bool = False
     name: str = "nuts"
 
+    def prepare(self, program: Program) -> tuple[Callable, dict[str, Any], tuple[str, ...]]:
+        """The model that is sampled, options of NUTS, and sites to keep that are drawn back."""
+        return program.model, {"init_strategy": self.init, "dense_mass": self.dense_mass}, ()
+
     def run(self, program: Program, key: Array, budget: float, draws: int, progress: bool) -> Run:
-        model, args, kwargs = program
+        _, args, kwargs = program
         begun = time.perf_counter()
-        kernel = infer.NUTS(model, init_strategy=self.init, max_tree_depth=self.max_tree_depth)
+        model, options, back = self.prepare(program)
+        kernel = infer.NUTS(model, max_tree_depth=self.max_tree_depth, **options)
         state = kernel.init(random.split(key, self.num_chains), self.num_warmup, None, args, kwargs)
 
         def step(state: Any, _: None) -> tuple[Any, tuple]:
@@ -258,14 +225,40 @@ class UseNUTS:
         chains = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), z)
         constrain = kernel.postprocess_fn(args, kwargs)
         flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), chains)
-        found = jax.jit(lambda f: in_batches(constrain, f, 64))(flat)
+        outside = jax.jit(lambda f: in_batches(constrain, f, 64))
+        begun = time.perf_counter()
+        outside = outside.lower(flat).compile()
+        compiling += time.perf_counter() - begun
+        seconds, found = _timed(lambda: outside(flat))
+        spent += seconds
         drawn = {n: np.asarray(x).reshape((self.num_chains, -1, *x.shape[1:]))
-                 for n, x in found.items() if n in z}
+                 for n, x in found.items() if n in z or n in back}
         rhat = max(float(np.nanmax(split_gelman_rubin(x))) for x in drawn.values())
         ess = min(float(np.nanmin(effective_sample_size(x))) for x in drawn.values())
         note = "" if i == chunks - 1 else f"the budget of {budget:.0f} s ended the sampling"
         return Run(self.name, drawn, compiling + spent, spent, leaps, note=note, rhat=rhat, ess=ess,
                    divergences=int(np.sum(diverging)), result=state)
+
+
+@dataclass(frozen=True)
+class UseMarginalised(UseNUTS):
+    """Options of the engine "marginalised": NUTS on `jp.marginalised` of the program (`over` as
+    there), all sites drawn back; from VMP's belief, where it takes the program and `init` is left.
+    """
+
+    num_warmup: int = 100           # for the step size alone
+    dense_mass: bool = True         # few latents are left
+    over: tuple[str, ...] | None = None
+    name: str = "marginalised"
+
+    def prepare(self, program: Program) -> tuple[Callable, dict[str, Any], tuple[str, ...]]:
+        model, args, kwargs = program
+        rest = marginalised(model, over=self.over)
+        options = super().prepare(program)[1]
+        if self.init is _in_the_middle:
+            with suppress(JopaError):
+                options |= rest.start(*args, **kwargs)
+        return rest, options, rest.integrated(*args, **kwargs)
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "jopa_ppl"
-FLOORS = ("errors arrays atomic settings colours version compilation", "linalg", "language",
+FLOORS = ("errors arrays atomic settings colours version compilation double", "linalg", "language",
           "proof", "program", "beliefs", "graph", "engine", "posterior", "infer",
           "tools plots compare engines",
           "jopa_ppl __main__")

@@ -188,6 +188,11 @@ class Belief:
         """In nats; 0 for precisions, whose divergence from their prior F holds as a whole."""
         return 0.0
 
+    def once_solved(self, stats: Any, mask: Any) -> tuple[Any, Array | float]:
+        """Statistics in place of those of a q that has just been updated, and what the entropy has
+        more then, in nats: what U and the entropy hold in common is left out of both."""
+        return stats, 0.0
+
     def diagonals(self, q: Any, message: Any, mask: Any) -> tuple[Any, Any, Any]:
         """Means, and diagonals of the precision and of the covariance; empty for precisions."""
         return (), (), ()

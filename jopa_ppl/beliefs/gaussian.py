@@ -68,6 +68,11 @@ class GaussianBelief(Belief):
     def entropy(self, q: Any, mask: Any) -> Array:
         return gaussian_entropy(jnp.sum(q.logdet), self.free_dims(mask))
 
+    def once_solved(self, stats: Any, mask: Any) -> tuple[Any, Array]:
+        """Of U, linear in the covariance C, the part <dU/dC, C> = -1/2 <J, C> is -n/2: no product
+        of large precisions and small covariances is formed."""
+        return at_mean(stats), -0.5 * self.free_dims(mask)
+
     def free_dims(self, mask: Any) -> Array | int:
         """How many numbers are inferred."""
         return free_dims(mask)

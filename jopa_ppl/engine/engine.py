@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jopa_ppl.beliefs import Belief, Clamp
-from jopa_ppl.beliefs.gaussian import at_mean
 from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.energy import Energy, is_noise_prior
 from jopa_ppl.engine.evidence import (
@@ -333,13 +332,11 @@ class Engine:
         return bound._replace(arrays=self.energy.linearised(
             self.graph.factors, bound.arrays, stats, everywhere=True))
 
-    def free_energy(self, moments: dict[str, Any], bound: Evidence, solved: str | None = None
+    def free_energy(self, moments: dict[str, Any], bound: Evidence, solved: Belief | None = None
                     ) -> Array:
         """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO.
 
-        `solved`: a block that has just been updated. Of U, linear in its covariance C, the part
-        <dU/dC, C> = -1/2 <J, C> is then -n/2: no product of large precisions and small
-        covariances is formed.
+        `solved`: a block that has just been updated (`Belief.once_solved`).
         """
         stats, energy = self.stats(moments, bound.clamps), self.energy
         arrays = energy.linearised(self.graph.factors, bound.arrays, stats)
@@ -347,9 +344,9 @@ class Engine:
         rest = [f for f in self.graph.factors if f not in noise]
         entropy = sum(b.entropy(moments[b.name], bound.clamps[b.name]) for b in self.graph.blocks)
         if solved is not None:
-            stats = {**stats, solved: at_mean(stats[solved])}
-            entropy -= 0.5 * next(b for b in self.graph.blocks if b.name == solved).free_dims(
-                bound.clamps[solved])
+            stats[solved.name], more = solved.once_solved(stats[solved.name],
+                                                          bound.clamps[solved.name])
+            entropy += more
         return -energy(rest, arrays, stats) - entropy + sum(
             density_of(f).divergence(energy, f, arrays[f.name], stats, moments[f.site.name])
             for f in noise)
@@ -418,8 +415,7 @@ class Engine:
             return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved), past
 
         exact = self.schedule.exact and not damping
-        solved = next((u.block.name for u in self.schedule.updates
-                       if exact and u.block.gaussian), None)
+        solved = next((u.block for u in self.schedule.updates if exact), None)
         return jax.lax.while_loop(running, body, (state, history))
 
 

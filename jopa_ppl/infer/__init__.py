@@ -1,1 +1,1 @@
-"""What a user calls: `VMP`, batches of runs, `VariationalEM`, importance weights."""
+"""What a user calls: `VMP`, batches of runs, `VariationalEM`, `correct`, `marginalised`."""

@@ -42,3 +42,16 @@ def tracing() -> Iterator[None]:
                 yield
         finally:
             stack[:] = found
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """With none of NumPyro's handlers that are around: for a program run inside of another."""
+    with LOCK:
+        stack = numpyro.primitives._PYRO_STACK
+        found = list(stack)
+        stack.clear()
+        try:
+            yield
+        finally:
+            stack[:] = found
