@@ -36,8 +36,8 @@ from jopa_ppl.program.naming import check_labels, check_name
 from jopa_ppl.program.parameters import Likelihood, Transformation, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.recursions import with_recursions
-from jopa_ppl.program.spellings import respelled, walked
 from jopa_ppl.program.scan_inputs import check_inputs
+from jopa_ppl.program.spellings import respelled, walked
 
 
 class _InBody(Messenger):
