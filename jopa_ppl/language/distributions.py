@@ -118,7 +118,8 @@ class Unconstrained(Distribution):
 
     def __init__(self, base: Distribution) -> None:
         self.base = base
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        own = self.transform.inverse_shape(base.shape())
+        super().__init__(base.batch_shape, own[len(base.batch_shape):], validate_args=False)
 
     @property
     def transform(self) -> transforms.Transform:

@@ -148,7 +148,7 @@ def _check_shape(program: Program, site: Site, found: tuple[int, ...], group: st
     time = (program.scans[site.scan].length,) if timed else ()
     if group == "predictions" and time and found and found[0] < time[0]:
         time = found[:1]
-    event = () if site.amortized or scored else site.event_shape
+    event = () if site.amortized or scored else site.shown_event
     shape = (*time, *site.batch_shape, *event)
     if (found[:len(shape)] if site.amortized else found) != shape:
         expected = ", ".join([*_lead(group), *map(str, shape)]) + (", .." if site.amortized else "")

@@ -37,13 +37,13 @@ def roles(source: Any) -> dict[str, str]:
     program, reader = program_and_reader(source)
     found: dict[str, str] = {}
     for scan in program.scans:
-        seeds = dict(reader.forms[scan.index].seeds)
+        seeds = {n: at for n, at in reader.forms[scan.index].seeds if n not in program.borders}
         states = {*seeds, *(site for site, _ in seeds.values())}
         if program.jaxpr is None:       # a stored posterior: what it has beliefs about
             kept = source.compiled.graph.variables
             actions = {n for n in scan.sites if n in kept} - states
         else:
-            states |= reader.heads(scan)
+            states |= reader.heads(scan) - {*program.borders}
             seen = {n: _seen(program, reader, n, scan) for n in scan.sites}
             states |= {r.site for refs in seen.values() for r in refs if r.back}
             actions = {r.site for s in states for r in seen.get(s, ()) if r.back == 0}
@@ -80,7 +80,7 @@ def site_axes(source: Any, ranks: Mapping[str, int] | None = None) -> dict[str, 
     axes = {}
     for name, site in program.sites.items():
         lead = [] if not site.is_series else [time_axis(program, site.scan)]
-        rank = len(site.shape)
+        rank = len(site.batch_shape) + len(site.shown_event)
         if site.amortized and ranks and name in ranks:
             rank = ranks[name] - len(lead)
         own = [f"{name}_dim_{i}" for i in range(rank)]

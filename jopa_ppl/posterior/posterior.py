@@ -112,8 +112,9 @@ class Posterior:
         if not self._maps:
             return found
         with ours():
-            return {n: unconstrained.transformed(m, self._maps[n]) if n in self._maps else m
-                    for n, m in found.items()}
+            of = lambda n, m: self.compiled.graph.block_of(n).distribution(n, m.parts, False)
+            return {n: unconstrained.transformed(m, self._maps[n], of(n, m))
+                    if n in self._maps else m for n, m in found.items()}
 
     @cached_property
     def _maps(self) -> dict[str, Transform]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, random
+from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import (
     AffineTransform,
     ComposeTransform,
@@ -19,9 +20,10 @@ from numpyro.distributions.transforms import (
 
 from jopa_ppl.engine.evidence import read_series
 from jopa_ppl.engine.marginals import Marginal
+from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Graph
 
-POINTS = 64
+POINTS, DRAWS = 64, 4096
 
 
 def transforms(graph: Graph, data: dict[str, Array]) -> dict[str, Transform]:
@@ -35,9 +37,12 @@ def transforms(graph: Graph, data: dict[str, Array]) -> dict[str, Transform]:
             for n, t in found.items()}
 
 
-def transformed(m: Marginal, transform: Transform) -> Marginal:
-    """The marginal of x = T(u): moments by Gauss-Hermite points of every element, parts those of u.
-    """
+def transformed(m: Marginal, transform: Transform, q: Distribution) -> Marginal:
+    """The marginal of x = T(u), u ~ q: moments by Gauss-Hermite points of every element (where T
+    mixes elements, by draws), parts those of u."""
+    if transform.domain.event_dim:
+        x = transform(q.sample(random.key(0), (DRAWS,)))
+        return m._replace(mean=x.mean(0), variance=x.var(0))
     z, w = np.polynomial.hermite_e.hermegauss(POINTS)
     w = w / w.sum()
     u = m.mean + jnp.sqrt(m.variance) * z.reshape((-1, *(1,) * m.mean.ndim))
@@ -50,7 +55,16 @@ MAPS = {"real": IdentityTransform, "exp": ExpTransform, "sigmoid": SigmoidTransf
 
 
 def record(transform: Transform) -> dict[str, Any]:
-    """A transform as files hold it: loc + scale * map(u), loc and scale of one shape."""
+    """A transform as files hold it: loc + scale * map(u), loc and scale of one shape.
+
+    Raises:
+        JopaError: it mixes elements, as that of a correlation matrix does.
+    """
+    if transform.domain.event_dim:
+        raise JopaError("this belief cannot be saved", found=f"{type(transform).__name__}, which "
+                        "mixes the elements of a latent", expected="latents whose elements are "
+                        "real, positive or in an interval", fix="save draws of it: "
+                        "posterior.to_arviz().to_netcdf(path)")
     parts = list(getattr(transform, "parts", [transform]))
     affine = parts.pop() if isinstance(parts[-1], AffineTransform) else AffineTransform(0.0, 1.0)
     (inner,) = parts or [IdentityTransform()]

@@ -136,6 +136,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         # Of a latent the density of u, x = T(u); its value is put in by the trace.
         family, unconstrained = "transformed", Unconstrained(base)
         transform = Transformation(*reversed(jax.tree.flatten(unconstrained.transform)))
+        shape = unconstrained.transform.inverse_shape(shape)
         likelihood = _likelihood(unconstrained, None)
     rules = FAMILIES[family]
     elementwise = rules.elementwise and (bool(found) or not base.event_dim)
@@ -184,14 +185,14 @@ def _values(base: dist.Distribution, latent: bool) -> tuple[int, ...]:
 
 
 def _is_differentiable(base: dist.Distribution) -> bool:
-    """Whether it is a density over elements that lie on the real line or a part of it."""
+    """Whether it is a density over a support that NumPyro has a map to from real numbers."""
     if base.is_discrete or isinstance(base, dist.Delta | dist.Unit | Amortized):
         return False
     try:
-        transform = biject_to(base.support)
+        biject_to(base.support)
     except NotImplementedError:
         return False
-    return transform.inverse_shape(base.shape()) == base.shape()
+    return True
 
 
 def _likelihood(base: dist.Distribution, value: Array | None) -> Likelihood:

@@ -43,6 +43,7 @@ class Site:
     described: str = ""        # the name of its distribution
     likelihood: Likelihood | None = None    # of sites that are scored, as the program scores them
     transform: Transformation | None = None     # of a latent that is not a Gaussian: x = T(u)
+    shown: tuple[int, ...] | None = None        # the event shape of T(u), where it is another
     values: tuple[int, ...] = ()       # of a discrete latent, what it may be
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
 
@@ -62,6 +63,11 @@ class Site:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.batch_shape + self.event_shape
+
+    @property
+    def shown_event(self) -> tuple[int, ...]:
+        """The event shape of its value as the program has it."""
+        return self.event_shape if self.shown is None else self.shown
 
     def ref(self, back: int = 0) -> Ref:
         """Its value as a step reads it, `back` steps ago; outside of scans there is but one."""

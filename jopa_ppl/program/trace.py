@@ -177,13 +177,14 @@ class _Tracer(Messenger):
                     updated=infer.get("jopa_held") is False, amortized=described.amortized,
                     role="observed" if observed else "latent", described=described.kind,
                     likelihood=described.likelihood, transform=described.transform,
-                    values=described.values)
+                    values=described.values,
+                    shown=tuple(fn.event_shape) if described.transform is not None else None)
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"
             like = jnp.asarray(native(msg["value"]))
         else:
-            kind, like = "latent", jnp.zeros(fn.shape(), int if fn.is_discrete else float)
+            kind, like = "latent", jnp.zeros(site.shape, int if fn.is_discrete else float)
         if not observed or jnp.issubdtype(like.dtype, jnp.floating):
             msg["value"] = self.placeholder(f"{kind}/{name}", like)
         if site.likelihood is not None and not observed:

@@ -3,6 +3,8 @@ extended smoothers, and what draws of q say of F."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from faults import refused
+from jax import Array
 from numpy.testing import assert_allclose
 from numpyro.infer.util import log_density
 from scipy import integrate, optimize, special, stats
@@ -438,3 +441,39 @@ def test_a_scale_and_a_mean_have_beliefs_of_their_own():
     assert graph.block_of("x") is not graph.block_of("h")
     gap, error = found.free_energy_error(1000)
     assert found.converged and abs(gap) < 4 * error + 0.05
+
+
+@pytest.mark.parametrize("prior", [
+    "InverseWishart", pytest.param("LKJCholesky", marks=pytest.mark.slow)])
+def test_matrices_of_any_support_against_the_integral(prior: str, tmp_path: Path) -> None:
+    """One number: the correlation of pairs of unit variance, or the variance of one."""
+    n = 2 if prior == "LKJCholesky" else 1
+    y = np.random.default_rng(0).multivariate_normal(np.zeros(2), [[1, 0.7], [0.7, 1]], 12)[:, :n]
+    make = {"InverseWishart": lambda: dist.InverseWishart(4.0, scale_matrix=jnp.eye(1)),
+            "LKJCholesky": lambda: dist.LKJCholesky(2, 1.5)}[prior]
+
+    def program(y: Array) -> None:
+        M = jp.latent("M", make())
+        key = "covariance_matrix" if prior == "InverseWishart" else "scale_tril"
+        with numpyro.plate("n", len(y)):
+            jp.observe("y", dist.MultivariateNormal(jnp.zeros(n), **{key: M}), y)
+
+    found = jp.VMP(program, tol=1e-10).run(y)
+    grid = jnp.linspace(-4, 4, 2001)[:, None]
+    to_support = dist.biject_to(make().support)
+
+    def log_p(u: Array) -> Array:
+        M = to_support(u)
+        return log_density(numpyro.handlers.seed(program, 0), (y,), {}, {"M": M})[0] + \
+            to_support.log_abs_det_jacobian(u, M)
+
+    weight = jax.vmap(log_p)(grid)
+    evidence = jax.scipy.special.logsumexp(weight) + jnp.log(grid[1, 0] - grid[0, 0])
+    p = jnp.exp(weight - jax.scipy.special.logsumexp(weight))
+    exact = jnp.tensordot(p, jax.vmap(to_support)(grid), 1)
+    assert -0.01 < found.free_energy[-1] + evidence < 0.05
+    assert_allclose(found.mean("M"), exact, atol=0.03)
+    assert found["M"].sample(jax.random.key(0), (3,)).shape == (3, n, n)
+    assert found.to_arviz().posterior["M"].shape[-2:] == (n, n)
+    with pytest.raises(jp.JopaError, match="cannot be saved"):
+        found.save(tmp_path / "it.safetensors")
