@@ -185,7 +185,8 @@ def test_faults_are_told():
 
     def without(y):
         W, V = (jp.latent(n, dist.Wishart(3.0, jnp.eye(2))) for n in "WV")
-        jp.observe("y", dist.MultivariateNormal(y * jnp.ones(2), precision_matrix=W + V), jnp.ones(2))
+        jp.observe("y", dist.MultivariateNormal(y * jnp.ones(2), precision_matrix=W + V),
+                   jnp.ones(2))
 
     found = jp.compare(without, np.array(0.3, np.float32), engines=("vmp", "svi normal"),
                        budget=0.1, progress=False)
