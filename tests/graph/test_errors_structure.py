@@ -202,12 +202,20 @@ def test_a_subsampled_plate():
 
 
 def test_a_factor_statement():
-    def program():
+    def program(factor):
         w = jp.latent("w", dist.Normal(0.0, 1.0))
-        numpyro.factor("f", -w**2)
+        if factor:
+            numpyro.factor("f", -w**2)
+        else:
+            jp.observe("f", dist.Normal(w, 0.5**0.5), 0.0)
         jp.observe("y", dist.Normal(w, 1.0), 0.5)
 
-    refused(StructureError, program, site="f", says=("numpyro.factor",))
+    with jax.enable_x64(True):
+        found, same = run(program, True), run(program, False)
+    np.testing.assert_allclose(found.mean("w"), same.mean("w"), atol=1e-7)
+    np.testing.assert_allclose(found.variance("w"), same.variance("w"), rtol=1e-7)
+    constant = 0.5 * np.log(2 * np.pi * 0.5)
+    np.testing.assert_allclose(found.free_energy[-1] + constant, same.free_energy[-1], atol=1e-7)
 
 
 @pytest.mark.parametrize("bend", [float, np.sin, lambda w: w if w > 0 else 0.0])
