@@ -133,7 +133,8 @@ class Posterior:
             if name in self._predictions:
                 return self._predictions[name]
             site = graph.program.sites.get(name)
-            if name in graph.predicted and not site.observed and self.call is not None:
+            told = site is None or site.observed and not self._without_data(name)
+            if self.call is not None and not told and (site.observed or name in graph.predicted):
                 self._predictions[name], self._predictors[name] = prediction.predicted(self, name)
                 return self._predictions[name]
             if site is not None:
@@ -144,6 +145,13 @@ class Posterior:
             raise SiteError("unknown site", site=name, found=f"'{name}'",
                             expected=f"one of {names(self.sites)}", fix="check the spelling")
         return self._marginals[name]
+
+    def _without_data(self, name: str) -> bool:
+        """Whether all data of an observed site are missing, so that it is predicted as well."""
+        own = [f.name for f in self.compiled.graph.factors if f.site.name == name]
+        arrays = () if self.call is None else self.bound.arrays
+        return bool(own) and all(n in arrays and not np.any(np.asarray(arrays[n].weight) > 0)
+                                 for n in own)
 
     def __getitem__(self, name: str) -> dist.Distribution:
         return self._distribution(name, ())

@@ -31,6 +31,7 @@ from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.language.series import Series, looked_up
 from jopa_ppl.program.after_scan import inline
 from jopa_ppl.program.fused import with_fused_scans
+from jopa_ppl.program.latent_data import with_latent_data
 from jopa_ppl.program.latent_inputs import with_latent_inputs
 from jopa_ppl.program.naming import check_labels, check_name
 from jopa_ppl.program.parameters import Likelihood, Transformation, describe
@@ -313,7 +314,7 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
                       slots["scans"], _kept(jaxpr), keys,
                       {k: tuple(s.shape) for k, s in shapes.items()}, second[-1].networks)
     check_labels(program.sites)
-    program = with_fused_scans(with_latent_inputs(program))
+    program = with_fused_scans(with_latent_inputs(with_latent_data(program)))
     check_inputs(program)
     return with_recursions(inline(program))
 

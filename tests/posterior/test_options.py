@@ -150,3 +150,16 @@ def test_a_series_that_is_only_predicted():
                                rtol=1e-5)
     assert posterior.at("speed", -1).mean == pytest.approx(float(2 * posterior.mean("x")[-1]), 1e-5)
     assert jax.tree.leaves(posterior.mean("speed"))[0].shape == (4,)
+
+
+def test_a_site_whose_data_are_all_missing_is_predicted():
+    def program(y):
+        a = jp.latent("a", dist.Normal(1.0, 2.0))
+        jp.observe("y", dist.Normal(2 * a, 0.5), y)
+
+    missing = jp.VMP(program).run(np.array(np.nan))
+    np.testing.assert_allclose(missing.mean("y"), 2.0, rtol=1e-6)
+    np.testing.assert_allclose(missing.variance("y"), 16.25, rtol=1e-6)
+    assert isinstance(missing["y"], dist.Normal)
+    with pytest.raises(jp.SiteError, match="data"):
+        jp.VMP(program).run(np.array(1.0)).mean("y")
