@@ -133,7 +133,7 @@ class Posterior:
             if name in self._predictions:
                 return self._predictions[name]
             site = graph.program.sites.get(name)
-            told = site is None or site.observed and not self._without_data(name)
+            told = site is None or (site.observed and not self._without_data(name))
             if self.call is not None and not told and (site.observed or name in graph.predicted):
                 self._predictions[name], self._predictors[name] = prediction.predicted(self, name)
                 return self._predictions[name]
