@@ -23,9 +23,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.scipy.linalg import solve_triangular
 
-_UNROLL = 8  # blocks up to this size are eliminated row by row, larger ones by LAPACK
+from jopa_ppl.linalg.lanes import (
+    cat,
+    eliminate,
+    from_lanes,
+    multiplied,
+    pad,
+    symmetrised,
+    to_lanes,
+    transposed,
+)
+
 _SHORT = 128  # the parallel method hands a chain this short to the sequential one
 METHODS = ("auto", "sequential", "parallel")
 
@@ -56,9 +65,9 @@ def marginals(diag: Array, off: Array, vector: Array, method: str = "auto") -> M
     """
     method = _check(diag, off, vector, method)
     run = _sequential if method == "sequential" else _parallel
-    blocks = (_first(x, 1) for x in (diag, off, vector[..., None]))
+    blocks = (to_lanes(x, 1) for x in (diag, off, vector[..., None]))
     mean, cov, cross, logdet = run(*blocks)
-    return Marginals(_last(mean, 1)[..., 0], _last(cov, 1), _last(cross, 1), logdet)
+    return Marginals(from_lanes(mean, 1)[..., 0], from_lanes(cov, 1), from_lanes(cross, 1), logdet)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -104,7 +113,7 @@ def sample(
     P = L L'. Shapes and errors: see `marginals`.
     """
     method = _check(diag, off, diag[..., 0], method)
-    diag, off = _first(diag, 1), _first(off, 1)
+    diag, off = to_lanes(diag, 1), to_lanes(off, 1)
     shape = (*diag.shape[:2], math.prod(sample_shape), *diag.shape[3:])
     noise = jax.random.normal(rng_key, shape, diag.dtype)
     run = _sequential if method == "sequential" else _parallel
@@ -139,61 +148,7 @@ def _wins_on_cpu(blocks, dim, lanes):
     return blocks >= 500 and dim > 1 and lanes * dim**2 <= 64 and not at_once
 
 
-# Blocks are (D, M, *lanes): one small matrix for each lane; a scan's inputs lead with time.
-
-
-def _first(x, axis=0):
-    """Block dimensions from the end to `axis`."""
-    return jnp.moveaxis(x, (-2, -1), (axis, axis + 1))
-
-
-def _last(x, axis=0):
-    return jnp.moveaxis(x, (axis, axis + 1), (-2, -1))
-
-
-def _t(a):
-    return jnp.swapaxes(a, 0, 1)
-
-
-def _cat(*parts, axis=1):
-    return jnp.concatenate(parts, axis)
-
-
-def _symmetric(a):
-    return 0.5 * (a + _t(a))
-
-
-def _pad(a, before, after, axis=0):
-    return jnp.pad(a, [(before, after) if i == axis else (0, 0) for i in range(a.ndim)])
-
-
-def _mul(a, b):
-    """a @ b in every lane."""
-    if a.shape[1] > 2 * _UNROLL:
-        return _first(_last(a) @ _last(b))
-    return sum(a[:, k, None] * b[k] for k in range(a.shape[1]))
-
-
-def _eliminate(p, neighbours, rhs):
-    """Condition blocks of precision p = L L' on their neighbours, J[o, n] = neighbours.
-
-    Returns L^-1 [neighbours, rhs, I] and log|p|; NaN where p is not positive definite.
-    """
-    d = p.shape[0]
-    eye = jnp.eye(d, dtype=p.dtype).reshape(d, d, *(1,) * (p.ndim - 2))
-    parts = _cat(neighbours, rhs, jnp.broadcast_to(eye, p.shape))
-    if d > _UNROLL:
-        chol = jnp.linalg.cholesky(_last(p))
-        logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)), -1)
-        return _first(solve_triangular(chol, _last(parts), lower=True)), logdet
-    augmented = _cat(p, parts)
-    rows, logdet = [], 0.0  # row j: (L[j:, j]', then row j of the solution)
-    for j in range(d):
-        row = augmented[j, j:] - sum(rows[k][j - k] * rows[k][j - k :] for k in range(j))
-        pivot = jnp.where(row[0] > 0, row[0], jnp.nan)
-        rows.append(row / jnp.sqrt(pivot))
-        logdet = logdet + jnp.log(pivot)
-    return jnp.stack([row[d - j :] for j, row in enumerate(rows)]), logdet
+# Blocks are (D, M, *lanes) (`lanes`); a scan's inputs lead with time.
 
 
 def _forward(diag, following, rhs, left, draw):
@@ -212,12 +167,12 @@ def _forward(diag, following, rhs, left, draw):
         lost, left, left_lost = carry
         diag, following, rhs = xs
         known = rhs[:, :0] if draw else rhs - lost[:, d:]
-        y, logdet = _eliminate(diag - lost[:, :d], _cat(left, following), known)
-        gram = _mul(_t(y[:, : w + d]), y[:, :-d])
-        back = _t(y[:, -d:])  # L^-T
-        k = _mul(back, y)
-        local = _mul(back, rhs) if draw else k[:, w + d : -d]
-        left_lost = left_lost + _cat(gram[:w, :w], gram[:w, w + d :])
+        y, logdet = eliminate(diag - lost[:, :d], cat(left, following), known)
+        gram = multiplied(transposed(y[:, : w + d]), y[:, :-d])
+        back = transposed(y[:, -d:])  # L^-T
+        k = multiplied(back, y)
+        local = multiplied(back, rhs) if draw else k[:, w + d : -d]
+        left_lost = left_lost + cat(gram[:w, :w], gram[:w, w + d :])
         carry = gram[w:, w:], -gram[w:, :w], left_lost
         return carry, ((k[:, : w + d], local, k[:, -d:]), logdet)
 
@@ -236,11 +191,11 @@ def _backward(pieces, last, left):
         z, cov, cov_left = carry
         k, local, conditional = xs
         w = cov_left.shape[1]
-        joint = _cat(_cat(left[1], _t(cov_left)), _cat(cov_left, cov), axis=0)
-        z = local - _mul(k, _cat(left[0], z, axis=0))
-        cross = -_mul(k, joint)
-        cov = _symmetric(conditional - _mul(cross, _t(k)))
-        return (z, cov, cross[:, :w]), (z, cov, _t(cross[:, w:]))
+        joint = cat(cat(left[1], transposed(cov_left)), cat(cov_left, cov), axis=0)
+        z = local - multiplied(k, cat(left[0], z, axis=0))
+        cross = -multiplied(k, joint)
+        cov = symmetrised(conditional - multiplied(cross, transposed(k)))
+        return (z, cov, cross[:, :w]), (z, cov, transposed(cross[:, w:]))
 
     (_, _, cov_left), moments = lax.scan(step, last, pieces, reverse=True)
     return *moments, cov_left
@@ -248,7 +203,7 @@ def _backward(pieces, last, left):
 
 def _sequential(diag, off, rhs, draw=False):
     """Moments (or, with noise for rhs, draws in z) of a chain, one block after the other."""
-    following = _pad(jnp.swapaxes(off, 1, 2), 0, 1)
+    following = pad(jnp.swapaxes(off, 1, 2), 0, 1)
     *_, pieces, logdet = _forward(diag, following, rhs, diag[0, :, :0], draw)
     nothing = jnp.zeros_like(rhs[0]), jnp.zeros_like(diag[0]), diag[0, :, :0]
     z, cov, cross, _ = _backward(pieces, nothing, (rhs[0, :0], diag[0, :0, :0]))
@@ -275,7 +230,7 @@ def _parallel(diag, off, rhs, draw=False):
 
     eye = jnp.eye(d, dtype=diag.dtype).reshape(1, d, d, *(1,) * (diag.ndim - 3))
     eye = jnp.broadcast_to(eye, (spare, *diag.shape[1:]))
-    diag, off, rhs = _cat(diag, eye, axis=0), _pad(off, 1, spare), _pad(rhs, 0, spare)
+    diag, off, rhs = cat(diag, eye, axis=0), pad(off, 1, spare), pad(rhs, 0, spare)
     diag, off, rhs = map(chunked, (diag, off, rhs))  # off[m] = J[m, m - 1]
     lost, left, left_lost, pieces, logdet = _forward(
         diag[:-1], jnp.swapaxes(off[1:], 1, 2), rhs[:-1], off[0], draw
@@ -285,14 +240,14 @@ def _parallel(diag, off, rhs, draw=False):
     short = (jnp.moveaxis(x, 2, 0) for x in (diag[-1] - lost[:, :d], left[:, :, 1:], known))
     z, cov, cross, rest = (_parallel if chunks > _SHORT else _sequential)(*short, draw)
 
-    z, cov, cross = (jnp.moveaxis(x, 0, 2) for x in (z, cov, _pad(cross, 1, 0)))
+    z, cov, cross = (jnp.moveaxis(x, 0, 2) for x in (z, cov, pad(cross, 1, 0)))
     moments = _backward(pieces, (z, cov, cross), (_shift(z, 1), _shift(cov, 1)))
     zs, covs, crosses, first = moments
-    zs, covs = _cat(zs, z[None], axis=0), _cat(covs, cov[None], axis=0)
-    crosses = _cat(first[None], crosses, axis=0)
+    zs, covs = cat(zs, z[None], axis=0), cat(covs, cov[None], axis=0)
+    crosses = cat(first[None], crosses, axis=0)
     return joined(zs), joined(covs), joined(crosses)[1:], rest + logdet.sum(0)
 
 
 def _shift(x, by):
     """x[.., c - by, ..] along the axis of chunks, zero where there is none."""
-    return _pad(x[:, :, :-1], 1, 0, axis=2) if by > 0 else _pad(x[:, :, 1:], 0, 1, axis=2)
+    return pad(x[:, :, :-1], 1, 0, axis=2) if by > 0 else pad(x[:, :, 1:], 0, 1, axis=2)

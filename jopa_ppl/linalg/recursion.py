@@ -13,13 +13,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import Array, random
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax import Array, lax, random
 
 from jopa_ppl.linalg.chain import Marginals
-from jopa_ppl.linalg.families import symmetric
+from jopa_ppl.linalg.lanes import (
+    UNROLL,
+    eliminate,
+    from_lanes,
+    multiplied,
+    symmetrised,
+    to_lanes,
+    transposed,
+)
 
 
 class Rules(NamedTuple):
@@ -30,75 +36,75 @@ class Rules(NamedTuple):
 
 
 class Gains(NamedTuple):
-    """w_g given z_{g-1}: N(gain z_{g-1} + shift, (chol chol')^-1); (G, *b, ..)."""
+    """z_g = step z_{g-1} + shift + root e, e ~ N(0, 1), once w_g has its conditional; (G, *b, ..).
+    logdet: log|precision of w_g given z_{g-1}|, (G, *b)."""
 
-    gain: Array
+    step: Array
     shift: Array
-    chol: Array
+    root: Array
+    logdet: Array
 
 
 def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) -> Gains:
-    """Every w given what is before it. diag (G, *b, D, D) and off (G - 1, *b, D, D) of J, vector b
-    (G, *b, D), free (G, *b, D) of w."""
-    eye = jnp.eye(diag.shape[-1], dtype=diag.dtype)
-    off = jnp.concatenate([jnp.zeros_like(off[:1]) if len(off) else jnp.zeros_like(diag), off])
+    """How every group follows the one before it. diag (G, *b, D, D) and off (G - 1, *b, D, D) of J,
+    vector b (G, *b, D), free (G, *b, D) of w."""
+    d, off = diag.shape[-1], jnp.concatenate([jnp.zeros_like(diag[:1]), off])
+    within = rules.within * free[..., None, :]
+    fixed = (1 - free)[..., None] * jnp.eye(d, dtype=diag.dtype)
+    lanes = tuple(to_lanes(x, 1) for x in (diag, off, vector[..., None], rules.before, within, fixed))
 
-    def step(later: tuple[Array, Array], here: tuple[Array, ...]) -> tuple[tuple, Gains]:
+    def step(later: tuple[Array, Array], here: tuple[Array, ...]) -> tuple[tuple, tuple]:
         V, u = later
-        J, C, b, F, S, f = here
+        J, C, b, F, S, unit = here
         J, b = J + V, b + u
-        S = S * f[..., None, :]
-        St = jnp.swapaxes(S, -1, -2)
-        chol = jnp.linalg.cholesky(symmetric(St @ J @ S) + (1 - f)[..., None] * eye)
-        linked = J @ F + C
-        seen = jnp.concatenate([St @ linked, (St @ b[..., None])], -1)
-        solved = cho_solve((chol, True), seen)
-        gain, shift = -solved[..., :-1], solved[..., -1]
+        St = transposed(S)
+        linked = _times(J, F) + C
+        y, logdet = eliminate(symmetrised(_times(St, _times(J, S))) + unit, _times(St, linked),
+                               _times(St, b))
+        back = transposed(y[:, -d:])
+        solved, root = _times(back, y[:, :d + 1]), _times(S, back)
         # Of z as it follows once w does: sums that an error of the gain enters in the second order.
-        closed = F + S @ gain
-        across = jnp.swapaxes(C, -1, -2) @ closed
-        V = symmetric(jnp.swapaxes(closed, -1, -2) @ J @ closed
-                      + across + jnp.swapaxes(across, -1, -2))
-        u = (jnp.swapaxes(closed, -1, -2) @ b[..., None])[..., 0]
-        return (V, u), Gains(gain, shift, chol)
+        closed = F - _times(S, solved[:, :d])
+        across = _times(transposed(C), closed)
+        V = symmetrised(_times(transposed(closed), _times(J, closed)) + across + transposed(across))
+        return (V, _times(transposed(closed), b)), (closed, _times(S, solved[:, d:]), root, logdet)
 
-    start = jnp.zeros_like(diag[0]), jnp.zeros_like(vector[0])
-    return jax.lax.scan(step, start, (diag, off, vector, *rules, free), reverse=True)[1]
+    start = jnp.zeros_like(lanes[0][0]), jnp.zeros_like(lanes[2][0])
+    _, (closed, shift, root, logdet) = lax.scan(step, start, lanes, reverse=True)
+    return Gains(from_lanes(closed, 1), from_lanes(shift, 1)[..., 0], from_lanes(root, 1), logdet)
 
 
 def marginals(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) -> Marginals:
     """Means, covariances, those of neighbours, and log|precision of all w| (*b)."""
     gains = backward(diag, off, vector, rules, free)
-    before, within = _closed(rules, gains, free)
+    spread = gains.root @ jnp.swapaxes(gains.root, -1, -2)
+    lanes = tuple(to_lanes(x, 1) for x in (gains.step, spread, gains.shift[..., None]))
 
     def step(last: tuple[Array, Array], here: tuple[Array, ...]) -> tuple[tuple, tuple]:
         mean, cov = last
-        A, root, shift = here
-        cross = A @ cov
-        mean = (A @ mean[..., None])[..., 0] + shift
-        cov = symmetric(cross @ jnp.swapaxes(A, -1, -2) + root @ jnp.swapaxes(root, -1, -2))
+        A, spread, shift = here
+        cross = _times(A, cov)
+        mean, cov = _times(A, mean) + shift, symmetrised(_times(cross, transposed(A)) + spread)
         return (mean, cov), (mean, cov, cross)
 
-    start = jnp.zeros_like(vector[0]), jnp.zeros_like(diag[0])
-    shift = (rules.within @ (gains.shift * free)[..., None])[..., 0]
-    _, (mean, cov, cross) = jax.lax.scan(step, start, (before, within, shift))
-    logdet = 2 * jnp.log(jnp.diagonal(gains.chol, axis1=-2, axis2=-1)).sum((0, -1))
-    return Marginals(mean, cov, cross[1:], logdet)
+    start = jnp.zeros_like(lanes[2][0]), jnp.zeros_like(lanes[0][0])
+    _, found = lax.scan(step, start, lanes)
+    mean, cov, cross = (from_lanes(x, 1) for x in found)
+    return Marginals(mean[..., 0], cov, cross[1:], gains.logdet.sum(0))
 
 
 def sample(key: Array, diag: Array, off: Array, rules: Rules, free: Array) -> Array:
     """A draw of z less its mean, (G, *b, D)."""
-    shape = diag.shape[:-1]
-    gains = backward(diag, off, jnp.zeros(shape, diag.dtype), rules, free)
-    before, within = _closed(rules, gains, free)
-    noise = random.normal(key, shape, diag.dtype)
+    noise = random.normal(key, diag.shape[:-1], diag.dtype)
+    gains = backward(diag, off, jnp.zeros_like(noise), rules, free)
+    return follow(noise, jnp.zeros_like(noise), Rules(gains.step, gains.root))
 
-    def step(last: Array, here: tuple[Array, ...]) -> tuple[Array, Array]:
-        A, root, eps = here
-        z = (A @ last[..., None] + root @ eps[..., None])[..., 0]
-        return z, z
 
-    return jax.lax.scan(step, jnp.zeros_like(noise[0]), (before, within, noise))[1]
+def _times(a: Array, b: Array) -> Array:
+    """a @ b in every lane; one product where there is much to add up and one lane alone."""
+    if a.shape[1] > UNROLL:
+        return to_lanes(from_lanes(a) @ from_lanes(b))
+    return multiplied(a, b)
 
 
 def follow(mean: Array, constant: Array, rules: Rules) -> Array:
@@ -108,12 +114,4 @@ def follow(mean: Array, constant: Array, rules: Rules) -> Array:
         z = c + (F @ last[..., None] + S @ w[..., None])[..., 0]
         return z, z
 
-    return jax.lax.scan(step, jnp.zeros_like(mean[0]), (constant, *rules, mean))[1]
-
-
-def _closed(rules: Rules, gains: Gains, free: Array) -> tuple[Array, Array]:
-    """How z follows z_{g-1} once w follows it too, and the root of what is left."""
-    within = rules.within * free[..., None, :]
-    eye = jnp.broadcast_to(jnp.eye(free.shape[-1], dtype=free.dtype), gains.chol.shape)
-    root = jnp.swapaxes(solve_triangular(gains.chol, eye, lower=True), -1, -2)
-    return rules.before + within @ gains.gain, within @ root
+    return lax.scan(step, jnp.zeros_like(mean[0]), (constant, *rules, mean))[1]
