@@ -51,7 +51,8 @@ def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) 
     d, off = diag.shape[-1], jnp.concatenate([jnp.zeros_like(diag[:1]), off])
     within = rules.within * free[..., None, :]
     fixed = (1 - free)[..., None] * jnp.eye(d, dtype=diag.dtype)
-    lanes = tuple(to_lanes(x, 1) for x in (diag, off, vector[..., None], rules.before, within, fixed))
+    numbers = diag, off, vector[..., None], rules.before, within, fixed
+    lanes = tuple(to_lanes(x, 1) for x in numbers)
 
     def step(later: tuple[Array, Array], here: tuple[Array, ...]) -> tuple[tuple, tuple]:
         V, u = later
