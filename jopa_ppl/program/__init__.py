@@ -1,5 +1,16 @@
 """A program run once: its sites, their parameters and what these depend on, carries unrolled.
 
+`trace` runs it; then it is put, a step at a time, into the one form that is proved:
+
+    latent_data, latent_inputs    what observes latents, and inputs of scans that are made of them
+    fused, after_scan    scans that read each other's states, and sites written after a scan: one
+                         scan whose steps do it all
+    recursions    what a carry makes of older carries: latents that follow with certainty
+    unconstrained    Gamma latents read through their logs, where nothing conjugate fits
+
+Each takes a `Program` and gives one, most through `rewriting`; another way of writing what can
+already be proved is one more file beside them.
+
 Another distribution for sites: a row of `families.py` (what the proof asks of it), a reader of its
 NumPyro object in `parameters.py`, a row of `jopa_ppl.engine.densities` (its expected log density)
 and, where it may be latent and is no Gaussian, a belief in `jopa_ppl.beliefs`.
