@@ -207,6 +207,9 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
     refs = sorted(refs)
     if not refs:
         return [factor]
+    if site.rules.certain:
+        raise _no_recursion(site, f"{names(sorted({r.site for r in refs}))}, which takes one of a "
+                            "few values")
     own = {p.name for p in factor.plates}
     mixed = {(r.site, p.name) for r in refs for p in sites[r.site].axes if p.name not in own}
     mixed |= {(n, p) for d in reader.dependence(outputs, factor.context) for n, p in d.lost
@@ -262,12 +265,20 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
         except StructureError as error:
             errors.append(error)
     else:
-        raise errors[0]
+        raise _no_recursion(site, str(errors[0].found)) if site.rules.certain else errors[0]
     if wanted in RULES and not factor.bent and not likely:
         raise StructureError("it is conjugate: its message is exact", site=site.name,
                              found=f"messages={{'{site.name}': '{wanted}'}}",
                              expected="a site that is not", fix="leave it out of messages=")
     return replace(factor, message="amortised") if site.amortized else factor
+
+
+def _no_recursion(site: Site, found: str) -> StructureError:
+    return StructureError(
+        f"the carry of the scan is not affine in what it is made of, {site.name}", site=site.name,
+        found=found, expected="a value of a site, or an affine function of Gaussian sites and of "
+        "the carry before", fix="draw what the step carries, x = jp.latent('x', Normal(mean, "
+        "scale)), with a small scale where it follows surely: the mean may then be any function")
 
 
 def _check_value(reader: Reader, site: Site, context: Context) -> None:

@@ -101,7 +101,8 @@ def _divide(program: Program, model: Callable, args: tuple, kwargs: dict,
             over: tuple[str, ...] | None) -> Split:
     sites = program.sites
     unseen = barren(program, Reader(program))
-    latent = [n for n, s in sites.items() if (not s.observed or s.partial) and n not in unseen]
+    latent = [n for n, s in sites.items() if (not s.observed or s.partial) and n not in unseen
+              and s.role != "carry"]
     for name in over or ():
         if name not in latent:
             raise SiteError("unknown site in over=", site=name, found=f"'{name}'",

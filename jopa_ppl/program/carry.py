@@ -168,6 +168,8 @@ class Reader:
             seed, site = sites[first[7:]], sites[source[7:]]
             plates = [[(p.name, p.axis) for p in s.axes] for s in (seed, site)]
             if (seed.scan is not None or seed.partial or seed.held != site.held
+                    or seed.rules.belief != site.rules.belief
+                    or (seed.transform is None) != (site.transform is None)
                     or seed.shape != site.shape
                     or plates[0] != plates[1] or site.scan is None
                     or (site.name, back) in found.values() or seed.name in found):

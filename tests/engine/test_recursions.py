@@ -373,3 +373,19 @@ def test_what_no_recursion_can_be_is_told() -> None:
     assert "'a'" in str(caught.value) and "jp.condition" in str(caught.value)
     found = jp.VMP(jp.condition(product, {"a": 0.9})).run(Y)        # its way out
     assert np.isfinite(found.free_energy[-1])
+
+    def carried(y: Any, kind: str) -> None:
+        first = dist.Gamma(2.0, 1.0) if kind == "gamma" else Normal(0, 1)
+
+        def step(x: Any, y: Any) -> Any:
+            z = jp.latent("z", dist.Bernoulli(0.5) if kind == "z" else Normal(0, 1))
+            x = jnp.sin(x) + z if kind == "sin" else 0.5 * x + 1.0 * z
+            jp.observe("y", Normal(x, 1), obs=y)
+            return x, None
+
+        scan(step, jp.latent("x0", first), y)
+
+    for kind in ("sin", "z", "gamma"):
+        with pytest.raises(StructureError, match="is not affine") as caught:
+            jp.VMP(carried).run(np.nan_to_num(Y), kind)
+        assert kind in str(caught.value) and "small scale" in str(caught.value)
