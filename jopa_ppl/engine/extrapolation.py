@@ -3,7 +3,7 @@
 The first belief of a sweep is made of the others, so that these are the whole of an iteration. What
 they are is told in numbers without bounds (`Belief.place`), so that every place is a belief. A
 sweep from ahead counts only where it lowers F; else the next one starts where the last good one
-ended.
+ended. Programs whose sweeps converge fast by themselves are left to.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from jopa_ppl.engine.schedule import Schedule
 from jopa_ppl.linalg.extrapolation import Trail
 
 STILL = 1e-8         # moves of a sweep, in spreads, that are rounding
+PATIENCE = 10        # sweeps that go by themselves, before it is asked whether they are slow:
+SLOW = 0.9           # a move over the one before,
+FAR = 1e-4           # where moves are larger than this
 
 
 class Ahead(NamedTuple):
-    """The sweeps before, the place that the next one starts from, and whether it does."""
+    """The sweeps before, the place that the next one starts from, and whether it does.
+
+    moved: by how much the last one went, in spreads; slow: whether they were found to be slow.
+    """
 
     trail: Trail
     place: Array
     tried: Array
+    moved: Array
+    slow: Array
 
 
 def followed(schedule: Schedule) -> tuple[Belief, ...]:
@@ -58,7 +66,8 @@ def beginning(blocks: Sequence[Belief], moments: dict[str, Any]) -> Ahead | None
     here, _ = place(blocks, moments)
     if not here.size:
         return None
-    return Ahead(Trail.of(here.size), here, jnp.zeros((), bool))
+    none = jnp.zeros((), bool)
+    return Ahead(Trail.of(here.size), here, none, jnp.zeros(()), none)
 
 
 def start(blocks: Sequence[Belief], moments: dict[str, Any], ahead: Ahead) -> dict[str, Any]:
@@ -75,4 +84,7 @@ def after(blocks: Sequence[Belief], old: dict[str, Any], new: dict[str, Any], ah
     trail = ahead.trail.after(place(blocks, old)[0], result)
     trail = jax.tree.map(lambda a, b: jnp.where(worse, a, b), Trail.of(result.size), trail)
     far = trail.ahead(spreads)
-    return Ahead(trail, result + far, ~worse & (moved > STILL) & (far != 0).any())
+    creeps = (trail.count > PATIENCE) & (moved > jnp.maximum(SLOW * ahead.moved, FAR))
+    slow = ahead.slow | creeps
+    tried = slow & ~worse & (moved > STILL) & (far != 0).any()
+    return Ahead(trail, result + far, tried, moved, slow)

@@ -45,9 +45,9 @@ class VMP:
             the latents ("quadrature"; see jopa_ppl.linalg.nonconjugate). A step that would raise F
             is halved. Default: its encoder's where it has one (jp.Amortized), "linearise" in
             programs that declare a network (jp.module), else "quadrature".
-        extrapolate: whether sweeps of a conjugate program start ahead of where the last one ended,
-            as far as the sweeps before tell, wherever that lowers F (see
-            jopa_ppl.linalg.extrapolation); not with `damping`. It needs fewer sweeps by far where
+        extrapolate: whether the sweeps of a conjugate program that are slow start ahead of where
+            the last one ended, as far as the sweeps before tell, wherever that lowers F (see
+            jopa_ppl.engine.extrapolation); not with `damping`. It needs fewer sweeps by far where
             beliefs trade off against each other: states against the loading that they are seen by.
         progress: show a bar when a run takes long.
 

@@ -66,7 +66,7 @@ def rows(N=60, d=3, n=8):
     return rng.normal(size=(N, d)) @ rng.normal(size=(d, n)) + 0.5 * rng.normal(size=(N, n))
 
 
-def runs(model, *args, sweeps=4000, **options):
+def runs(model, *args, sweeps, **options):
     """With extrapolation for a few sweeps, and without it for these and for many."""
     fit = lambda most, extrapolate: jp.VMP(model, progress=False, max_iters=most, tol=0.0,
                                            extrapolate=extrapolate, **options).run(*args)
@@ -75,7 +75,7 @@ def runs(model, *args, sweeps=4000, **options):
 
 @pytest.mark.filterwarnings("ignore::jopa_ppl.errors.ConvergenceWarning")
 def test_an_unknown_loading_arrives():
-    ahead, plain = runs(loading, trials(), 2)
+    ahead, plain = runs(loading, trials(), 2, sweeps=1500)
     F, slow = np.asarray(ahead.free_energy), np.asarray(plain.free_energy)
     assert np.diff(F).max() <= 0
     assert abs(F[-1] - slow[-1]) < 0.1 < slow[SWEEPS - 1] - slow[-1]
@@ -89,7 +89,7 @@ def test_an_unknown_loading_arrives():
 
 @pytest.mark.filterwarnings("ignore::jopa_ppl.errors.ConvergenceWarning")
 def test_factors_of_a_matrix_arrive():
-    ahead, plain = runs(factors, rows(), 4)
+    ahead, plain = runs(factors, rows(30, 2, 5), 3, sweeps=1000)
     F, slow = np.asarray(ahead.free_energy), np.asarray(plain.free_energy)
     assert np.diff(F).max() <= 0
     assert F[-1] - slow[-1] < 0.1 < slow[SWEEPS - 1] - slow[-1]
