@@ -201,6 +201,15 @@ class Belief:
         """How far the means went, root mean square, in standard deviations."""
         raise NotImplementedError
 
+    def place(self, q: Any) -> tuple[Array, Array]:
+        """Numbers without bounds that tell where q is, (n,), and spreads to measure moves in; of
+        none where sweeps do not start ahead of it (`engine.extrapolation`)."""
+        return jnp.zeros(0), jnp.zeros(0)
+
+    def placed(self, q: Any, at: Array) -> Any:
+        """q at another place."""
+        return q
+
     def break_symmetry(self, q: Any, key: Array, size: Array | float) -> Any:
         """q with its means off by `size` of its spread, and narrow."""
         return q

@@ -26,9 +26,11 @@ from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import (
     Gaussian,
     diagonal,
+    factored,
     gaussian_update,
     inverse_and_logdet,
     symmetric,
+    unfactored,
 )
 
 
@@ -76,6 +78,17 @@ class DenseBelief(GaussianBelief):
 
     def diagonals(self, q: Gaussian, message: tuple, mask: Clamp) -> tuple[Array, Array, Array]:
         return q.mean, diagonal(-2 * message[1]) * mask.free, diagonal(q.cov)
+
+    def place(self, q: Gaussian) -> tuple[Array, Array]:
+        """The mean, and its covariance as logarithms and ratios of its Cholesky factor."""
+        form, spread = factored(q.cov)
+        mean, spreads = super().place(q)
+        return jnp.concatenate([mean, form]), jnp.concatenate([spreads, spread])
+
+    def placed(self, q: Gaussian, at: Array) -> Gaussian:
+        mean, form = at[:q.mean.size].reshape(q.mean.shape), at[q.mean.size:]
+        cov, logdet = unfactored(form, q.cov.shape)
+        return Gaussian(mean, cov, -logdet)
 
     def break_symmetry(self, q: Gaussian, key: Array, size: Array | float) -> Gaussian:
         noise = jnp.sqrt(diagonal(q.cov)) * random.normal(key, q.mean.shape, q.mean.dtype)

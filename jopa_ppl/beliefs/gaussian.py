@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jopa_ppl.beliefs.base import Belief, Clamp
 from jopa_ppl.language.distributions import ArrayNormal
@@ -80,8 +81,18 @@ class GaussianBelief(Belief):
     def completed(self, q: Any, mask: Any) -> Any:
         return q._replace(**dict(zip(("mean", "cov", "cross"), self.stats(q, mask))))
 
+    def variances(self, q: Any) -> Any:
+        """Variances of what `q.mean` holds."""
+        return diagonal(q.cov)
+
     def moved(self, old: Any, new: Any) -> Array:
-        return in_spreads(new.mean - old.mean, diagonal(new.cov))
+        return in_spreads(new.mean - old.mean, self.variances(new))
+
+    def place(self, q: Any) -> tuple[Array, Array]:
+        return ravel_pytree(q.mean)[0], ravel_pytree(jax.tree.map(jnp.sqrt, self.variances(q)))[0]
+
+    def placed(self, q: Any, at: Array) -> Any:
+        return q._replace(mean=ravel_pytree(q.mean)[1](at))
 
     def site(self, q: Any, name: str) -> tuple[Array, Array]:
         """Mean (*plates, dims) and covariance (*plates, dims, dims) of a member, time in front."""

@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from jax import Array, random
 
 from jopa_ppl.beliefs.base import Factor, Variable
-from jopa_ppl.beliefs.gaussian import NARROW, GaussianBelief, in_spreads, log_density
+from jopa_ppl.beliefs.gaussian import NARROW, GaussianBelief, log_density
 from jopa_ppl.language.distributions import MatrixSpread
 from jopa_ppl.linalg import matrix
 from jopa_ppl.linalg.families import diagonal, symmetric
@@ -142,8 +142,8 @@ class MatrixBelief(GaussianBelief):
         W, S, U, V = map(diagonal, self.terms(message))
         return q.mean, W[:, None] * S + U[:, None] * V, q.moments.variance
 
-    def moved(self, old: MatrixGaussian, new: MatrixGaussian) -> Array:
-        return in_spreads(new.mean - old.mean, new.moments.variance)
+    def variances(self, q: MatrixGaussian) -> Array:
+        return q.moments.variance
 
     def completed(self, q: MatrixGaussian, mask: None) -> MatrixGaussian:
         return q

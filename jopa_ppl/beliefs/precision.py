@@ -14,8 +14,10 @@ from jopa_ppl.beliefs.gaussian import in_spreads
 from jopa_ppl.linalg.families import (
     Gamma,
     Wishart,
+    factored,
     gamma,
     symmetric,
+    unfactored,
     wishart,
     wishart_variance,
 )
@@ -51,6 +53,12 @@ class GammaBelief(PrecisionBelief):
 
     def moved(self, old: Gamma, new: Gamma) -> Array:
         return in_spreads(new.mean - old.mean, new.a / new.b**2)
+
+    def place(self, q: Gamma) -> tuple[Array, Array]:
+        return jnp.log(q.b).ravel(), q.a.ravel()**-0.5
+
+    def placed(self, q: Gamma, at: Array) -> Gamma:
+        return gamma(q.a, jnp.exp(at).reshape(q.b.shape))
 
     def harmonic(self, q: Gamma) -> Array:
         """1 / E[1 / tau] over E[tau], (a - 1) / a; 1 where it does not exist."""
@@ -105,6 +113,13 @@ class WishartBelief(PrecisionBelief):
 
     def moved(self, old: Wishart, new: Wishart) -> Array:
         return in_spreads(new.mean - old.mean, wishart_variance(new))
+
+    def place(self, q: Wishart) -> tuple[Array, Array]:
+        form, spread = factored(q.rate)
+        return form, spread * q.dof.max()**-0.5
+
+    def placed(self, q: Wishart, at: Array) -> Wishart:
+        return wishart(q.dof, unfactored(at, q.rate.shape)[0])
 
     def harmonic(self, q: Wishart) -> Array:
         """E[W^-1]^-1 over E[W], (nu - n - 1) / nu; 1 where it does not exist."""

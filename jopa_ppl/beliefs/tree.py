@@ -128,7 +128,10 @@ class TreeBelief(GaussianBelief):
         _, gather = jax.vjp(by_factor, q.mean)
         (precision,) = gather({k: diagonal(-2 * g) for k, g in message[1].items()})
         return (q.mean, {n: precision[n] * c.free for n, c in mask.items()},
-                {n: diagonal(self.site(q, n)[1]) for n in mask})
+                self.variances(q))
+
+    def variances(self, q: Eliminated) -> dict[str, Array]:
+        return {n: diagonal(self.site(q, n)[1]) for n in q.mean}
 
     def moved(self, old: Eliminated, new: Eliminated) -> Array:
         change = {n: new.mean[n] - old.mean[n] for n in new.mean}

@@ -7,6 +7,7 @@
     likelihoods, bent   what a factor that is not conjugate is made of, and its expectations
     energy        U = E_q[log p], a factor at a time; every message is its gradient
     schedule, engine    the order of updates, and the sweeps
+    extrapolation sweeps that start ahead of where the last one ended
     plan, value   decisions: backward over quadratic costs
     complete, forward, steps    what data do not reach, predicted from beliefs about the rest
     marginals     beliefs site by site

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, Stages, often, once
+from jopa_ppl.engine import extrapolation
 from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.faults import diagnose, raise_for_data
 from jopa_ppl.engine.marginals import parts
@@ -56,6 +57,7 @@ class Options(NamedTuple):
     tol: float = 1e-6
     damping: float | None = None
     messages: tuple[tuple[str, str], ...] = ()
+    extrapolate: bool = True
 
 
 class Form(NamedTuple):
@@ -115,10 +117,13 @@ class Compiled(Stages):
         else:
             bound = self.engine.bind(self.data(dynamic))
             state = self.engine.start(key, bound)
+            if self.options.extrapolate and not self.options.damping:
+                blocks = extrapolation.followed(self.schedule)
+                state = state._replace(ahead=extrapolation.beginning(blocks, state.moments))
             if self.single:
                 state, history = self._more(state, bound, history, until)
         sites = parts(self.engine, state.moments, bound, plan) if self.single else None
-        told = self.told.pack((state._replace(moments=None), history, bound.checks))
+        told = self.told.pack((state.told, history, bound.checks))
         return bound, state, history, plan, sites, told
 
     def fits(self, call: Call) -> bool:
@@ -176,7 +181,7 @@ class Compiled(Stages):
             before(self, call, checks)
             if not self.single:
                 state, history = self._sweep_on(state, bound, history, until, progress)
-                told, past = jax.device_get((state._replace(moments=None), history))
+                told, past = jax.device_get((state.told, history))
         return Ran(told, state.moments, bound, past, plan, sites)
 
     def _sweep_on(self, state: State, bound: Evidence, history: Array, chunk: int, progress: bool

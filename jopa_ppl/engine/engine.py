@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jopa_ppl.beliefs import Belief, Clamp
+from jopa_ppl.engine import extrapolation
 from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.energy import Energy, is_noise_prior
 from jopa_ppl.engine.evidence import (
@@ -23,6 +24,7 @@ from jopa_ppl.engine.evidence import (
     read_series,
     without_gaps,
 )
+from jopa_ppl.engine.extrapolation import Ahead
 from jopa_ppl.engine.faults import (
     bad_weight,
     informative_factors,
@@ -71,7 +73,8 @@ class State(NamedTuple):
     """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong.
 
     `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
-    error that is left in its means, in spreads.
+    error that is left in its means, in spreads; `ahead`: where the next sweep starts from, where
+    that is not these beliefs.
     """
 
     moments: dict[str, Any]
@@ -81,6 +84,12 @@ class State(NamedTuple):
     converged: Array
     digits: Digits | None = None
     moved: Array | float = 0.0
+    ahead: Ahead | None = None
+
+    @property
+    def told(self) -> State:
+        """What the host looks at: all but what is large."""
+        return self._replace(moments=None, ahead=None)
 
 
 class Engine:
@@ -398,22 +407,35 @@ class Engine:
 
         def body(carry: tuple[State, Array]) -> tuple[State, Array]:
             s, past = carry
-            moments, bad, measured, size = self.sweep(s.moments, bound, damping)
+            begun = s.moments if s.ahead is None else extrapolation.start(
+                blocks, s.moments, s.ahead)
+            moments, bad, measured, size = self.sweep(begun, bound, damping)
             f = self.free_energy(moments, bound, solved)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
+            vain, ahead = jnp.zeros((), bool), s.ahead
+            if ahead is not None:
+                vain = ahead.tried & ((bad >= 0) | ~(f <= s.free_energy))
+                ahead = extrapolation.after(blocks, begun, moments, ahead, vain,
+                                            self.moved(begun, moments))
+                moments, f, bad, measured = jax.tree.map(
+                    lambda old, new: jnp.where(vain, old, new),
+                    (s.moments, s.free_energy, jnp.full((), -1), s.digits),
+                    (moments, f, bad, measured))
             ok = bad < 0
             kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
             moved = s.moved
             if not exact:
-                settled = (s.sweep > 0) & self.settled(s, moments, f, tol, size)
+                settled = ~vain & (s.sweep > 0) & self.settled(
+                    s._replace(moments=begun), moments, f, tol, size)
             else:       # another pass only polishes rounding, where there is any to speak of
                 polish = self.moved(s.moments, moments) * measured.left
                 moved = jnp.where(s.sweep > 0, polish, measured.first_pass)
                 settled = (moved <= POLISHED) | (s.sweep + 1 >= PASSES)
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)
-            return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved), past
+            return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved, ahead), past
 
+        blocks = extrapolation.followed(self.schedule)
         exact = self.schedule.exact and not damping
         solved = next((u.block for u in self.schedule.updates if exact), None)
         return jax.lax.while_loop(running, body, (state, history))

@@ -113,7 +113,7 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
                 state.converged | (state.bad >= 0)).all():
             until = min(until + CHUNK, compiled.options.max_iters)
             state, history = more(state, bound, history, until)
-        told, past = jax.device_get((state._replace(moments=None), history))
+        told, past = jax.device_get((state.told, history))
 
     def make(i: int) -> Posterior:
         own_state, own_bound, own_plan, own_sites = jax.tree.map(

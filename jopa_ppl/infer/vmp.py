@@ -45,6 +45,10 @@ class VMP:
             the latents ("quadrature"; see jopa_ppl.linalg.nonconjugate). A step that would raise F
             is halved. Default: its encoder's where it has one (jp.Amortized), "linearise" in
             programs that declare a network (jp.module), else "quadrature".
+        extrapolate: whether the sweeps of a conjugate program that are slow start ahead of where
+            the last one ended, as far as the sweeps before tell, wherever that lowers F (see
+            jopa_ppl.engine.extrapolation); not with `damping`. It needs fewer sweeps by far where
+            beliefs trade off against each other: states against the loading that they are seen by.
         progress: show a bar when a run takes long.
 
     Raises (in `run`):
@@ -57,7 +61,8 @@ class VMP:
     def __init__(self, model: Callable, *, decide: str | tuple[str, ...] | None = None,
                  blocks: tuple[tuple[str, ...], ...] | None = None, chain: str = "auto",
                  max_iters: int = 200, tol: float = 1e-6, damping: float | None = None,
-                 messages: Mapping[str, str] | None = None, progress: bool = True) -> None:
+                 messages: Mapping[str, str] | None = None, extrapolate: bool = True,
+                 progress: bool = True) -> None:
         if not callable(model):
             raise JopaError("the model is not callable", found=type(model).__name__,
                             expected="a NumPyro program (a function)", fix="pass the function")
@@ -67,9 +72,12 @@ class VMP:
         whole("jp.VMP", max_iters=max_iters)
         within("jp.VMP", 0, float("inf"), tol=tol)
         within("jp.VMP", 0, 1, damping=damping or 0)
-        if not isinstance(progress, bool | np.bool_) or not isinstance(messages or {}, Mapping):
+        flags = (progress, extrapolate)
+        if not (all(isinstance(x, bool | np.bool_) for x in flags)
+                and isinstance(messages or {}, Mapping)):
             raise JopaError("an option has the wrong type",
-                            found=f"progress={progress!r}, messages={messages!r}",
+                            found=f"progress={progress!r}, extrapolate={extrapolate!r}, "
+                                  f"messages={messages!r}",
                             expected="True or False, and a dict {site: message} or None",
                             fix="see help(jp.VMP)")
         self.model, self.progress = model, progress
@@ -84,7 +92,7 @@ class VMP:
                 raise JopaError("unknown message in messages=", site=name, found=repr(kind),
                                 expected=kinds, fix="choose one of them")
         self.options = Options(decide, blocks, chain, int(max_iters), float(tol), damping,
-                               tuple(sorted((messages or {}).items())))
+                               tuple(sorted((messages or {}).items())), bool(extrapolate))
 
     def compile(self, *args: Any, **kwargs: Any) -> Compiled:
         """The compiled program for these arguments (compiled once per program and shapes)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.scipy.special import digamma, gammaln, multigammaln
@@ -58,6 +59,24 @@ def inverse_and_logdet(x: Array) -> tuple[Array, Array]:
     eye = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
     logdet = 2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
     return cho_solve((chol, True), eye), logdet
+
+
+def factored(x: Array) -> tuple[Array, Array]:
+    """Positive definite matrices (.., n, n) in numbers without bounds, and what to measure them in:
+    log L_jj, and L_ij / L_jj below the diagonal, where L L' = x."""
+    chol = jnp.linalg.cholesky(x)
+    pivots, (i, j) = diagonal(chol), np.tril_indices(x.shape[-1], -1)
+    form = jnp.concatenate([jnp.log(pivots), (chol / pivots[..., None, :])[..., i, j]], -1).ravel()
+    return form, jnp.ones_like(form)
+
+
+def unfactored(form: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """The matrices of this shape whose numbers these are, and their log-determinants."""
+    *batch, n, _ = shape
+    form, (i, j) = form.reshape((*batch, -1)), np.tril_indices(n, -1)
+    chol = jnp.broadcast_to(jnp.eye(n, dtype=form.dtype), shape).at[..., i, j].set(form[..., n:])
+    chol = chol * jnp.exp(form[..., None, :n])
+    return chol @ jnp.swapaxes(chol, -1, -2), 2 * form[..., :n].sum(-1)
 
 
 def gaussian_update(mean: Array, gradient: Array, precision: Array) -> Gaussian:

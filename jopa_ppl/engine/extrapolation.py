@@ -1,0 +1,90 @@
+"""Sweeps that start ahead of where the last one ended, as far as the sweeps before tell.
+
+The first belief of a sweep is made of the others, so that these are the whole of an iteration. What
+they are is told in numbers without bounds (`Belief.place`), so that every place is a belief. A
+sweep from ahead counts only where it lowers F; else the next one starts where the last good one
+ended. Programs whose sweeps converge fast by themselves are left to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.schedule import Schedule
+from jopa_ppl.linalg.extrapolation import Trail
+
+STILL = 1e-8         # moves of a sweep, in spreads, that are rounding
+PATIENCE = 10        # sweeps that go by themselves, before it is asked whether they are slow:
+SLOW = 0.9           # a move over the one before,
+FAR = 1e-4           # where moves are larger than this
+
+
+class Ahead(NamedTuple):
+    """The sweeps before, the place that the next one starts from, and whether it does.
+
+    moved: by how much the last one went, in spreads; slow: whether they were found to be slow.
+    """
+
+    trail: Trail
+    place: Array
+    tried: Array
+    moved: Array
+    slow: Array
+
+
+def followed(schedule: Schedule) -> tuple[Belief, ...]:
+    """The beliefs that are extrapolated: of conjugate programs those after the first, which is made
+    of them. None in others, whose steps look for the least F themselves."""
+    if any(f.bends(u.block) for u in schedule.updates for f in u.factors):
+        return ()
+    return tuple(u.block for u in schedule.updates[1:])
+
+
+def place(blocks: Sequence[Belief], moments: dict[str, Any]) -> tuple[Array, Array]:
+    """Where beliefs are, and spreads to measure moves in, (n,) each."""
+    found = [b.place(moments[b.name]) for b in blocks]
+    return tuple(jnp.concatenate([jnp.zeros(0), *x]) for x in zip(*found, (jnp.zeros(0),) * 2))
+
+
+def placed(blocks: Sequence[Belief], moments: dict[str, Any], at: Array) -> dict[str, Any]:
+    """The beliefs at another place."""
+    new = dict(moments)
+    for b in blocks:
+        size = b.place(moments[b.name])[0].size
+        new[b.name], at = b.placed(moments[b.name], at[:size]), at[size:]
+    return new
+
+
+def beginning(blocks: Sequence[Belief], moments: dict[str, Any]) -> Ahead | None:
+    """No sweep yet; None where nothing is extrapolated."""
+    here, _ = place(blocks, moments)
+    if not here.size:
+        return None
+    none = jnp.zeros((), bool)
+    return Ahead(Trail.of(here.size), here, none, jnp.zeros(()), none)
+
+
+def start(blocks: Sequence[Belief], moments: dict[str, Any], ahead: Ahead) -> dict[str, Any]:
+    """The beliefs that the next sweep starts from."""
+    there = placed(blocks, moments, ahead.place)
+    return jax.tree.map(lambda a, b: jnp.where(ahead.tried, a, b), there, moments)
+
+
+def after(blocks: Sequence[Belief], old: dict[str, Any], new: dict[str, Any], ahead: Ahead,
+          worse: Array, moved: Array) -> Ahead:
+    """What a sweep from the beliefs `old` to `new` adds; `worse`: it was in vain, and the sweeps
+    before are forgotten, which told wrongly."""
+    result, spreads = place(blocks, new)
+    trail = ahead.trail.after(place(blocks, old)[0], result)
+    trail = jax.tree.map(lambda a, b: jnp.where(worse, a, b), Trail.of(result.size), trail)
+    far = trail.ahead(spreads)
+    creeps = (trail.count > PATIENCE) & (moved > jnp.maximum(SLOW * ahead.moved, FAR))
+    slow = ahead.slow | creeps
+    tried = slow & ~worse & (moved > STILL) & (far != 0).any()
+    return Ahead(trail, result + far, tried, moved, slow)
