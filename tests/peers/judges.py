@@ -32,33 +32,35 @@ DRAWS = 1000
 
 
 class Unconstrained(NamedTuple):
-    """A program's latents as one real vector."""
+    """A program's continuous latents as one real vector, the discrete ones beside it."""
 
     flatten: Callable[[dict[str, Any]], jax.Array]      # a dict of draws -> (n, d)
-    log_p: Callable[[jax.Array], jax.Array]             # (d,) -> with the transforms' Jacobians
+    log_p: Callable[..., jax.Array]                     # (d,), discrete -> with the Jacobians
     names: list[str]                                    # whose element each of d is
+    discrete: list[str]
 
 
 def unconstrained(model: Model, args: tuple[Any, ...]) -> Unconstrained:
     seeded = numpyro.handlers.seed(model, 0)
     sites = {n: s for n, s in numpyro.handlers.trace(seeded).get_trace(*args).items()
              if s["type"] == "sample" and not s["is_observed"]}
-    maps = {n: biject_to(s["fn"].support) for n, s in sites.items()}
-    start = {n: maps[n].inv(s["value"]) for n, s in sites.items()}
+    discrete = [n for n, s in sites.items() if s["fn"].support.is_discrete]
+    maps = {n: biject_to(s["fn"].support) for n, s in sites.items() if n not in discrete}
+    start = {n: maps[n].inv(sites[n]["value"]) for n in maps}
     back = ravel_pytree(start)[1]
 
-    def log_p(u: jax.Array) -> jax.Array:
+    def log_p(u: jax.Array, z: dict[str, Any] | None = None) -> jax.Array:
         free = back(u)
         x = {n: maps[n](free[n]) for n in maps}
         jacobian = sum(jnp.sum(maps[n].log_abs_det_jacobian(free[n], x[n])) for n in maps)
-        return log_density(seeded, args, {}, x)[0] + jacobian
+        return log_density(seeded, args, {}, {**x, **(z or {})})[0] + jacobian
 
     def flatten(drawn: dict[str, Any]) -> jax.Array:
         return jax.vmap(lambda d: ravel_pytree({n: maps[n].inv(d[n]) for n in maps})[0])(
             {n: jnp.asarray(drawn[n]) for n in maps})
 
     names = [n for n in sorted(start) for _ in range(jnp.size(start[n]))]
-    return Unconstrained(flatten, log_p, names)
+    return Unconstrained(flatten, log_p, names, discrete)
 
 
 def energy(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> dict[str, Any]:
@@ -66,10 +68,11 @@ def energy(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> dict[str
     space = unconstrained(model, args)
     drawn = found.sample(0, (2 * DRAWS,))
     u = space.flatten(drawn)
-    value, slope = (np.asarray(a) for a in jax.jit(jax.vmap(jax.value_and_grad(space.log_p)))(u))
+    z = {n: jnp.asarray(drawn[n]) for n in space.discrete}
+    value, slope = (np.asarray(a) for a in jax.jit(jax.vmap(jax.value_and_grad(space.log_p)))(u, z))
     seeded = numpyro.handlers.seed(model, 0)
     joint = jax.jit(jax.vmap(lambda d: log_density(seeded, args, {}, d)[0]))(
-        {n: jnp.asarray(drawn[n]) for n in dict.fromkeys(space.names)})
+        z | {n: jnp.asarray(drawn[n]) for n in dict.fromkeys(space.names)})
     losses = np.asarray(found.log_prob(drawn) - joint)
     first, second = losses[:DRAWS], losses[DRAWS:]
     u = np.asarray(u)

@@ -1,42 +1,28 @@
-"""The table of peers' models whose latents are continuous and that did not compile as shipped
-when it was made; `source` and the name up to a colon are the table's."""
+"""The table's models whose latents are continuous and that did not compile as shipped when it was
+made; with those that did, and those of discrete latents, every row there is."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 
 import jopa_ppl as jp
-from peers import counts, curved, forecasts, regressions, series
-from peers.judges import Judge, Model, draws, grid, whole
 
-
-class Row(NamedTuple):
-    """A program of a peer's, its data, and what judges the fit."""
-
-    name: str
-    source: str
-    model: Model
-    args: tuple[Any, ...]
-    judge: Judge = draws()
-    options: dict[str, Any] = {}       # noqa: RUF012, of jp.VMP
-    quick: bool = False                # runs by default
-    nuts: float = 0.0                  # how far means may lie from NUTS's, in its sds; 0: not run
-    why: str = ""                      # of what is open
-
+from . import counts, curved, forecasts, regressions, series
+from .judges import draws, grid, whole
+from .row import BAYESPY, DOCS, DYNAMAX, EX, NB, RXINFER, STATS, TEST, Row
+from .rows_discrete import DISCRETE
+from .rows_shipped import SHIPPED
 
 R, C, S, B, F = regressions, counts, series, curved, forecasts
-EX, NB, DOCS, TEST = "NumPyro ex", "NumPyro nb", "NumPyro docs", "NumPyro test"
-DYNAMAX, BAYESPY, RXINFER, STATS = "dynamax", "BayesPy", "RxInfer", "statsmodels"
 
 _CLASSES = (R.SPARSE > 0).astype(float)
 _UCB = (C.DEPT, C.MALE, C.APPLIED, C.ADMITTED)
 _VISITS = (R.PATIENT, R.WEEK, R.FVC)
 _IMPUTED = jp.condition(R.imputation, {"x": R.HOLES})
 
-ROWS: tuple[Row, ...] = (
+_RIGHT: tuple[Row, ...] = (
     Row("Poisson regression", BAYESPY, C.poisson_regression, (C.X, C.COUNTS)),
     Row("effect_handlers: regression", NB, R.effects, (R.X, R.SPARSE)),
     Row("ar2 (scan, condition)", EX, S.ar2_scan, (S.AR,)),
@@ -133,7 +119,7 @@ _SHIFT = "a carry that keeps several past values in one array is not supported y
 _SILENT = "a program without observed sites is refused"
 _FACTOR = "numpyro.factor is no density that VMP can update"
 
-OPEN: tuple[Row, ...] = (
+_OPEN: tuple[Row, ...] = (
     Row("funnel", EX, B.funnel, (), why=_SILENT),
     Row("funnel: small", EX, B.small_funnel, (), grid(0.2, 0.1, 0.7), why=_SILENT),
     Row("HGF", RXINFER, S.hgf, (S.SERIES,),
@@ -173,3 +159,6 @@ OPEN: tuple[Row, ...] = (
     Row("test_cond", TEST, B.conditional, (B.BENDS,),
         why="a site in a branch of cond"),
 )
+
+ROWS = _RIGHT + tuple(r for r in DISCRETE + SHIPPED if not r.why)
+OPEN = _OPEN + tuple(r for r in DISCRETE + SHIPPED if r.why)

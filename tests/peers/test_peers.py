@@ -11,8 +11,10 @@ import pytest
 
 import jopa_ppl as jp
 from jopa_ppl.errors import JopaError
-from peers.judges import nuts
-from peers.rows import OPEN, ROWS, UNTRIED, Row
+
+from .judges import nuts
+from .row import Row
+from .rows import OPEN, ROWS, UNTRIED
 
 
 @pytest.fixture(autouse=True)
