@@ -35,7 +35,7 @@ class Unconstrained(NamedTuple):
     """A program's continuous latents as one real vector, the discrete ones beside it."""
 
     flatten: Callable[[dict[str, Any]], jax.Array]      # a dict of draws -> (n, d)
-    log_p: Callable[..., jax.Array]                     # (d,), discrete -> with the Jacobians
+    log_p: Callable[..., tuple[jax.Array, jax.Array]]   # (d,), discrete -> with Jacobians, without
     names: list[str]                                    # whose element each of d is
     discrete: list[str]
 
@@ -49,11 +49,12 @@ def unconstrained(model: Model, args: tuple[Any, ...]) -> Unconstrained:
     start = {n: maps[n].inv(sites[n]["value"]) for n in maps}
     back = ravel_pytree(start)[1]
 
-    def log_p(u: jax.Array, z: dict[str, Any] | None = None) -> jax.Array:
+    def log_p(u: jax.Array, z: dict[str, Any] | None = None) -> tuple[jax.Array, jax.Array]:
         free = back(u)
         x = {n: maps[n](free[n]) for n in maps}
         jacobian = sum(jnp.sum(maps[n].log_abs_det_jacobian(free[n], x[n])) for n in maps)
-        return log_density(seeded, args, {}, {**x, **(z or {})})[0] + jacobian
+        joint = log_density(seeded, args, {}, {**x, **(z or {})})[0]
+        return joint + jacobian, joint
 
     def flatten(drawn: dict[str, Any]) -> jax.Array:
         return jax.vmap(lambda d: ravel_pytree({n: maps[n].inv(d[n]) for n in maps})[0])(
@@ -69,10 +70,8 @@ def energy(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> dict[str
     drawn = found.sample(0, (2 * DRAWS,))
     u = space.flatten(drawn)
     z = {n: jnp.asarray(drawn[n]) for n in space.discrete}
-    value, slope = (np.asarray(a) for a in jax.jit(jax.vmap(jax.value_and_grad(space.log_p)))(u, z))
-    seeded = numpyro.handlers.seed(model, 0)
-    joint = jax.jit(jax.vmap(lambda d: log_density(seeded, args, {}, d)[0]))(
-        z | {n: jnp.asarray(drawn[n]) for n in dict.fromkeys(space.names)})
+    (value, joint), slope = jax.jit(jax.vmap(jax.value_and_grad(space.log_p, has_aux=True)))(u, z)
+    value, slope = np.asarray(value), np.asarray(slope)
     losses = np.asarray(found.log_prob(drawn) - joint)
     first, second = losses[:DRAWS], losses[DRAWS:]
     u = np.asarray(u)
@@ -144,7 +143,7 @@ def grid(nats: float = 0.05, mean: float = 0.1, low: float = 0.85) -> Judge:
         assert len(m) < 3
         line = np.linspace(-9.0, 9.0, 2001 if len(m) == 1 else 301)
         z = np.stack(np.meshgrid(*[line] * len(m), indexing="ij"), -1).reshape(-1, len(m))
-        log = np.asarray(jax.jit(jax.vmap(space.log_p))(jnp.asarray(m + sd * z)))
+        log = np.asarray(jax.jit(jax.vmap(space.log_p))(jnp.asarray(m + sd * z))[0])
         log = np.where(np.isfinite(log), log, -np.inf)
         w = special.softmax(log)
         evidence = special.logsumexp(log) + np.log(sd * (line[1] - line[0])).sum()

@@ -12,9 +12,12 @@ import pytest
 import jopa_ppl as jp
 from jopa_ppl.errors import JopaError
 
+from .__main__ import KINDS, standing
 from .judges import nuts
+from .open import WHY
 from .row import Row
-from .rows import OPEN, ROWS, UNTRIED
+from .rows import EVERY, OPEN, ROWS, UNTRIED
+from .table import TABLE
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,10 @@ def test_an_open_program_is_still_open(row: Row) -> None:
         row.judge(fit(row), row.model, row.args)
 
 
-def test_names_are_unique() -> None:
-    names = [r.name for r in ROWS + UNTRIED + OPEN]
-    assert len(names) == len(set(names))
+def test_names_are_unique_and_the_table_is_whole() -> None:
+    """Every reason is of a row; every model of the table is once there, and says how it stands."""
+    names = [r.name for r in EVERY]
+    assert len(names) == len(set(names)) and set(WHY) <= set(names)
+    peers = [(p.source, p.name) for p in TABLE]
+    assert len(peers) == len(set(peers)) == 145
+    assert {standing(p)[0] for p in TABLE} <= set(KINDS)
