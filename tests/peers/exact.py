@@ -122,7 +122,7 @@ def labels(found: jp.Posterior, model: Model, args: tuple[Any, ...],
     likely, log q(z) - E[log p(data, z, rest)] is one constant, the rest drawn from q."""
     seeded = numpyro.handlers.seed(model, 0)
     names = list(_latents(model, args))
-    drawn = {n: jnp.asarray(v) for n, v in found.sample(1, (DRAWS,)).items() if n in names}
+    drawn = {n: jnp.asarray(v) for n, v in found.sample(1, (2 * DRAWS,)).items() if n in names}
     joint = jax.jit(jax.vmap(lambda d: log_density(seeded, args, {}, d)[0]))
     for group in groups:
         off = []
@@ -130,7 +130,7 @@ def labels(found: jp.Posterior, model: Model, args: tuple[Any, ...],
             here = drawn | {n: jnp.broadcast_to(drawn[n][i], drawn[n].shape) for n in group}
             off.append(np.asarray(found.log_prob(here) - joint(here)))
         gaps = np.array(off[1:]) - off[0]
-        error = gaps.std(1) / np.sqrt(DRAWS)
+        error = gaps.std(1) / np.sqrt(2 * DRAWS)
         assert (np.abs(gaps.mean(1)) < 5 * error + 0.05).all(), (group, gaps.mean(1), error)
 
 
@@ -144,3 +144,14 @@ def mixed(*groups: tuple[str, ...], **options: float) -> Judge:
         labels(found, model, args, groups or (discrete,))
 
     return judge
+
+
+def differ(name: str, judge: Judge) -> Judge:
+    """`judge`, and the kinds that labels choose between are not all alike: at a saddle point,
+    where they are, each belief is its own best too."""
+    def both(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> None:
+        judge(found, model, args)
+        mean = np.asarray(found.mean(name))
+        assert np.ptp(mean, axis=0).max() > 0.05, mean
+
+    return both

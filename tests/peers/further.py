@@ -223,3 +223,31 @@ def singular_exact(found: jp.Posterior, _: Model, args: tuple[jax.Array, ...]) -
     np.testing.assert_allclose(found.mean("x"), mean, atol=1e-7)
     np.testing.assert_allclose(found.variance("x"), np.einsum("tij,jk,tik->ti", x, cov, x),
                                rtol=1e-6)
+
+
+def forgetting(x: Array, y: Array) -> None:
+    """Older data count for less, by a power each."""
+    w = sample("w", dist.Normal(jnp.zeros(2), 3.0).to_event(1))
+    weight = 0.95**jnp.arange(len(y))[::-1]
+    with plate("n", len(y)), handlers.scale(scale=weight):
+        sample("y", dist.Normal(w[0] + w[1] * x, 0.5), obs=y)
+
+
+def constrained(wind: Array) -> None:
+    """Actions that keep a height above a floor with a probability, as a cheap goal at each step."""
+    def step(x: Array, wind: Array) -> tuple[Array, None]:
+        u = sample("u", dist.Normal(0.0, 0.5))
+        x = sample("x", dist.Normal(x + u + wind, 0.1))
+        above = jax.scipy.stats.norm.cdf((x - 1.0) / 0.2)
+        sample("above", dist.Bernoulli(probs=above), obs=1)
+        return x, None
+
+    scan(step, sample("x0", dist.Normal(0.0, 0.1)), wind)
+
+
+def student(answers: Array) -> None:
+    """Three skills, questions that need one or another of two, or both."""
+    a, b, c = (sample(n, dist.Bernoulli(0.5)) for n in "abc")
+    needs = (a, b, a * b, 1 - (1 - b) * (1 - c), a * c)
+    for i, able in enumerate(needs):
+        sample(f"q{i}", dist.Bernoulli(jnp.where(able == 1, 0.9, 0.2)), obs=answers[i])

@@ -166,6 +166,18 @@ def topics(document: Array, words: Array) -> None:
         sample("w", dist.Categorical(phi[z]), obs=words)
 
 
+def topics_apart(document: Array, words: Array) -> None:
+    """The same with priors of the topics that differ a little."""
+    prior = jnp.full((2, 5), 0.5).at[0, 0].add(0.01).at[1, 4].add(0.01)
+    with plate("topics", 2):
+        phi = sample("phi", dist.Dirichlet(prior))
+    with plate("documents", 4):
+        theta = sample("theta", dist.Dirichlet(jnp.ones(2)))
+    with plate("words", len(words)):
+        z = sample("z", dist.Categorical(theta[document]))
+        sample("w", dist.Categorical(phi[z]), obs=words)
+
+
 def topics_logistic(counts: Array) -> None:
     """Proportions a softmax of Gaussians, words a product of experts, a network left out."""
     beta = sample("beta", dist.Normal(jnp.zeros((2, 5)), 1.0).to_event(2))

@@ -7,8 +7,8 @@ import numpy as np
 from . import hidden as H
 from . import mixtures as M
 from . import switching as S
-from .exact import enumerated, mixed, paths
-from .judges import draws, grid
+from .exact import differ, enumerated, mixed, paths
+from .judges import grid
 from .row import BAYESPY, DYNAMAX, EX, NB, RXINFER, Row
 
 DISCRETE: tuple[Row, ...] = (
@@ -20,7 +20,7 @@ DISCRETE: tuple[Row, ...] = (
     Row("Gaussian mixture", RXINFER, M.gaussian, (M.REALS,), mixed(), quick=True),
     Row("Gamma mixture", RXINFER, M.positive, (M.WAITS,), mixed()),
     Row("universal mixture", RXINFER, M.universal, (M.REALS,), mixed()),
-    Row("toy_mixture", EX, M.layers, (M.BITS,), mixed(("c", "z"))),
+    Row("toy_mixture", EX, M.layers, (M.BITS,), mixed(("c",), ("z",))),
     Row("ssbvm_mixture", EX, M.torus, (M.TORUS,), mixed()),
     Row("ssbvm_mixture: one angle", EX, M.angles, (M.ANGLES,), mixed()),
     Row("zero_inflated_poisson", EX, M.zero_inflated, (M.ZEROS,), grid()),
@@ -30,7 +30,9 @@ DISCRETE: tuple[Row, ...] = (
     # -- counts of categories
     Row("categorical", BAYESPY, M.throws, (M.THROWS,), grid()),
     Row("multinomial", BAYESPY, M.totals, (M.TOTALS,), grid()),
-    Row("lda", BAYESPY, M.topics, (M.DOCUMENT, M.WORDS), mixed()),
+    Row("lda", BAYESPY, M.topics, (M.DOCUMENT, M.WORDS), differ("phi", mixed())),
+    Row("lda: topics told apart by their priors", BAYESPY, M.topics_apart, (M.DOCUMENT, M.WORDS),
+        differ("phi", mixed())),
     # -- annotators
     Row("annotation: multinomial", EX, M.annotators_pooled, (M.SAID,), mixed()),
     Row("annotation: Dawid-Skene", EX, M.dawid_skene, (M.SAID,), mixed()),
@@ -75,7 +77,7 @@ DISCRETE: tuple[Row, ...] = (
     Row("hmm_enum: second order", EX, H.second_order, (H.BITS[:, 0],), mixed()),
     Row("POMDP", RXINFER, S.acted, (np.array([0, 1, 1, 0, 1]), np.array([0, 1, 1, 2, 2])),
         enumerated()),
-    Row("T-maze", RXINFER, S.maze, (1,), draws()),
+    Row("T-maze", RXINFER, S.maze, (1,), enumerated()),
     # -- survival
     Row("capture_recapture: constant", EX, S.survival, (S.CAUGHT,), mixed()),
     Row("capture_recapture: constant: a table of probabilities", EX, S.survival_where,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from . import curved as B
 from . import further as X
 from . import kalman as K
 from . import regressions as R
-from .exact import dense
+from .exact import dense, enumerated
 from .row import DYNAMAX, EX, NB, RXINFER, Row
 
 FURTHER: tuple[Row, ...] = (
@@ -23,5 +25,8 @@ FURTHER: tuple[Row, ...] = (
     Row("robotic arm", RXINFER, X.arm, (X.ARM,)),
     Row("drone", RXINFER, X.drone, (X.DRONE,)),
     Row("multi-agent", RXINFER, X.agents, (X.MEET,)),
+    Row("forgetting factors", RXINFER, X.forgetting, (R.A, R.DIVORCE), dense()),
+    Row("chance constraints", RXINFER, X.constrained, (np.array([-0.1, 0.2, -0.3, 0.0, -0.2]),)),
+    Row("Assessing people skills", RXINFER, X.student, (np.array([1, 1, 1, 0, 0]),), enumerated()),
     Row("LGSSM with singular Q", DYNAMAX, X.singular, (K.ONE,), X.singular_exact),
 )
