@@ -19,7 +19,7 @@ FURTHER: tuple[Row, ...] = (
     Row("sparse_regression", EX, X.sparse, (X.SQUARES, X.PRODUCT)),
     Row("stein_bnn", EX, X.bnn_subsampled, (B.CURVE, B.WIGGLE)),
     Row("thompson_sampling", EX, X.optimised, (X.POINTS, X.VALUES)),
-    Row("circulant_gp", NB, X.circulant, (X.RING,), dense()),
+    Row("circulant_gp", NB, X.circulant, (X.RING,)),
     Row("stein_dmm: networks known", EX, X.notes, (X.NOTES,)),
     Row("lotka_volterra_multiple: by Euler's steps", NB, X.hunters, (X.PAIRS,)),
     Row("robotic arm", RXINFER, X.arm, (X.ARM,)),
