@@ -32,33 +32,36 @@ DRAWS = 1000
 
 
 class Unconstrained(NamedTuple):
-    """A program's latents as one real vector."""
+    """A program's continuous latents as one real vector, the discrete ones beside it."""
 
     flatten: Callable[[dict[str, Any]], jax.Array]      # a dict of draws -> (n, d)
-    log_p: Callable[[jax.Array], jax.Array]             # (d,) -> with the transforms' Jacobians
+    log_p: Callable[..., tuple[jax.Array, jax.Array]]   # (d,), discrete -> with Jacobians, without
     names: list[str]                                    # whose element each of d is
+    discrete: list[str]
 
 
 def unconstrained(model: Model, args: tuple[Any, ...]) -> Unconstrained:
     seeded = numpyro.handlers.seed(model, 0)
     sites = {n: s for n, s in numpyro.handlers.trace(seeded).get_trace(*args).items()
              if s["type"] == "sample" and not s["is_observed"]}
-    maps = {n: biject_to(s["fn"].support) for n, s in sites.items()}
-    start = {n: maps[n].inv(s["value"]) for n, s in sites.items()}
+    discrete = [n for n, s in sites.items() if s["fn"].support.is_discrete]
+    maps = {n: biject_to(s["fn"].support) for n, s in sites.items() if n not in discrete}
+    start = {n: maps[n].inv(sites[n]["value"]) for n in maps}
     back = ravel_pytree(start)[1]
 
-    def log_p(u: jax.Array) -> jax.Array:
+    def log_p(u: jax.Array, z: dict[str, Any] | None = None) -> tuple[jax.Array, jax.Array]:
         free = back(u)
         x = {n: maps[n](free[n]) for n in maps}
         jacobian = sum(jnp.sum(maps[n].log_abs_det_jacobian(free[n], x[n])) for n in maps)
-        return log_density(seeded, args, {}, x)[0] + jacobian
+        joint = log_density(seeded, args, {}, {**x, **(z or {})})[0]
+        return joint + jacobian, joint
 
     def flatten(drawn: dict[str, Any]) -> jax.Array:
         return jax.vmap(lambda d: ravel_pytree({n: maps[n].inv(d[n]) for n in maps})[0])(
             {n: jnp.asarray(drawn[n]) for n in maps})
 
     names = [n for n in sorted(start) for _ in range(jnp.size(start[n]))]
-    return Unconstrained(flatten, log_p, names)
+    return Unconstrained(flatten, log_p, names, discrete)
 
 
 def energy(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> dict[str, Any]:
@@ -66,10 +69,9 @@ def energy(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> dict[str
     space = unconstrained(model, args)
     drawn = found.sample(0, (2 * DRAWS,))
     u = space.flatten(drawn)
-    value, slope = (np.asarray(a) for a in jax.jit(jax.vmap(jax.value_and_grad(space.log_p)))(u))
-    seeded = numpyro.handlers.seed(model, 0)
-    joint = jax.jit(jax.vmap(lambda d: log_density(seeded, args, {}, d)[0]))(
-        {n: jnp.asarray(drawn[n]) for n in dict.fromkeys(space.names)})
+    z = {n: jnp.asarray(drawn[n]) for n in space.discrete}
+    (value, joint), slope = jax.jit(jax.vmap(jax.value_and_grad(space.log_p, has_aux=True)))(u, z)
+    value, slope = np.asarray(value), np.asarray(slope)
     losses = np.asarray(found.log_prob(drawn) - joint)
     first, second = losses[:DRAWS], losses[DRAWS:]
     u = np.asarray(u)
@@ -141,7 +143,7 @@ def grid(nats: float = 0.05, mean: float = 0.1, low: float = 0.85) -> Judge:
         assert len(m) < 3
         line = np.linspace(-9.0, 9.0, 2001 if len(m) == 1 else 301)
         z = np.stack(np.meshgrid(*[line] * len(m), indexing="ij"), -1).reshape(-1, len(m))
-        log = np.asarray(jax.jit(jax.vmap(space.log_p))(jnp.asarray(m + sd * z)))
+        log = np.asarray(jax.jit(jax.vmap(space.log_p))(jnp.asarray(m + sd * z))[0])
         log = np.where(np.isfinite(log), log, -np.inf)
         w = special.softmax(log)
         evidence = special.logsumexp(log) + np.log(sd * (line[1] - line[0])).sum()

@@ -1,56 +1,44 @@
-"""The table of peers' models whose latents are continuous and that did not compile as shipped
-when it was made; `source` and the name up to a colon are the table's."""
+"""The table's models whose latents are continuous and that did not compile as shipped when it was
+made; with those that did, and those of discrete latents, every row there is."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 
 import jopa_ppl as jp
-from peers import counts, curved, forecasts, regressions, series
-from peers.judges import Judge, Model, draws, grid, whole
 
-
-class Row(NamedTuple):
-    """A program of a peer's, its data, and what judges the fit."""
-
-    name: str
-    source: str
-    model: Model
-    args: tuple[Any, ...]
-    judge: Judge = draws()
-    options: dict[str, Any] = {}       # noqa: RUF012, of jp.VMP
-    quick: bool = False                # runs by default
-    nuts: float = 0.0                  # how far means may lie from NUTS's, in its sds; 0: not run
-    why: str = ""                      # of what is open
-
+from . import counts, curved, forecasts, regressions, series
+from .judges import draws, grid, whole
+from .open import UNRUN, WHY
+from .row import BAYESPY, DOCS, DYNAMAX, EX, NB, RXINFER, STATS, TEST, Row
+from .rows_discrete import DISCRETE
+from .rows_further import FURTHER
+from .rows_shipped import SHIPPED
 
 R, C, S, B, F = regressions, counts, series, curved, forecasts
-EX, NB, DOCS, TEST = "NumPyro ex", "NumPyro nb", "NumPyro docs", "NumPyro test"
-DYNAMAX, BAYESPY, RXINFER, STATS = "dynamax", "BayesPy", "RxInfer", "statsmodels"
 
 _CLASSES = (R.SPARSE > 0).astype(float)
 _UCB = (C.DEPT, C.MALE, C.APPLIED, C.ADMITTED)
 _VISITS = (R.PATIENT, R.WEEK, R.FVC)
 _IMPUTED = jp.condition(R.imputation, {"x": R.HOLES})
 
-ROWS: tuple[Row, ...] = (
+CONTINUOUS: tuple[Row, ...] = (
     Row("Poisson regression", BAYESPY, C.poisson_regression, (C.X, C.COUNTS)),
     Row("effect_handlers: regression", NB, R.effects, (R.X, R.SPARSE)),
     Row("ar2 (scan, condition)", EX, S.ar2_scan, (S.AR,)),
-    Row("local level: scale priors", STATS, S.local_level, (S.SERIES,), nuts=0.3),
+    Row("local level (Nile): scale priors", STATS, S.local_level, (S.SERIES,), nuts=0.3),
     Row("ucbadmit: no correlation", EX, C.ucbadmit_independent, _UCB),
     # -- regressions and hierarchies
     Row("minipyro: in a plate", EX, R.minipyro_plated, (R.DIVORCE,), grid()),
     Row("bayesian_regression: intercept", NB, R.divorce_centred, (R.DIVORCE,), grid(), quick=True),
-    Row("bayesian_regression: age", NB, R.divorce_age, (R.A, R.DIVORCE), quick=True),
+    Row("bayesian_regression: age", NB, R.divorce_age, (R.A, R.DIVORCE)),
     Row("bayesian_regression: age and marriage", NB, R.divorce_both, (R.A, R.M, R.DIVORCE)),
     Row("bayesian_regression, measurement error", NB, R.measurement_error,
         (R.A, R.SPREAD, R.MEASURED), nuts=0.3),
     Row("hierarchical linear regression", NB, R.hierarchical, _VISITS, nuts=0.3),
-    Row("hierarchical linear regression with smoking levels", NB, R.smoking,
+    Row("hierarchical linear regression, smoking levels", NB, R.smoking,
         (R.SMOKES, *_VISITS), nuts=0.3),
     Row("eight schools", DOCS, R.eight_schools, (R.ERRORS, R.SCHOOLS)),
     # What a spread may be off says where a belief is short of its own best: nu, mu.
@@ -58,21 +46,21 @@ ROWS: tuple[Row, ...] = (
         draws(scale=0.4)),
     Row("horseshoe (normal): centred", EX, R.horseshoe_centred, (R.X, R.SPARSE)),
     Row("horseshoe (bernoulli)", EX, R.horseshoe_bernoulli, (R.X, _CLASSES)),
-    Row("robust regression (Student-t)", BAYESPY, R.robust, (R.A, R.TAIL), draws(scale=0.6),
-        nuts=0.3),
-    Row("effect_handlers: a line for the log scale", NB, R.heteroscedastic, (R.A, R.TAIL)),
+    Row("robust regression (scale mixture): Student-t", BAYESPY, R.robust, (R.A, R.TAIL),
+        draws(scale=0.6), nuts=0.3),
+    Row("a line for the log scale", NB, R.heteroscedastic, (R.A, R.TAIL)),
     Row("bayesian_cuped: factored", NB, R.cuped_factored, (R.CUPED[:, 0], R.CUPED[:, 1])),
     Row("consensus_mc", NB, R.consensus, (R.DECAY_X, R.DECAY), nuts=0.3),
     Row("mv iid inverse Wishart: InverseGamma", RXINFER, R.inverse_gamma, (R.SQUARE,)),
     # -- counts, coins, choices
     Row("Coin toss", RXINFER, C.coin_toss, (C.COINS,), grid(), quick=True),
     Row("Coin toss: Binomial", RXINFER, C.coin_binomial, (np.array(21.0),), grid()),
-    Row("Litter model", RXINFER, C.litter, (C.LITTERS,), grid(), quick=True),
+    Row("Litter model", RXINFER, C.litter, (C.LITTERS,), grid()),
     Row("baseball: fully pooled", EX, C.fully_pooled, (C.BATS, C.HITS), grid()),
     Row("baseball: pooled (Beta-Binomial)", EX, C.partially_pooled, (C.BATS, C.HITS)),
     Row("baseball: partially pooled logit", EX, C.pooled_logit, (C.BATS, C.HITS)),
     Row("logistic_regression", NB, C.logistic, (C.X, C.CLASS), nuts=0.3, quick=True),
-    Row("Binomial regression", RXINFER, C.binomial_regression, (C.X, C.TRIALS), quick=True),
+    Row("Binomial regression", RXINFER, C.binomial_regression, (C.X, C.TRIALS)),
     Row("contextual bandits", RXINFER, C.bandit, (C.ARMS, C.PULLS, C.REWARD)),
     Row("truncated", NB, C.truncated, (np.abs(C.X[:, 0]) + 0.3,), grid(), quick=True),
     # -- series
@@ -89,10 +77,7 @@ ROWS: tuple[Row, ...] = (
     Row("CVI: nonlinear, noise learnt", RXINFER, partial(B.cvi, learnt=True), (B.BENDS,),
         nuts=0.3),
     Row("CVI: nonlinear, noise fixed", RXINFER, partial(B.cvi, learnt=False), (B.BENDS,)),
-)
-
-# Written, and run by the slow tests, but not yet seen to pass.
-UNTRIED: tuple[Row, ...] = (
+    # -- more of each
     Row("gamma_shape", BAYESPY, C.gamma_shape, (C.SHAPED,), grid(0.9, 0.3, 0.2)),
     Row("dais_demo (GP classification)", EX, B.gp_classes, (B.CURVE, B.LABELS)),
     Row("bayesian_imputation: condition", NB, _IMPUTED, (None, R.DIVORCE),
@@ -101,7 +86,7 @@ UNTRIED: tuple[Row, ...] = (
     Row("baseball: not pooled", EX, C.not_pooled, (C.BATS, C.HITS)),
     Row("mortality", EX, C.mortality, (C.AGE, C.AREA, C.YEAR, C.PEOPLE, C.DEATHS), nuts=0.3),
     Row("Multinomial regression", RXINFER, C.multinomial_regression, (C.X, C.GRADES)),
-    Row("Assessing people skills: paired", RXINFER, C.skills, (C.LEFT, C.RIGHT, C.WON)),
+    Row("Assessing people skills: Bradley and Terry", RXINFER, C.skills, (C.LEFT, C.RIGHT, C.WON)),
     Row("ordinal", NB, C.ordinal, (C.X[:, 0], C.GRADES)),
     Row("censoring", NB, C.censored, (C.STOPPED, C.SEEN), grid()),
     Row("ar2 (python loop)", EX, S.ar2_loop, (S.AR,)),
@@ -111,7 +96,7 @@ UNTRIED: tuple[Row, ...] = (
     Row("CMGF Poisson SSM", DYNAMAX, S.poisson_series, (S.COUNTS,), nuts=0.3),
     Row("Probit SSM", RXINFER, S.probit_series, (S.COINS,)),
     Row("robust LSSM (Gamma per step)", BAYESPY, S.robust_level, (S.SERIES,)),
-    Row("robust LSSM: Student-t", BAYESPY, S.robust_t_level, (S.SERIES,)),
+    Row("robust LSSM (Gamma per step): Student-t", BAYESPY, S.robust_t_level, (S.SERIES,)),
     Row("seasonal dummy (4): scalars", STATS, S.seasonal_scalars, (S.SEASON,)),
     Row("level + regression", STATS, F.level_regression, (F.INPUT, F.REGRESSED)),
     Row("ARMA(1,1): observation noise .1", STATS, partial(F.arma, noise=0.1), (F.ARMA,)),
@@ -126,50 +111,39 @@ UNTRIED: tuple[Row, ...] = (
     Row("Lorenz", RXINFER, B.lorenz, (B.LORENZ,)),
     Row("ode (Lotka-Volterra): rates", EX, B.lotka_volterra_rates, (B.PREY,)),
     Row("Mountain car", RXINFER, B.mountain_car, (B.CAR,)),
-)
-
-_FORGETS = "the carry of the scan never forgets its first value"
-_SHIFT = "a carry that keeps several past values in one array is not supported yet"
-_SILENT = "a program without observed sites is refused"
-_FACTOR = "numpyro.factor is no density that VMP can update"
-
-OPEN: tuple[Row, ...] = (
-    Row("funnel", EX, B.funnel, (), why=_SILENT),
-    Row("funnel: small", EX, B.small_funnel, (), grid(0.2, 0.1, 0.7), why=_SILENT),
-    Row("HGF", RXINFER, S.hgf, (S.SERIES,),
-        why="NumericalError: the log variance runs to -60, a scale of 5e-14"),
-    Row("minipyro", EX, R.minipyro, (R.DIVORCE,), why="obs= broadcast against one site"),
-    Row("horseshoe (normal)", EX, R.horseshoe, (R.X, R.SPARSE),
-        why="1000 sweeps not settled; spreads .7 off their own best"),
-    Row("bayesian_cuped (joint)", NB, R.cuped, (R.CUPED,), why="LKJCholesky"),
-    Row("mv iid inverse Wishart", RXINFER, R.inverse_wishart, (R.SQUARE,), why="InverseWishart"),
-    Row("bayesian_imputation (obs with latents)", NB, R.imputation, (R.HOLES, R.DIVORCE),
-        why="NaN of obs= in another site's mean: only jp.condition infers them"),
-    Row("ucbadmit", EX, C.ucbadmit, _UCB, why="LKJCholesky"),
-    Row("var2 (LKJ)", EX, S.var_lkj, (S.VAR,), why="LKJCholesky"),
-    Row("holt_winters", EX, S.holt_winters, (S.SERIES,), why=_FORGETS),
-    Row("holt_winters, smoothing fixed", EX, S.holt_winters_fixed, (S.SERIES,), why=_FORGETS),
-    Row("ulgssm (deterministic drift)", RXINFER, S.deterministic_drift, (S.SERIES,), why=_FORGETS),
-    Row("smooth trend", STATS, S.smooth_trend, (S.SERIES,), why=_FORGETS),
-    Row("seasonal dummy (4), vector carry", STATS, partial(S.seasonal, period=4), (S.SEASON,),
-        why=_SHIFT),
-    Row("seasonal dummy (12)", STATS, partial(S.seasonal, period=12), (S.SEASON,), why=_FORGETS),
-    Row("Latent AR(2), vector carry", RXINFER, partial(S.ar_register, order=2), (S.SERIES,),
-        why=_SHIFT),
+    # -- once refused
+    Row("funnel", EX, B.funnel, ()),
+    Row("funnel: small", EX, B.small_funnel, (), grid(0.2, 0.1, 0.7)),
+    Row("HGF", RXINFER, S.hgf, (S.SERIES,)),
+    Row("minipyro", EX, R.minipyro, (R.DIVORCE,)),
+    Row("horseshoe (normal)", EX, R.horseshoe, (R.X, R.SPARSE)),
+    Row("bayesian_cuped (joint)", NB, R.cuped, (R.CUPED,)),
+    Row("mv iid inverse Wishart", RXINFER, R.inverse_wishart, (R.SQUARE,)),
+    Row("bayesian_imputation (obs with latents)", NB, R.imputation, (R.HOLES, R.DIVORCE)),
+    Row("ucbadmit", EX, C.ucbadmit, _UCB),
+    Row("var2 (LKJ)", EX, S.var_lkj, (S.VAR,)),
+    Row("holt_winters", EX, S.holt_winters, (S.SERIES,)),
+    Row("holt_winters, smoothing fixed", EX, S.holt_winters_fixed, (S.SERIES,)),
+    Row("ulgssm (deterministic drift)", RXINFER, S.deterministic_drift, (S.SERIES,)),
+    Row("smooth trend", STATS, S.smooth_trend, (S.SERIES,)),
+    Row("seasonal dummy (4), vector carry", STATS, partial(S.seasonal, period=4), (S.SEASON,)),
+    Row("seasonal dummy (12)", STATS, partial(S.seasonal, period=12), (S.SEASON,)),
+    Row("Latent AR(2), vector carry", RXINFER, partial(S.ar_register, order=2), (S.SERIES,)),
     Row("latent AR(4) + noise, vector carry", STATS, partial(S.ar_register, order=4),
-        (S.SERIES,), why=_SHIFT),
-    Row("ARMA(1,1)", STATS, partial(F.arma, noise=0.0), (F.ARMA,),
-        why="a scale of zero: PriorError"),
-    Row("ARMA, innovations form", STATS, F.arma_innovations, (F.ARMA,), why=_FORGETS),
-    Row("time_series_forecasting (SGT)", NB, F.global_trend, (F.SALES,), why=_FORGETS),
-    Row("hierarchical_forecasting", NB, F.panel, (F.PANEL,), why=_FORGETS),
-    Row("Structural dynamics (augmented KF)", RXINFER, F.singular, (F.FORCE, F.HEIGHTS),
-        why=_FORGETS),
-    Row("hierarchical_stacking", NB, F.stacking, (F.PLACES, F.MODELS), why=_FACTOR),
-    Row("gaussian_shells / neutra: a factor", EX, B.banana, (), why=_FACTOR),
-    Row("test_scan (running mean carry)", TEST, B.running_mean, (B.BENDS,), why=_FORGETS),
-    Row("test_scan_reparam (LogNormal states)", TEST, B.lognormal_states, (np.abs(B.BENDS),),
-        why="LogNormal inside a scan has no message"),
-    Row("test_cond", TEST, B.conditional, (B.BENDS,),
-        why="a site in a branch of cond"),
+        (S.SERIES,)),
+    Row("ARMA(1,1)", STATS, partial(F.arma, noise=0.0), (F.ARMA,)),
+    Row("ARMA, innovations form", STATS, F.arma_innovations, (F.ARMA,)),
+    Row("time_series_forecasting (SGT)", NB, F.global_trend, (F.SALES,)),
+    Row("hierarchical_forecasting", NB, F.panel, (F.PANEL,)),
+    Row("Structural dynamics (augmented KF)", RXINFER, F.singular, (F.FORCE, F.HEIGHTS)),
+    Row("hierarchical_stacking", NB, F.stacking, (F.PLACES, F.MODELS)),
+    Row("gaussian_shells / neutra: a factor", EX, B.banana, ()),
+    Row("test_scan (running mean carry)", TEST, B.running_mean, (B.BENDS,)),
+    Row("test_scan_reparam (LogNormal states)", TEST, B.lognormal_states, (np.abs(B.BENDS),)),
+    Row("test_cond", TEST, B.conditional, (B.BENDS,)),
 )
+
+EVERY = CONTINUOUS + DISCRETE + SHIPPED + FURTHER
+ROWS = tuple(r for r in EVERY if r.name not in WHY)
+UNTRIED = tuple(r for r in EVERY if WHY.get(r.name) == UNRUN)
+OPEN = tuple(r for r in EVERY if WHY.get(r.name, UNRUN) != UNRUN)

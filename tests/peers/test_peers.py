@@ -11,8 +11,13 @@ import pytest
 
 import jopa_ppl as jp
 from jopa_ppl.errors import JopaError
-from peers.judges import nuts
-from peers.rows import OPEN, ROWS, UNTRIED, Row
+
+from .__main__ import KINDS, standing
+from .judges import nuts
+from .open import WHY
+from .row import Row
+from .rows import EVERY, OPEN, ROWS, UNTRIED
+from .table import TABLE
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +54,15 @@ def test_means_are_those_of_nuts(row: Row) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [pytest.param(r, id=r.name) for r in OPEN])
 def test_an_open_program_is_still_open(row: Row) -> None:
-    """Refused, or short of its judge: one that is no longer belongs to ROWS."""
-    with pytest.raises((JopaError, AssertionError)):
+    """Refused, short of its judge, or a crash: one that is no longer belongs to ROWS."""
+    with pytest.raises((JopaError, AssertionError, TypeError)):
         row.judge(fit(row), row.model, row.args)
 
 
-def test_names_are_unique() -> None:
-    names = [r.name for r in ROWS + UNTRIED + OPEN]
-    assert len(names) == len(set(names))
+def test_names_are_unique_and_the_table_is_whole() -> None:
+    """Every reason is of a row; every model of the table is once there, and says how it stands."""
+    names = [r.name for r in EVERY]
+    assert len(names) == len(set(names)) and set(WHY) <= set(names)
+    peers = [(p.source, p.name) for p in TABLE]
+    assert len(peers) == len(set(peers)) == 145
+    assert {standing(p)[0] for p in TABLE} <= set(KINDS)

@@ -1,0 +1,70 @@
+"""Rows that are not right, and why: refused, or short of their judge."""
+
+from __future__ import annotations
+
+UNRUN = "not run yet"
+
+WHY: dict[str, str] = {
+    "funnel": "refused: a program without observed sites",
+    "funnel: small": "refused: a program without observed sites",
+    "HGF": "NumericalError: the log variance runs to -60, a scale of 5e-14",
+    "horseshoe (normal)": "1000 sweeps not settled; spreads .7 off their own best",
+    "ucbadmit": "refused: LKJCholesky",
+    "var2 (LKJ)": "refused: LKJCholesky",
+    "mv iid inverse Wishart": "refused: InverseWishart",
+    "bayesian_imputation (obs with latents)":
+        "refused: NaN of obs= in another site's mean, which only jp.condition infers",
+    "test_cond": "refused: a site in a branch of cond",
+    "robust LSSM (Gamma per step)": "refused: a precision drawn anew at each step",
+    "Litter model: shape unknown": "spreads of the scale 1.5 times their own best",
+    "stochastic_volatility": "1000 sweeps not settled",
+    "gmm: labels summed out": "refused: MixtureSameFamily as a likelihood",
+    "lda": "stays at the saddle point where all topics are alike, 4.7 nats above an optimum, "
+           "whatever the rng_key",
+    "annotation: MACE": "refused: probabilities that are a latent's or known by a discrete latent "
+                        "('a sum of terms')",
+    "capture_recapture: constant": "probabilities of zero beside a latent one: F swings between its "
+                                   "value and hundreds of nats a datum, unsettled",
+    "multinomial": "refused: Multinomial beside a Dirichlet",
+    "MNIW prior (A | W)": "a crash, TypeError: .to_event over the rows of a precision_matrix",
+    "Assessing people skills": "discrete latents are independent of each other: F .06 high",
+    "Bayesian networks": "discrete latents are independent of each other: F .40 high, rain .99 "
+                         "where it is .70",
+    "Ising": "discrete latents are independent of each other: F .11 high",
+    "Bayesian trust": "discrete latents are independent of each other: F .19 high",
+                # -- unrun
+    **dict.fromkeys((
+        "robust LSSM (Gamma per step): Student-t", "tbip", "bnn", "CMGF MLP classification",
+        "Lorenz", "ode (Lotka-Volterra): rates", "Mountain car", "holt_winters", "ARMA(1,1)",
+        "ARMA, innovations form", "time_series_forecasting (SGT)", "hierarchical_stacking",
+        "gaussian_shells / neutra: a factor", "test_scan_reparam (LogNormal states)", "bmm",
+        "Gamma mixture", "universal mixture", "toy_mixture", "ssbvm_mixture",
+        "ssbvm_mixture: one angle", "zero_inflated_poisson",
+        "zero_inflated_poisson: the gate latent", "prodlda: a logistic normal, no network",
+        "lda: topics told apart by their priors", "annotation: multinomial",
+        "annotation: Dawid-Skene", "annotation: hierarchical Dawid-Skene",
+        "annotation: item difficulty", "annotation: logistic random effects",
+        "discrete_imputation: what is missing apart", "HMMs: Gaussian",
+        "HMMs: Gaussian, full covariances", "HMMs: Gaussian, a shared covariance",
+        "HMMs: Gaussian, diagonal", "HMMs: Bernoulli", "HMMs: categorical",
+        "HMMs: multinomial", "HMMs: Poisson", "HMMs: Gamma", "HMMs: mixture emissions",
+        "HMMs: autoregressive", "HMMs: linear regression", "HMMs: logistic regression",
+        "hmm_enum: emissions of the last tone", "hmm_enum: factorial", "hmm_enum: coupled",
+        "hmm_enum: second order", "T-maze",
+        "capture_recapture: constant: a table of probabilities", "capture_recapture: by time",
+        "capture_recapture: random effects", "capture_recapture: by animal",
+        "capture_recapture: by group", "SLDS", "regression", "quickstart",
+        "pca (ARD, missing)", "robust regression (scale mixture)", "Gaussian-Wishart",
+        "Gamma-Gamma", "gp, kernel fixed, noise learnt", "hsgp, hyperparameters fixed",
+        "Bike rental", "mv iid Wishart", "Incomplete data", "LGSSM learning (EM / Gibbs)",
+        "lssm (ARD, missing)", "lssm, time-varying dynamics",
+        "Autoregressive Models (observed)", "Latent AR(2), scalars in the carry", "Latent VAR",
+        "GP regression by SSM", "Bayesian structured time series", "DynamicFactor, learnt",
+        "VARMAX(1,0) + measurement error", "AutoReg(4)", "AutoReg(12)",
+        "controlled LDS: learn", "bayesian_regression: marriage", "effect_handlers: scope",
+        "effect_handlers: scale", "effect_handlers: do", "sparse_regression", "stein_bnn",
+        "thompson_sampling", "circulant_gp", "stein_dmm: networks known",
+        "lotka_volterra_multiple: by Euler's steps", "robotic arm", "drone", "multi-agent",
+        "chance constraints",
+    ), UNRUN),
+}
