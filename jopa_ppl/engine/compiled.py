@@ -16,6 +16,7 @@ from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, Stages, often, once
 from jopa_ppl.engine import extrapolation
 from jopa_ppl.engine.engine import Engine, Evidence, State
+from jopa_ppl.engine.extrapolation import Pace
 from jopa_ppl.engine.faults import diagnose, raise_for_data
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import before
@@ -91,10 +92,13 @@ class Compiled(Stages):
         self.decision = Decision(self.engine, options.decide) if options.decide else None
         self.schedule = self.engine.schedule
         self.single = self.decision is not None or self.schedule.exact
+        followed = extrapolation.followed(self.schedule)
+        self.followed = followed if options.extrapolate and not options.damping else ()
         self.told = Packed()
         # One call for everything where one pass is exact; else the sweeps are compiled apart.
         self.first = jax.jit(self._first, compiler_options=often() if self.single else once())
-        self.more = jax.jit(self._more, donate_argnums=(0, 2), compiler_options=often())
+        self.more = jax.jit(partial(self._more, heed=bool(self.followed)), donate_argnums=(0, 2),
+                            compiler_options=often())
         # Compiled only where something is wrong.
         self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self.data(leaves)),
                                 compiler_options=once())
@@ -117,9 +121,8 @@ class Compiled(Stages):
         else:
             bound = self.engine.bind(self.data(dynamic))
             state = self.engine.start(key, bound)
-            if self.options.extrapolate and not self.options.damping:
-                blocks = extrapolation.followed(self.schedule)
-                state = state._replace(ahead=extrapolation.beginning(blocks, state.moments))
+            if self.followed:
+                state = state._replace(pace=Pace(jnp.zeros(()), jnp.zeros((), bool)))
             if self.single:
                 state, history = self._more(state, bound, history, until)
         sites = parts(self.engine, state.moments, bound, plan) if self.single else None
@@ -159,10 +162,10 @@ class Compiled(Stages):
         with ours():
             raise_for_data(self.graph, self.diagnose(dynamic))
 
-    def _more(self, state: State, bound: Evidence, history: Array, until: Array
-              ) -> tuple[State, Array]:
+    def _more(self, state: State, bound: Evidence, history: Array, until: Array,
+              heed: bool = False) -> tuple[State, Array]:
         return self.engine.advance(state, bound, history, until, self.options.tol,
-                                   self.options.damping)
+                                   self.options.damping, heed)
 
     def run(self, call: Call, key: Array, progress: bool) -> Ran:
         """Start, and sweep until it has settled or gone wrong.
@@ -192,6 +195,8 @@ class Compiled(Stages):
             begun, clock = sweeps, time.perf_counter()
             state, history = self.more(state, bound, history, min(sweeps + chunk, most))
             sweeps, done, bad = map(int, jax.device_get((state.sweep, state.converged, state.bad)))
+            if self.followed and state.ahead is None and bool(state.pace.slow):
+                state = state._replace(ahead=extrapolation.beginning(self.followed, state.moments))
             spent = time.perf_counter() - clock
             chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
             if progress and (bar is not None or (not done and spent > 0.2)):

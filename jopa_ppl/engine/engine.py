@@ -24,7 +24,7 @@ from jopa_ppl.engine.evidence import (
     read_series,
     without_gaps,
 )
-from jopa_ppl.engine.extrapolation import Ahead
+from jopa_ppl.engine.extrapolation import Ahead, Pace
 from jopa_ppl.engine.faults import (
     bad_weight,
     informative_factors,
@@ -73,8 +73,8 @@ class State(NamedTuple):
     """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong.
 
     `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
-    error that is left in its means, in spreads; `ahead`: where the next sweep starts from, where
-    that is not these beliefs.
+    error that is left in its means, in spreads; `pace`: how fast sweeps converge, and `ahead`:
+    where the next one starts from, once they are slow (`extrapolation`).
     """
 
     moments: dict[str, Any]
@@ -84,12 +84,13 @@ class State(NamedTuple):
     converged: Array
     digits: Digits | None = None
     moved: Array | float = 0.0
+    pace: Pace | None = None
     ahead: Ahead | None = None
 
     @property
     def told(self) -> State:
         """What the host looks at: all but what is large."""
-        return self._replace(moments=None, ahead=None)
+        return self._replace(moments=None, pace=None, ahead=None)
 
 
 class Engine:
@@ -398,12 +399,14 @@ class Engine:
                          ).max()
 
     def advance(self, state: State, bound: Evidence, history: Array, until: Array, tol: float,
-                damping: float | None) -> tuple[State, Array]:
-        """Sweep until converged, bad, or `until` sweeps are done."""
+                damping: float | None, heed: bool = False) -> tuple[State, Array]:
+        """Sweep until converged, bad, or `until` sweeps are done; `heed`: or until they are found
+        to be slow, and do not start ahead yet."""
 
         def running(carry: tuple[State, Array]) -> Array:
             s, _ = carry
-            return (s.sweep < until) & ~s.converged & (s.bad < 0)
+            slow = s.pace.slow if heed and s.ahead is None else False
+            return (s.sweep < until) & ~s.converged & (s.bad < 0) & ~jnp.asarray(slow)
 
         def body(carry: tuple[State, Array]) -> tuple[State, Array]:
             s, past = carry
@@ -412,11 +415,12 @@ class Engine:
             moments, bad, measured, size = self.sweep(begun, bound, damping)
             f = self.free_energy(moments, bound, solved)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
-            vain, ahead = jnp.zeros((), bool), s.ahead
+            vain, pace, ahead = jnp.zeros((), bool), s.pace, s.ahead
+            if pace is not None:
+                pace = pace.after(s.sweep, self.moved(begun, moments))
             if ahead is not None:
                 vain = ahead.tried & ((bad >= 0) | ~(f <= s.free_energy))
-                ahead = extrapolation.after(blocks, begun, moments, ahead, vain,
-                                            self.moved(begun, moments))
+                ahead = extrapolation.after(blocks, begun, moments, ahead, vain, pace.moved)
                 moments, f, bad, measured = jax.tree.map(
                     lambda old, new: jnp.where(vain, old, new),
                     (s.moments, s.free_energy, jnp.full((), -1), s.digits),
@@ -433,7 +437,8 @@ class Engine:
                 settled = (moved <= POLISHED) | (s.sweep + 1 >= PASSES)
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)
-            return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved, ahead), past
+            return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved, pace, ahead
+                         ), past
 
         blocks = extrapolation.followed(self.schedule)
         exact = self.schedule.exact and not damping

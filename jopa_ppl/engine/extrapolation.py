@@ -3,7 +3,8 @@
 The first belief of a sweep is made of the others, so that these are the whole of an iteration. What
 they are is told in numbers without bounds (`Belief.place`), so that every place is a belief. A
 sweep from ahead counts only where it lowers F; else the next one starts where the last good one
-ended. Programs whose sweeps converge fast by themselves are left to.
+ended. Programs whose sweeps converge fast by themselves are left to,
+and compile nothing of this.
 """
 
 from __future__ import annotations
@@ -26,16 +27,23 @@ FAR = 1e-4           # where moves are larger than this
 
 
 class Ahead(NamedTuple):
-    """The sweeps before, the place that the next one starts from, and whether it does.
-
-    moved: by how much the last one went, in spreads; slow: whether they were found to be slow.
-    """
+    """The sweeps before, the place that the next one starts from, and whether it does."""
 
     trail: Trail
     place: Array
     tried: Array
-    moved: Array
-    slow: Array
+
+
+class Pace(NamedTuple):
+    """By how much the last sweep moved, in spreads, and whether sweeps were found to be slow."""
+
+    moved: Array | float = 0.0
+    slow: Array | bool = False
+
+    def after(self, sweep: Array, moved: Array) -> Pace:
+        """One more sweep, after `sweep` others."""
+        creeps = (sweep >= PATIENCE) & (moved > jnp.maximum(SLOW * self.moved, FAR))
+        return Pace(moved, self.slow | creeps)
 
 
 def followed(schedule: Schedule) -> tuple[Belief, ...]:
@@ -43,7 +51,8 @@ def followed(schedule: Schedule) -> tuple[Belief, ...]:
     of them. None in others, whose steps look for the least F themselves."""
     if any(f.bends(u.block) for u in schedule.updates for f in u.factors):
         return ()
-    return tuple(u.block for u in schedule.updates[1:])
+    sizes = lambda b: jax.eval_shape(lambda: b.place(b.zero())[0]).size
+    return tuple(u.block for u in schedule.updates[1:] if sizes(u.block))
 
 
 def place(blocks: Sequence[Belief], moments: dict[str, Any]) -> tuple[Array, Array]:
@@ -61,13 +70,10 @@ def placed(blocks: Sequence[Belief], moments: dict[str, Any], at: Array) -> dict
     return new
 
 
-def beginning(blocks: Sequence[Belief], moments: dict[str, Any]) -> Ahead | None:
-    """No sweep yet; None where nothing is extrapolated."""
-    here, _ = place(blocks, moments)
-    if not here.size:
-        return None
-    none = jnp.zeros((), bool)
-    return Ahead(Trail.of(here.size), here, none, jnp.zeros(()), none)
+def beginning(blocks: Sequence[Belief], moments: dict[str, Any]) -> Ahead:
+    """No sweep yet."""
+    here, _ = jax.eval_shape(lambda q: place(blocks, q), moments)
+    return Ahead(Trail.of(here.size), jnp.zeros(here.shape), jnp.zeros((), bool))
 
 
 def start(blocks: Sequence[Belief], moments: dict[str, Any], ahead: Ahead) -> dict[str, Any]:
@@ -84,7 +90,4 @@ def after(blocks: Sequence[Belief], old: dict[str, Any], new: dict[str, Any], ah
     trail = ahead.trail.after(place(blocks, old)[0], result)
     trail = jax.tree.map(lambda a, b: jnp.where(worse, a, b), Trail.of(result.size), trail)
     far = trail.ahead(spreads)
-    creeps = (trail.count > PATIENCE) & (moved > jnp.maximum(SLOW * ahead.moved, FAR))
-    slow = ahead.slow | creeps
-    tried = slow & ~worse & (moved > STILL) & (far != 0).any()
-    return Ahead(trail, result + far, tried, moved, slow)
+    return Ahead(trail, result + far, ~worse & (moved > STILL) & (far != 0).any())

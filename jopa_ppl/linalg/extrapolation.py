@@ -36,8 +36,8 @@ class Trail(NamedTuple):
     @staticmethod
     def of(size: int) -> Trail:
         """No steps yet."""
-        rows = jnp.zeros((WINDOW, size))
-        return Trail(rows[0], rows[0], rows, rows, jnp.zeros((), int))
+        shapes = (size,), (size,), (WINDOW, size), (WINDOW, size)
+        return Trail(*map(jnp.zeros, shapes), jnp.zeros((), int))
 
     def after(self, place: Array, result: Array) -> Trail:
         """With one more step, from a place to its result."""

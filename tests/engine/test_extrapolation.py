@@ -77,7 +77,7 @@ def runs(model, *args, sweeps, **options):
 def test_an_unknown_loading_arrives():
     ahead, plain = runs(loading, trials(), 2, sweeps=1500)
     F, slow = np.asarray(ahead.free_energy), np.asarray(plain.free_energy)
-    assert np.diff(F).max() <= 0
+    assert np.diff(F).max() <= 1e-12 * abs(F[-1])           # rounding
     assert abs(F[-1] - slow[-1]) < 0.1 < slow[SWEEPS - 1] - slow[-1]
     # The same but for the basis of the states.
     seen = lambda p: np.einsum("tni,yi->tny", p.mean("x"), p.mean("C"))
@@ -89,14 +89,15 @@ def test_an_unknown_loading_arrives():
 
 @pytest.mark.filterwarnings("ignore::jopa_ppl.errors.ConvergenceWarning")
 def test_factors_of_a_matrix_arrive():
-    ahead, plain = runs(factors, rows(30, 2, 5), 3, sweeps=1000)
+    ahead, plain = runs(factors, rows(), 4, sweeps=2000)
     F, slow = np.asarray(ahead.free_energy), np.asarray(plain.free_energy)
-    assert np.diff(F).max() <= 0
+    assert np.diff(F).max() <= 1e-12 * abs(F[-1])           # rounding
     assert F[-1] - slow[-1] < 0.1 < slow[SWEEPS - 1] - slow[-1]
     seen = lambda p: p.mean("z") @ p.mean("C").T
     assert_allclose(seen(ahead), seen(plain), atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore::jopa_ppl.errors.ConvergenceWarning")
 def test_runs_repeat():
     first, second = (jp.VMP(loading, progress=False, max_iters=40).run(trials(), 2)
                      for _ in range(2))
@@ -104,7 +105,7 @@ def test_runs_repeat():
     assert_array_equal(first.mean("C"), second.mean("C"))
 
 
-def test_what_needs_no_other_start_has_none():
+def test_what_may_start_ahead():
     def level(y):
         m = jp.latent("m", dist.Normal(0.0, 1.0))
         with numpyro.plate("n", len(y)):
@@ -117,10 +118,12 @@ def test_what_needs_no_other_start_has_none():
             jp.observe("y", dist.Normal(m, s), y)
 
     y = np.arange(5.0)
-    for vmp in (jp.VMP(level), jp.VMP(scale), jp.VMP(factors, damping=0.3, max_iters=2, tol=1e9),
-                jp.VMP(factors, extrapolate=False, max_iters=2, tol=1e9)):
-        args = (rows(), 2) if vmp.model is factors else (y,)
-        assert vmp.run(*args).state.ahead is None
+    both = rows(), 2
+    assert [b.name for b in jp.VMP(factors).compile(*both).followed] == ["C", "alpha", "tau"]
+    for vmp, args in ((jp.VMP(level), (y,)), (jp.VMP(scale), (y,)),
+                      (jp.VMP(factors, damping=0.3), both),
+                      (jp.VMP(factors, extrapolate=False), both)):
+        assert vmp.compile(*args).followed == ()
 
 
 def iterates(curvature, start, count):
