@@ -30,7 +30,7 @@ WHY: dict[str, str] = {
                          "where it is .70",
     "Ising": "discrete latents are independent of each other: F .11 high",
     "Bayesian trust": "discrete latents are independent of each other: F .19 high",
-                    # -- unrun
+                        # -- unrun
     **dict.fromkeys((
         "robust LSSM (Gamma per step): Student-t", "tbip", "bnn", "CMGF MLP classification",
         "Lorenz", "ode (Lotka-Volterra): rates", "Mountain car", "ucbadmit", "var2 (LKJ)",

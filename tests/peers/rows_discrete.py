@@ -88,7 +88,8 @@ DISCRETE: tuple[Row, ...] = (
     Row("capture_recapture: by group", EX, S.survival_by_group, (S.SEX, S.CAUGHT), mixed()),
     # -- switching dynamics
     Row("SLDS", DYNAMAX, S.switching, (S.BLURRED,), mixed()),
-    Row("SLDS: known parameters", DYNAMAX, S.switching_known, (S.BLURRED[:9],), paths(1.0, 0.3)),
+    Row("switching dynamics, known parameters", DYNAMAX, S.switching_known, (S.BLURRED[:9],),
+        paths(1.0, 0.3)),
     Row("lssm, switching dynamics", BAYESPY, S.switching_vectors, (S.TURNS,), mixed()),
     Row("RSLDS", RXINFER, S.recurrent, (S.BLURRED,), mixed()),
 )
