@@ -1,7 +1,8 @@
 """Models that other systems ship, and what becomes of them here: `python -m tests.peers`.
 
-One line a model: right, right when written otherwise, right in part, open (why) or not written;
-then the share of those that are right. `--run NAME ..` fits and judges rows of these names anew.
+One line a model: right, right when written otherwise (or somewhat less), right in part, open (why),
+not run yet or not written; then the shares. `--run NAME ..` fits and judges rows of these names
+anew.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import jax
 from jopa_ppl.errors import JopaError
 from tests.caches import forget
 
-from .open import WHY
+from .open import UNRUN, WHY
 from .row import Row
 from .rows import EVERY, OPEN, ROWS, UNTRIED
 from .table import TABLE, Peer
 
-KINDS = ("right", "written otherwise", "in part", "open", "not written")
+KINDS = ("right", "written otherwise", "in part", "open", "not run yet", "not written")
 
 
 def _others(name: str, rows: Iterable[Row]) -> list[Row]:
@@ -50,7 +51,8 @@ def standing(peer: Peer) -> tuple[str, str]:
         return ("written otherwise", ", ".join(otherwise)) if otherwise else ("right", "")
     if done or otherwise:
         return "in part", text
-    return ("not written", "") if {w for _, w in missing} == {"not written"} else ("open", text)
+    reasons = {w for _, w in missing}
+    return (reasons.pop(), "") if reasons in ({UNRUN}, {"not written"}) else ("open", text)
 
 
 def table() -> Counter[str]:

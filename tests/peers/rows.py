@@ -53,7 +53,7 @@ CONTINUOUS: tuple[Row, ...] = (
     Row("consensus_mc", NB, R.consensus, (R.DECAY_X, R.DECAY), nuts=0.3),
     Row("mv iid inverse Wishart: InverseGamma", RXINFER, R.inverse_gamma, (R.SQUARE,)),
     # -- counts, coins, choices
-    Row("Coin toss", RXINFER, C.coin_toss, (C.COINS,), grid(), quick=True),
+    Row("Coin toss", RXINFER, C.coin_toss, (C.COINS,), grid()),
     Row("Coin toss: Binomial", RXINFER, C.coin_binomial, (np.array(21.0),), grid()),
     Row("Litter model", RXINFER, C.litter, (C.LITTERS,), grid()),
     Row("baseball: fully pooled", EX, C.fully_pooled, (C.BATS, C.HITS), grid()),

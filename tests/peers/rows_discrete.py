@@ -17,7 +17,7 @@ DISCRETE: tuple[Row, ...] = (
     Row("gmm: labels summed out", NB, M.integrated, (M.REALS,)),
     Row("mog", BAYESPY, M.vectors, (M.PAIRS,), mixed()),
     Row("bmm", BAYESPY, M.bits, (M.BITS,), mixed()),
-    Row("Gaussian mixture", RXINFER, M.gaussian, (M.REALS,), mixed(), quick=True),
+    Row("Gaussian mixture", RXINFER, M.gaussian, (M.REALS,), mixed()),
     Row("Gamma mixture", RXINFER, M.positive, (M.WAITS,), mixed()),
     Row("universal mixture", RXINFER, M.universal, (M.REALS,), mixed()),
     Row("toy_mixture", EX, M.layers, (M.BITS,), mixed(("c",), ("z",))),
@@ -28,7 +28,7 @@ DISCRETE: tuple[Row, ...] = (
         mixed()),
     Row("prodlda: a logistic normal, no network", EX, M.topics_logistic, (M.WORD_COUNTS,)),
     # -- counts of categories
-    Row("categorical", BAYESPY, M.throws, (M.THROWS,), grid()),
+    Row("categorical", BAYESPY, M.throws, (M.THROWS,), grid(), quick=True),
     Row("multinomial", BAYESPY, M.totals, (M.TOTALS,), grid()),
     Row("lda", BAYESPY, M.topics, (M.DOCUMENT, M.WORDS), differ("phi", mixed())),
     Row("lda: topics told apart by their priors", BAYESPY, M.topics_apart, (M.DOCUMENT, M.WORDS),
@@ -88,7 +88,8 @@ DISCRETE: tuple[Row, ...] = (
     Row("capture_recapture: by group", EX, S.survival_by_group, (S.SEX, S.CAUGHT), mixed()),
     # -- switching dynamics
     Row("SLDS", DYNAMAX, S.switching, (S.BLURRED,), mixed()),
-    Row("SLDS: known parameters", DYNAMAX, S.switching_known, (S.BLURRED[:9],), paths(1.0, 0.3)),
+    Row("switching dynamics, known parameters", DYNAMAX, S.switching_known, (S.BLURRED[:9],),
+        paths(1.0, 0.3)),
     Row("lssm, switching dynamics", BAYESPY, S.switching_vectors, (S.TURNS,), mixed()),
     Row("RSLDS", RXINFER, S.recurrent, (S.BLURRED,), mixed()),
 )
