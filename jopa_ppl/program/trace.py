@@ -173,6 +173,9 @@ class _Tracer(Messenger):
         plates = tuple(sorted(
             (Plate(f.name, f.dim + len(batch), f.size) for f in msg["cond_indep_stack"]),
             key=lambda p: p.axis))
+        if described.rules.by_matrix and not described.amortized:
+            whole = tuple(fn.shape())
+            batch = whole[:len(whole) - len(described.event_shape)]
         site = Site(name, described.family, observed, scan, batch, described.event_shape, plates,
                     {}, partial=partial, held=infer.get("jopa_held") is True,
                     updated=infer.get("jopa_held") is False, amortized=described.amortized,

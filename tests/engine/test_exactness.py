@@ -272,3 +272,18 @@ def test_data_that_multiply_a_first_state(conditioned):
         np.testing.assert_allclose(found.mean("x0"), exact.mean["x0"], rtol=1e-8)
         np.testing.assert_allclose(found.mean("x"), exact.mean["x"], rtol=1e-8, atol=1e-12)
         np.testing.assert_allclose(found.free_energy[-1], -exact.evidence, rtol=1e-10)
+
+
+def test_vectors_that_are_one_event_have_a_matrix_each():
+    y = np.random.default_rng(0).normal(size=(5, 2))
+
+    def program(y, one_event):
+        W = jp.latent("W", dist.Wishart(4.0, rate_matrix=jnp.eye(2)))
+        m = jp.latent("m", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        fn = dist.MultivariateNormal(m + jnp.zeros((5, 2)), precision_matrix=W)
+        jp.observe("y", fn.to_event(1) if one_event else fn, y)
+
+    with jax.enable_x64(True):
+        one, each = (jp.VMP(program).run(y, e) for e in (True, False))
+    np.testing.assert_allclose(one.free_energy, each.free_energy, rtol=1e-12)
+    np.testing.assert_allclose(one.mean("W"), each.mean("W"), rtol=1e-12)
