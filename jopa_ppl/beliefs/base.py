@@ -201,12 +201,12 @@ class Belief:
         """How far the means went, root mean square, in standard deviations."""
         raise NotImplementedError
 
-    def place(self, q: Any) -> tuple[Array, Array]:
+    def coordinates(self, q: Any) -> tuple[Array, Array]:
         """Numbers without bounds that tell where q is, (n,), and spreads to measure moves in; of
         none where sweeps do not start ahead of it (`engine.extrapolation`)."""
         return jnp.zeros(0), jnp.zeros(0)
 
-    def placed(self, q: Any, at: Array) -> Any:
+    def at_coordinates(self, q: Any, at: Array) -> Any:
         """q at another place."""
         return q
 

@@ -79,13 +79,13 @@ class DenseBelief(GaussianBelief):
     def diagonals(self, q: Gaussian, message: tuple, mask: Clamp) -> tuple[Array, Array, Array]:
         return q.mean, diagonal(-2 * message[1]) * mask.free, diagonal(q.cov)
 
-    def place(self, q: Gaussian) -> tuple[Array, Array]:
+    def coordinates(self, q: Gaussian) -> tuple[Array, Array]:
         """The mean, and its covariance as logarithms and ratios of its Cholesky factor."""
         form, spread = factored(q.cov)
-        mean, spreads = super().place(q)
+        mean, spreads = super().coordinates(q)
         return jnp.concatenate([mean, form]), jnp.concatenate([spreads, spread])
 
-    def placed(self, q: Gaussian, at: Array) -> Gaussian:
+    def at_coordinates(self, q: Gaussian, at: Array) -> Gaussian:
         mean, form = at[:q.mean.size].reshape(q.mean.shape), at[q.mean.size:]
         cov, logdet = unfactored(form, q.cov.shape)
         return Gaussian(mean, cov, -logdet)

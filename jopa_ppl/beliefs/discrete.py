@@ -273,6 +273,7 @@ class DirichletBelief(Belief):
     """Dirichlet beliefs, one for every element of the site's batch."""
 
     kind, family, label, rank = "dirichlet", "dirichlet", "Dirichlet", 3
+    symmetric = True           # topics that start alike would stay alike
     parts = ("concentration",)
 
     @property
@@ -300,6 +301,11 @@ class DirichletBelief(Belief):
         total = new.concentration.sum(-1, keepdims=True)
         variance = mean(new) * (1 - mean(new)) / (total + 1)
         return jnp.sqrt(jnp.mean((mean(new) - mean(old))**2 / variance))
+
+    def break_symmetry(self, q: Dirichlet, key: Array, size: Array | float) -> Dirichlet:
+        """Concentrations off by `size` of themselves."""
+        noise = random.normal(key, q.concentration.shape, q.concentration.dtype)
+        return self._of(q.concentration * jnp.exp(size * noise))
 
     def averaged(self, stats: Array, q: Dirichlet) -> Array:
         """Statistics at the mean: log E[p] in place of E[log p]."""

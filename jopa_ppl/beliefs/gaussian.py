@@ -88,10 +88,10 @@ class GaussianBelief(Belief):
     def moved(self, old: Any, new: Any) -> Array:
         return in_spreads(new.mean - old.mean, self.variances(new))
 
-    def place(self, q: Any) -> tuple[Array, Array]:
+    def coordinates(self, q: Any) -> tuple[Array, Array]:
         return ravel_pytree(q.mean)[0], ravel_pytree(jax.tree.map(jnp.sqrt, self.variances(q)))[0]
 
-    def placed(self, q: Any, at: Array) -> Any:
+    def at_coordinates(self, q: Any, at: Array) -> Any:
         return q._replace(mean=ravel_pytree(q.mean)[1](at))
 
     def site(self, q: Any, name: str) -> tuple[Array, Array]:

@@ -54,10 +54,10 @@ class GammaBelief(PrecisionBelief):
     def moved(self, old: Gamma, new: Gamma) -> Array:
         return in_spreads(new.mean - old.mean, new.a / new.b**2)
 
-    def place(self, q: Gamma) -> tuple[Array, Array]:
+    def coordinates(self, q: Gamma) -> tuple[Array, Array]:
         return jnp.log(q.b).ravel(), q.a.ravel()**-0.5
 
-    def placed(self, q: Gamma, at: Array) -> Gamma:
+    def at_coordinates(self, q: Gamma, at: Array) -> Gamma:
         return gamma(q.a, jnp.exp(at).reshape(q.b.shape))
 
     def harmonic(self, q: Gamma) -> Array:
@@ -114,11 +114,11 @@ class WishartBelief(PrecisionBelief):
     def moved(self, old: Wishart, new: Wishart) -> Array:
         return in_spreads(new.mean - old.mean, wishart_variance(new))
 
-    def place(self, q: Wishart) -> tuple[Array, Array]:
+    def coordinates(self, q: Wishart) -> tuple[Array, Array]:
         form, spread = factored(q.rate)
         return form, spread * q.dof.max()**-0.5
 
-    def placed(self, q: Wishart, at: Array) -> Wishart:
+    def at_coordinates(self, q: Wishart, at: Array) -> Wishart:
         return wishart(q.dof, unfactored(at, q.rate.shape)[0])
 
     def harmonic(self, q: Wishart) -> Array:

@@ -1,7 +1,7 @@
 """Sweeps that start ahead of where the last one ended, as far as the sweeps before tell.
 
 The first belief of a sweep is made of the others, so that these are the whole of an iteration. What
-they are is told in numbers without bounds (`Belief.place`), so that every place is a belief. A
+they are is told in numbers without bounds (`Belief.coordinates`), so that every place is a belief. A
 sweep from ahead counts only where it lowers F; else the next one starts where the last good one
 ended. Programs whose sweeps converge fast by themselves are left to,
 and compile nothing of this.
@@ -51,13 +51,13 @@ def followed(schedule: Schedule) -> tuple[Belief, ...]:
     of them. None in others, whose steps look for the least F themselves."""
     if any(f.bends(u.block) for u in schedule.updates for f in u.factors):
         return ()
-    sizes = lambda b: jax.eval_shape(lambda: b.place(b.zero())[0]).size
+    sizes = lambda b: jax.eval_shape(lambda: b.coordinates(b.zero())[0]).size
     return tuple(u.block for u in schedule.updates[1:] if sizes(u.block))
 
 
 def place(blocks: Sequence[Belief], moments: dict[str, Any]) -> tuple[Array, Array]:
     """Where beliefs are, and spreads to measure moves in, (n,) each."""
-    found = [b.place(moments[b.name]) for b in blocks]
+    found = [b.coordinates(moments[b.name]) for b in blocks]
     return tuple(jnp.concatenate([jnp.zeros(0), *x]) for x in zip(*found, (jnp.zeros(0),) * 2))
 
 
@@ -65,8 +65,8 @@ def placed(blocks: Sequence[Belief], moments: dict[str, Any], at: Array) -> dict
     """The beliefs at another place."""
     new = dict(moments)
     for b in blocks:
-        size = b.place(moments[b.name])[0].size
-        new[b.name], at = b.placed(moments[b.name], at[:size]), at[size:]
+        size = b.coordinates(moments[b.name])[0].size
+        new[b.name], at = b.at_coordinates(moments[b.name], at[:size]), at[size:]
     return new
 
 
