@@ -241,17 +241,13 @@ def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array
         compiled = _in_form(call.traced, options, Form(False))
         COMPILED.put((call.traced.key, options), compiled)         # from now on
         ran = compiled.run(call, key, progress)
-    if compiled.form.apart and int(ran.told.bad) >= 0:         # what is wrong, the program tells
-        compiled = _in_form(call.traced, options, compiled.form._replace(apart=()))
-        ran = compiled.run(call, key, progress)
     if serves(ran.told) or not (stiff := compiled.stiff):
         return compiled, call, ran
     apart = _in_form(call.traced, options, compiled.form._replace(apart=stiff))
     again = apart.run(call, key, progress)
     if int(again.told.bad) >= 0 or (int(ran.told.bad) < 0 and lost(again.told) >= lost(ran.told)):
         return compiled, call, ran
-    COMPILED.put((call.traced.key, options), apart)
-    return apart, call, again
+    return apart, call, again           # for these numbers; others have their own way
 
 
 def refuse_traced(values: Any) -> None:

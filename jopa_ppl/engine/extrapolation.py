@@ -1,8 +1,8 @@
 """Sweeps that start ahead of where the last one ended, as far as the sweeps before tell.
 
 The first belief of a sweep is made of the others, so that these are the whole of an iteration. What
-they are is told in numbers without bounds (`Belief.coordinates`), so that every place is a belief. A
-sweep from ahead counts only where it lowers F; else the next one starts where the last good one
+they are is told in numbers without bounds (`Belief.coordinates`), so that every place is a belief.
+A sweep from ahead counts only where it lowers F; else the next one starts where the last good one
 ended. Programs whose sweeps converge fast by themselves are left to,
 and compile nothing of this.
 """

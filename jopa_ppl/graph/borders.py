@@ -4,7 +4,6 @@ both is exact (a level beside a regression). They become a part of the state tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
 
 from jopa_ppl.graph.blocks import Groups, meetings
@@ -27,8 +26,9 @@ def borders(program: Program, reader: Reader, factors: tuple[Factor, ...],
                  if s.scan is None and _gaussian(program, n) and n not in heads | taken]
         if override is None:
             joined = _additive(program, reader, factors, chain, heads, outer)
+            joined -= _read_by_others(program, factors, scan.index)
         else:
-            joined = [n for g in override if chain & {*g} for n in g if n in outer]
+            joined = {n for g in override if chain & {*g} for n in g if n in outer}
         if joined:
             found[scan.index] = tuple(n for n in outer if n in joined)
     return found
@@ -55,7 +55,9 @@ def _gaussian(program: Program, name: str) -> bool:
 
 
 def _additive(program: Program, reader: Reader, factors: tuple[Factor, ...], chain: set[str],
-              heads: set[str], outer: list[str]) -> Iterable[str]:
+              heads: set[str], outer: list[str]) -> set[str]:
+    """Those of `outer` that meet the states of a chain additively, with all that they meet."""
+    joined: set[str] = set()
     added, multiplied = meetings(factors)
     pairs = {(a.site, b.site) for x in (added, multiplied) for a, b in x}
     groups = Groups(outer)
@@ -76,7 +78,13 @@ def _additive(program: Program, reader: Reader, factors: tuple[Factor, ...], cha
         size = sum(prod(program.sites[n].shape) for n in group)
         few = size <= MOST or firm & {*group}           # what follows has no other way
         if meets and alike and not products and not loose & {*group} and few:
-            yield from group
+            joined |= {*group}
+    return joined
+
+
+def _read_by_others(program: Program, factors: tuple[Factor, ...], scan: int) -> set[str]:
+    """Latents that steps of other scans read: they are no part of one state."""
+    return {r.site for f in factors for r in f.touched if f.context.scan not in (None, scan)}
 
 
 def _plates(program: Program, reader: Reader, name: str) -> tuple[str, ...]:

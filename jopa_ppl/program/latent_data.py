@@ -11,6 +11,10 @@ from jax import Array
 
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.rewriting import Put, extended
+from jopa_ppl.proof.analyse import analyse
+from jopa_ppl.proof.dependence import constant, variable
+
+_LATENT = ("latent/", "ys/", "after/", "carry/")
 
 
 def with_latent_data(program: Program) -> Program:
@@ -20,7 +24,7 @@ def with_latent_data(program: Program) -> Program:
         return program
 
     def fn(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
-        still = {k: jnp.zeros_like(x) if k.startswith(("latent/", "ys/", "after/", "carry/")) else x
+        still = {k: jnp.zeros_like(x) if k.startswith(_LATENT) else x
                  for k, x in given.items()}
         for site in chosen:
             value = outputs[site.outputs["value"]]
@@ -40,7 +44,13 @@ def _observes_latents(program: Program, site: Site) -> bool:
     gaussian = site.rules.location and site.rules.noise
     if not (site.observed and gaussian) or site.partial or site.amortized:
         return False
-    if not any(k.startswith("latent/") for k in program.needs([site.outputs["value"]])):
+    value = [site.outputs["value"]]
+    if not any(k.startswith("latent/") for k in program.needs(value)):
+        return False
+    states = [variable(k, program.shapes[k]) if k.startswith(_LATENT)
+              else constant(program.shapes[k]) for k in program.inputs]
+    (found,) = analyse(program.pruned(value)[0], states)
+    if found.not_affine:            # what is missing would depend on latents
         return False
     everything = range(len(program.jaxpr.jaxpr.outvars))
     return f"known/{site.name}" not in program.needs(everything)

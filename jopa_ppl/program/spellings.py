@@ -50,6 +50,14 @@ def respelled(msg: dict[str, Any]) -> dist.Distribution:
     return fn
 
 
+def only_value(fn: dist.Distribution) -> Array | None:
+    """The one value that a `Delta` may have; None of any other."""
+    base = fn
+    while isinstance(base, dist.Independent | dist.ExpandedDistribution):
+        base = base.base_dist
+    return jnp.broadcast_to(base.v, fn.shape()) if isinstance(base, dist.Delta) else None
+
+
 def walked(msg: dict[str, Any]) -> Array | None:
     """A latent `GaussianRandomWalk` as the scan that it is, x_t ~ Normal(x_{t-1}, scale), and its
     steps; None of any other site."""

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import numpyro.distributions as dist
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 from numpyro.contrib.control_flow.cond import cond_wrapper
@@ -38,7 +37,7 @@ from jopa_ppl.program.parameters import Likelihood, Transformation, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.recursions import with_recursions
 from jopa_ppl.program.scan_inputs import check_inputs
-from jopa_ppl.program.spellings import respelled, walked
+from jopa_ppl.program.spellings import only_value, respelled, walked
 
 
 class _InBody(Messenger):
@@ -137,8 +136,8 @@ class _Tracer(Messenger):
         name = msg["name"]
         check_name(name)
         fn = msg["fn"] = respelled(msg)
-        if isinstance(fn, dist.Delta) and msg["value"] is None:
-            msg["value"] = fn.v             # as numpyro.deterministic
+        if msg["value"] is None and (point := only_value(fn)) is not None:
+            msg["value"] = point            # as numpyro.deterministic
             return
         if msg.get("_scan") is None and (walk := walked(msg)) is not None:
             msg["value"] = walk

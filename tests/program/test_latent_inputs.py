@@ -187,3 +187,38 @@ def test_what_is_learnt_of_a_border_is_kept_and_given(tmp_path: Any) -> None:
 
     truth = dense_gaussian(later, (Z, X), {}, {"beta": (2,), "l0": (), "l": (T,)})
     np.testing.assert_allclose(again.mean("beta"), truth.mean["beta"], atol=1e-8)
+
+
+@pytest.mark.parametrize("first_written", [True, False])
+def test_what_joins_a_chain_does_not_depend_on_the_order_of_statements(first_written: bool) -> None:
+    def unrelated() -> None:
+        jp.observe("w", Normal(jp.latent("a", Normal(0, 1)), 1.0), obs=1.0)
+
+    def model(y: Any) -> None:
+        if first_written:
+            unrelated()
+        b = jp.latent("b", Normal(0, 1))
+        scan(walk("x", "y"), first(), (y, b * jnp.ones(T)))
+        if not first_written:
+            unrelated()
+
+    found = {frozenset(b.members) for b in jp.VMP(model).compile(Y).graph.blocks}
+    assert found == {frozenset({"a"}), frozenset({"b", "x0", "x", "carry", "carry.b"})}
+
+
+def test_a_global_of_two_scans_is_a_part_of_neither() -> None:
+    def model(y: Any) -> None:
+        b = jp.latent("b", Normal(0, 1))
+        scan(walk("x", "y"), first(), (y, b * jnp.ones(T)))
+        scan(walk("z", "w"), first("z0"), (y[:4], b * jnp.ones(4)))
+
+    assert ("b",) in {b.members for b in jp.VMP(model).compile(Y).graph.blocks}
+
+
+def test_what_is_missing_never_depends_on_latents() -> None:
+    def model(y: Any) -> None:
+        x, m = jp.latent("x", Normal(5.0, 0.1)), jp.latent("m", Normal(0.0, 1.0))
+        jp.observe("y", Normal(m, 1.0), obs=jnp.sqrt(x - y))
+
+    with pytest.raises(jp.StructureError, match="made of 'x'"):
+        jp.VMP(model).run(1.0)
