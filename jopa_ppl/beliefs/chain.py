@@ -265,21 +265,29 @@ class ChainBelief(GaussianBelief):
         return {n: dict(zip(self.parts, x)) for n, x in found.items()}
 
     def draw(self, q: Chain, key: Array, mask: Clamp) -> tuple[Chain, dict[str, Array]]:
-        z = jnp.where(mask.free > 0, q.mean + chain.sample(key, q.diag, q.off), mask.value)
+        z = q.mean + chain.sample(key, q.diag, q.off)
+        return self.point(q, jnp.where(mask.free > 0, z, mask.value))
+
+    def point(self, q: Chain, z: Array) -> tuple[Chain, dict[str, Array]]:
+        """A draw by group, as a q without spread and as values by site."""
         point = q._replace(mean=z, cov=jnp.zeros_like(q.cov), cross=jnp.zeros_like(q.cross))
         return point, {n: v.values(self.site(point, n)[0]) for n, v in self.latents.items()}
 
     def log_prob(self, q: Chain, mask: Clamp, values: Mapping[str, Array]) -> Array:
         z = self.vector({n: v.vectors(values[n]) for n, v in self.latents.items()})
         gap = (z - q.mean) * mask.free
-        square = (jnp.einsum("...i,...ij,...j->", gap, q.diag, gap)
-                  + 2 * jnp.einsum("...i,...ij,...j->", gap[1:], q.off, gap[:-1]))
-        return log_density(square, q.logdet, jnp.sum(mask.free))
+        return log_density(square(q, gap), q.logdet, jnp.sum(mask.free))
 
     def take(self, q: Chain, plate: str, index: Array) -> Chain:
         axis = self.plates.index(plate)
         at = dict.fromkeys(q._fields, axis + 1) | {"logdet": axis}
         return Chain(*(jnp.take(a, index, at[f]) for f, a in q._asdict().items()))
+
+
+def square(q: Any, gap: Array) -> Array:
+    """gap' J gap of a chain's precision."""
+    return (jnp.einsum("...i,...ij,...j->", gap, q.diag, gap)
+            + 2 * jnp.einsum("...i,...ij,...j->", gap[1:], q.off, gap[:-1]))
 
 
 def between(cross: Array, free: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jopa_ppl.beliefs.base import Clamp
-from jopa_ppl.beliefs.chain import ChainBelief, between
+from jopa_ppl.beliefs.chain import ChainBelief, between, square
 from jopa_ppl.beliefs.gaussian import log_density, restrict, unit_where_fixed
 from jopa_ppl.errors import JopaError
 from jopa_ppl.linalg import recursion
@@ -58,14 +58,14 @@ class RecursionBelief(ChainBelief):
 
     @property
     def drawn(self) -> np.ndarray:
-        """(G, D), whether an element of a group is drawn."""
+        """(G, 1 a plate, D), 1 where an element of a group is drawn."""
         own = np.ones(self.dims)
         for name, (start, size) in self.node.items():
             if self.latents[name].site.rules.certain:
                 own[start:start + size] = 0
         found = np.tile(own, (self.groups + self.h, 1))
         found[:self.h] = 1
-        return found
+        return found.reshape((len(found), *(1,) * len(self.batch), self.dims))
 
     def zero(self) -> RecursionChain:
         q = super().zero()
@@ -75,9 +75,7 @@ class RecursionBelief(ChainBelief):
     def tied(self, mask: Clamp, rows: Mapping[str, Array], head_dims: int) -> Tied:
         """The mask, with M of z = M h for every member that is certain, {name: (T, *b, n, H)} on
         h = (1, head, z_{t-1}, z_t); `head_dims`: of the head in h."""
-        drawn = jnp.asarray(self.drawn)
-        drawn = drawn.reshape((len(drawn), *(1,) * len(self.batch), self.dims))
-        D, w, k = self.dims, self.width, 1 + head_dims
+        drawn, D, w, k = jnp.asarray(self.drawn), self.dims, self.width, 1 + head_dims
         shape = (self.length, *self.batch)
         constant, before, within = jnp.zeros((*shape, D)), *(jnp.zeros((*shape, D, D)),) * 2
         for name, M in rows.items():
@@ -106,19 +104,16 @@ class RecursionBelief(ChainBelief):
 
     def _free(self, mask: Clamp | Tied) -> Array:
         """What is drawn and not data, (G, *b, D)."""
-        drawn = jnp.asarray(self.drawn)
-        return mask.free * drawn.reshape((len(drawn), *(1,) * len(self.batch), self.dims))
+        return mask.free * self.drawn
 
     def update(self, q: RecursionChain, message: tuple[Array, Array, Array], mask: Tied
                ) -> RecursionChain:
         g_mean, g_cov, g_cross = message
-        fixed, rules, free = unit_where_fixed(mask.free), Rules(mask.before, mask.within
-                                                                ), self._free(mask)
+        rules, free = Rules(mask.before, mask.within), self._free(mask)
         J, off = restrict(-2 * symmetric(g_cov), mask.free), between(-g_cross, mask.free)
         # The message is a gradient at the means; they need not follow one another there.
         here = jnp.where(mask.free > 0, q.mean, mask.value)
-        drawn = jnp.where(free > 0, q.mean, mask.value * jnp.asarray(self.drawn).reshape(
-            (len(here), *(1,) * len(self.batch), self.dims)))
+        drawn = jnp.where(free > 0, q.mean, mask.value * self.drawn)
         there = recursion.follow(drawn, mask.constant, rules)
         gap = (there - here) * mask.free
         pull = (J @ gap[..., None])[..., 0]
@@ -126,15 +121,14 @@ class RecursionBelief(ChainBelief):
         pull = pull.at[:-1].add((jnp.swapaxes(off, -1, -2) @ gap[1:][..., None])[..., 0])
         found = recursion.marginals(J, off, g_mean * mask.free - pull, rules, free)
         mean = jnp.where(mask.free > 0, there + found.mean, mask.value)
-        return RecursionChain(mean, found.cov, found.cross, found.logdet, J + fixed, off, *rules)
+        return RecursionChain(mean, found.cov, found.cross, found.logdet,
+                              J + unit_where_fixed(mask.free), off, *rules)
 
     def draw(self, q: RecursionChain, key: Array, mask: Clamp | Tied
              ) -> tuple[RecursionChain, dict[str, Array]]:
         J = q.diag - unit_where_fixed(mask.free)
         z = q.mean + recursion.sample(key, J, q.off, q.rules, self._free(mask))
-        z = jnp.where(mask.free > 0, z, mask.value)
-        point = q._replace(mean=z, cov=jnp.zeros_like(q.cov), cross=jnp.zeros_like(q.cross))
-        return point, {n: v.values(self.site(point, n)[0]) for n, v in self.latents.items()}
+        return self.point(q, jnp.where(mask.free > 0, z, mask.value))
 
     def log_prob(self, q: RecursionChain, mask: Clamp | Tied, values: Mapping[str, Array]
                  ) -> Array:
@@ -149,6 +143,4 @@ class RecursionBelief(ChainBelief):
                          for n, v in self.latents.items()})
         drawn = jnp.where(self._free(mask) > 0, z - q.mean, 0.0)
         gap = recursion.follow(drawn, jnp.zeros_like(drawn), q.rules) * mask.free
-        square = (jnp.einsum("...i,...ij,...j->", gap, q.diag, gap)
-                  + 2 * jnp.einsum("...i,...ij,...j->", gap[1:], q.off, gap[:-1]))
-        return log_density(square, q.logdet, self.free_dims(mask))
+        return log_density(square(q, gap), q.logdet, self.free_dims(mask))

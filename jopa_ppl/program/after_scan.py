@@ -106,6 +106,7 @@ def counting(scan: Scan) -> str:
 
 
 def every_step(value: Array, length: int) -> Array:
+    """A value of one step as that of all of them, time in front."""
     return jnp.broadcast_to(value, (length, *jnp.shape(value)))
 
 
@@ -157,6 +158,7 @@ def into_steps(site: Site, scan: int, outputs: dict[str, int]) -> Site:
 
 
 def value_key(site: Site) -> str:
+    """The key of the input that holds the value of a site."""
     return f"{'known' if site.observed and not site.partial else 'latent'}/{site.name}"
 
 
