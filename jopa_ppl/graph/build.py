@@ -86,6 +86,12 @@ def _gammas(program: Program, reader: Reader, name: str) -> set[str]:
             and not program.sites[n].observed and program.sites[n].scan is None}
 
 
+def _refuse(proof: Proof) -> None:
+    """Raise the first fault, if there is one."""
+    for error in proof.faults.values():
+        raise error
+
+
 def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
                 messages: Mapping[str, str] | None = None, chain: str = "auto",
                 structured: bool = True) -> Graph:
@@ -103,13 +109,11 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
             raise SiteError("unknown site in messages=", site=name, found=name,
                             expected=f"one of {names(program.sites)}", fix="check the spelling")
     program, proof = prove_whole(program, messages)
-    for error in proof.faults.values():
-        raise error
+    _refuse(proof)
     if joined := borders(program, proof.reader, proof.factors, blocks):
         program = with_borders(program, joined, proof.dense)
         proof = prove(program, messages)
-        for error in proof.faults.values():
-            raise error
+        _refuse(proof)
     reader, predicted, kept, dense, _ = proof
     blocks = None if blocks is None else with_carries(program, blocks)
     variables = {
