@@ -73,8 +73,10 @@ def check_mean(site: Site, mean: Dependence, latent: set[Ref], program: Program,
             elif exponent != 1:
                 known.discard(ref)
         if inside:
-            data = [r for r, _ in monomial if r.is_site and r not in latent]
-            products.add((*sorted(inside), *sorted(data)))
+            data = [r for r, _ in monomial if r.is_site and r not in latent | curved]
+            # What it is linearised in meets each of the others, and never itself.
+            bent = [(r,) for r, _ in monomial if r in curved] or [()]
+            products |= {(*sorted(inside), *r, *sorted(data)) for r in bent}
         # The residual is probed in known sites one by one: of those that multiply each other only
         # one (that of a step, if any) stays apart, the others belong to the coefficients.
         together = sorted((r for r, _ in monomial if r in known),
