@@ -22,6 +22,7 @@ from jopa_ppl.language.distributions import MatrixSpread
 from jopa_ppl.linalg import matrix
 from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.linalg.matrix import MatrixMoments
+from jopa_ppl.program.refs import Ref
 
 
 class Terms(NamedTuple):
@@ -104,12 +105,21 @@ class MatrixBelief(GaussianBelief):
     def view(self, stats: tuple[Array, tuple, dict], factor: Factor) -> MatrixMoments:
         mean, (left, right, spread), probes = stats
         rows, columns = probes["prior" if factor.site.name in self.latents else "link"]
-        at = np.concatenate([np.arange(self.p)[self.columns[r.site]]
-                             for r in factor.instances_of(self)])
+        at = self.places(factor)
         found = MatrixMoments(mean[:, at], left, right[at], spread, rows,
                               columns[at[:, None], at[None, :]])
         lead = (None,) * (len(factor.plates) + factor.in_bulk)
         return jax.tree.map(lambda x: x[lead] if lead else x, found)
+
+    def places(self, factor: Factor) -> np.ndarray:
+        """The columns of M that a factor touches, in its order."""
+        return np.concatenate([np.arange(self.p)[self.columns[r.site]]
+                               for r in factor.instances_of(self)])
+
+    def first_row(self, places: np.ndarray, row: Array) -> dict[Ref, Array]:
+        """The members' values where M is zero but for these places of its first row."""
+        M = jnp.zeros((self.n, self.p), row.dtype).at[0, places].set(row)
+        return {Ref(n): v for n, v in self._values(M).items()}
 
     def terms(self, message: tuple) -> Terms:
         """The precision that a message gives."""

@@ -11,6 +11,7 @@ over points of the latents in question, all others exact at each:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -18,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jopa_ppl.beliefs import Belief
+from jopa_ppl.beliefs import Belief, MatrixBelief
 from jopa_ppl.engine.coefficients import expand_at
 from jopa_ppl.engine.evidence import FactorArrays, Slot
 from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import Moments, expected_square, side_by_side
+from jopa_ppl.linalg.matrix import MatrixProduct
 from jopa_ppl.linalg.nonconjugate import Score, expected_exp, over_points
 from jopa_ppl.program.refs import Ref
 
@@ -116,16 +118,39 @@ class Bent:
     def linearised(self, arrays: FactorArrays, stats: Stats, everywhere: bool) -> FactorArrays:
         """The numbers with coefficients at the present means; `everywhere`: also where the factor
         weighs nothing."""
-        points = []
+        points, matrix = [], None
         for block, _ in self.slots:
+            if isinstance(block, MatrixBelief):
+                matrix = block
+                continue
             mean = jax.lax.stop_gradient(block.view(stats[block.name], self.factor).mean)
             bent = any(b is block for b, _ in self.curved.slots)
             points.append(mean if bent else jnp.zeros_like(mean))
-        refs = [r for _, refs in self.slots for r in refs]
-        K = self._expanded(self.curved.place(arrays)._replace(refs=refs), points)
+        refs = [r for b, refs in self.slots for r in refs if not isinstance(b, MatrixBelief)]
+        place = self.curved.place(arrays)._replace(refs=refs)
+        K = (self._expanded(place, points) if matrix is None
+             else self._product(place, matrix, points))
+        if not everywhere:
+            K = (_seen(arrays, K) if matrix is None else
+                 K._replace(constant=_seen(arrays, K.constant), carried=_seen(arrays, K.carried)))
         if not self.main:
-            K = K[..., None]
-        return arrays._replace(K=K if everywhere else _seen(arrays, K))
+            K = jax.tree.map(lambda K: K[..., None], K)
+        return arrays._replace(K=K)
+
+    def _product(self, place: Placement, block: MatrixBelief, points: list[Array]
+                 ) -> MatrixProduct:
+        """`_expanded`, of a mean M f(h) with M a matrix's: from its first row."""
+        lead, columns = (1,) * (place.arrays.offset.ndim - 1), block.places(self.factor)
+
+        def residual(row: Array, *points: Array) -> Array:
+            batch = jnp.broadcast_shapes(*(x.shape[:-1] for x in points))
+            wide = [jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in points]
+            return place.residual(jnp.concatenate(wide, -1), block.first_row(columns, row))
+
+        none = jnp.zeros(len(columns))
+        constant = expand_at(partial(residual, none), points)
+        carried = expand_at(lambda *v: residual(*v)[..., :1], [none, *points])[..., 0, 1:, :]
+        return MatrixProduct(constant, jnp.eye(block.n).reshape((*lead, block.n, block.n)), carried)
 
     def square(self, arrays: FactorArrays, stats: Stats, rule: str, keep: list[bool],
                diagonal: bool) -> Array:

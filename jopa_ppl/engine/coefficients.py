@@ -16,39 +16,69 @@ from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
 from jopa_ppl.program.refs import Ref
 
 
+def _first_row(block: MatrixBelief, refs: Sequence[Ref], row: Array) -> Array:
+    """The members `refs` of M (n, p) one after another, (n p,), zero but for the first row of
+    M, (p,)."""
+    sizes = [block.columns[r.site].stop - block.columns[r.site].start for r in refs]
+    pieces = jnp.split(row, np.cumsum(sizes)[:-1])
+    return jnp.concatenate([jnp.pad(x, (0, (block.n - 1) * x.size)) for x in pieces])
+
+
 def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[Ref]],
                         residual: Callable, parts: Mapping[Ref, tuple]) -> tuple[Any, Array | bool]:
     """The coefficients of a factor of a matrix, from one row of it; and whether they tell the
     residual at a random point, where any other product would differ."""
     refs = factor.instances_of(block)
     if factor.site.name in block.members:
-        constant = residual(0, jnp.zeros(parts[refs[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
+        constant = residual(jnp.zeros(parts[refs[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
         return MatrixEntries(constant, *(jnp.eye(n) for n in constant.shape)), True
-    main, seen = (sum(parts[n][0] for n in s) for s in (slots[-1], factor.knowns))
-    columns = [parts[n][0] // block.n for n in refs]
-
-    def first_row(m: Array) -> Array:
-        pieces = jnp.split(m, np.cumsum(columns)[:-1])
-        return jnp.concatenate([jnp.pad(x, (0, (block.n - 1) * x.size)) for x in pieces])
-
+    size = sum(parts[n][0] for n in (*slots[-1], *factor.knowns))
+    at, zero = _at(factor, slots, residual, parts), jnp.zeros(sum(parts[n][0] for n in refs))
+    constant = expand(lambda h: at(zero, h), [size])
+    carried = expand(lambda m, h: at(_first_row(block, refs, m), h)[0],
+                     [zero.size // block.n, size])[1:]
     lead = factor.in_bulk + len(factor.plates)
+    found = MatrixProduct(constant, jnp.eye(block.n), carried)
+    fits = _tell(block, refs, at, parts, size, lambda h: (
+        constant @ (one := jnp.concatenate([jnp.ones(1), h])), carried @ one))
+    return jax.tree.map(lambda x: x[(None,) * lead], found), fits
+
+
+def is_product(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[Ref]],
+               residual: Callable, parts: Mapping[Ref, tuple]) -> Array:
+    """Whether a mean that is not affine is a product M f(h), as far as a random point tells."""
+    refs = factor.instances_of(block)
+    size = sum(parts[n][0] for n in (*slots[-1], *factor.knowns))
+    at, zero = _at(factor, slots, residual, parts), jnp.zeros(sum(parts[n][0] for n in refs))
+    return _tell(block, refs, at, parts, size, lambda h: (at(zero, h), jax.jacfwd(
+        lambda m: at(_first_row(block, refs, m), h)[0])(jnp.zeros(zero.size // block.n))))
+
+
+def _at(factor: Factor, slots: Sequence[Sequence[Ref]], residual: Callable,
+        parts: Mapping[Ref, tuple]) -> Callable[[Array, Array], Array]:
+    """The residual (n,) of one element as a function of M and of all else."""
+    main = sum(parts[n][0] for n in slots[-1])
 
     def at(M: Array, h: Array) -> Array:
-        found = residual(0, M, h[:main], h[main:])
+        found = residual(M, h[:main], h[main:])
         return found[(0,) * (found.ndim - 1)]
 
-    zero = jnp.zeros(block.n * sum(columns))
-    constant = expand(lambda h: at(zero, h), [main + seen])
-    carried = expand(lambda m, h: at(first_row(m), h)[0], [sum(columns), main + seen])[1:]
+    return at
+
+
+def _tell(block: MatrixBelief, refs: Sequence[Ref], at: Callable, parts: Mapping[Ref, tuple],
+          size: int, told: Callable[[Array], tuple[Array, Array]]) -> Array:
+    """Whether constant + M carried, as `told` (constant, carried) of h, is the residual at a random
+    M and h."""
     first, second = random.split(random.key(0))
-    M, h = random.normal(first, zero.shape), random.normal(second, (main + seen,))
+    M = random.normal(first, (sum(parts[n][0] for n in refs),))
+    h = random.normal(second, (size,))
     pieces = jnp.split(M, np.cumsum([parts[n][0] for n in refs])[:-1])
     side = jnp.concatenate([x.reshape(block.n, -1) for x in pieces], -1)
-    gap = at(M, h) - (constant + side @ carried) @ jnp.concatenate([jnp.ones(1), h])
-    size = jnp.abs(constant).max() + jnp.abs(carried).sum(0).max()
-    fits = ~(jnp.abs(gap).max() > 1e-8 * size * (1 + jnp.abs(h).max()))    # NaN is told elsewhere
-    found = MatrixProduct(constant, jnp.eye(block.n), carried)
-    return jax.tree.map(lambda x: x[(None,) * lead], found), fits
+    constant, carried = told(h)
+    gap = at(M, h) - constant - side @ carried
+    most = jnp.abs(constant).max() + jnp.abs(carried).sum()
+    return ~(jnp.abs(gap).max() > 1e-8 * most)              # NaN is told elsewhere
 
 
 def expand_at(fn: Callable, points: Sequence[Array]) -> Array:

@@ -7,6 +7,7 @@ was proved multi-affine. It is evaluated for every step or plate only where it d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.beliefs import Belief, MatrixBelief
 from jopa_ppl.beliefs.layout import align, dims, join, split
-from jopa_ppl.engine.coefficients import expand, matrix_coefficients
+from jopa_ppl.engine.coefficients import expand, is_product, matrix_coefficients
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.matrix import MatrixEntries
 from jopa_ppl.program.carry import Reader
@@ -139,8 +140,10 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
     fits: Array | bool = True
     if factor.curved:           # made at every belief (`Energy.linearised`)
         K = jnp.zeros(())
+        if isinstance(blocks[0], MatrixBelief):
+            fits = is_product(blocks[0], factor, slots, partial(residual, 0), parts)
     elif isinstance(blocks[0], MatrixBelief):
-        K, fits = matrix_coefficients(blocks[0], factor, slots, residual, parts)
+        K, fits = matrix_coefficients(blocks[0], factor, slots, partial(residual, 0), parts)
     elif bulk:
         K = (jax.vmap(coefficients)(jnp.arange(length)) if factor.varying_in_time
              else coefficients(0)[None])
@@ -299,7 +302,9 @@ def without_gaps(a: FactorArrays) -> FactorArrays:
         here = here.reshape((*here.shape, *(1,) * (x.ndim - batch)))
         return jnp.where(jnp.isnan(x) & ~here, 0.0, x)
 
-    a = a._replace(K=jax.tree.map(quiet, a.K), known=quiet(a.known))
+    # A mean that is not affine has no coefficients yet (`Bent.linearised`).
+    K = jax.tree.map(quiet, a.K) if a.K.ndim > batch else a.K
+    a = a._replace(K=K, known=quiet(a.known))
     if a.precision is None or a.precision.ndim < batch:
         return a
     return a._replace(precision=quiet(a.precision), logdet=quiet(a.logdet))

@@ -73,15 +73,16 @@ class Placement(NamedTuple):
                                 0), values)
 
 
-    def residual(self, x: Array) -> Array:
-        """z - mean of a Gaussian at x, (*batch, n); of an observed one its mean alone, negative."""
+    def residual(self, x: Array, shared: Mapping[Ref, Array] | None = None) -> Array:
+        """z - mean of a Gaussian at x, (*batch, n); of an observed one its mean alone, negative;
+        `shared`: values of what is the same everywhere."""
         factor = self.factor
 
         def less_mean(found: list[Array], values: Mapping[Ref, Array]) -> Array:
             own = 0.0 if factor.value is None else values[factor.value]
             return split(own - found[0], factor.site, factor.plates)
 
-        return self.each([factor.site.outputs["loc"]], x, less_mean)
+        return self.each([factor.site.outputs["loc"]], x, less_mean, shared)
 
 
 def score_of(place: Placement) -> Score:

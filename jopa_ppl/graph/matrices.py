@@ -20,7 +20,8 @@ def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...],
 
         z ~ N(M f(h), W^-1),    M ~ N(m, (U (x) V)^-1), V of one member apart from those of others
 
-    with f affine in one step's states, actions and data, and the noise alike at all steps and in
+    with f affine in one step's states, actions and data (or any function of them, where its message
+    is linearised: `engine.bent`), and the noise alike at all steps and in
     all elements of its plates (of known noise, `MatrixBelief.fits` sees to that).
     """
     if sum(v.dims for v in latents.values()) < LEAST:
@@ -57,7 +58,9 @@ def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
     """A product of the matrix with what belongs to one step, the same at all steps."""
     products = [[r.site for r in p] for p in f.products]
     apart = all(sum(i in latents for i in p) == len(p) - 1 for p in products if len(p) > 1)
-    alike = not (f.varying or f.varying_in_time or f.noise_varying)
-    return (f.message == "exact" and f.dims == n and alike and apart
+    alike = bool(f.curved) or not (f.varying or f.varying_in_time)
+    affine = f.message == "exact" or (f.curved and f.message == "linearise" and not f.spread
+                                      and latents.keys().isdisjoint(r.site for r in f.curved))
+    return (affine and not f.noise_varying and f.dims == n and alike and apart
             and f.context.scan is not None and not f.site.partial and "weight" not in f.site.outputs
             and all(len(p) <= 2 for p in products))

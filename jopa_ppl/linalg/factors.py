@@ -124,12 +124,11 @@ def expected_square(K: Array, offset: Array, weight: Array, slots: Sequence[Mome
     elif slots:
         squares.append(([(w, wl), (point, "l"), (point, "k")], slice(None)))
     if isinstance(K, MatrixProduct):
-        moment = 0.0
+        carried = jnp.zeros(())
         for operands, piece in squares:
-            here = batch_einsum(operands, "lk", keep)
-            moment = moment + jnp.zeros((*here.shape[:-2], *K.shape[-1:] * 2)
-                                        ).at[..., piece, piece].set(here)
-        spread = K.spread_of(*slots, moment)
+            part = K.carried[..., piece]
+            carried += batch_einsum([(part, "pl"), (part, "qk"), *operands], "pq", keep)
+        spread = K.along_carried(*slots, carried)
         return total + (jnp.diagonal(spread, axis1=-2, axis2=-1) if diagonal else spread)
     for part, a, b, spreads in moving(K, slots, len(keep)):
         for operands, piece in squares:

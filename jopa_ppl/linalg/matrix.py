@@ -122,8 +122,11 @@ class MatrixProduct(NamedTuple):
 
     def spread_of(self, M: MatrixMoments, second: Array) -> Array:
         """Covariance of r that is due to M, for E[h h'] = second: (*batch, n, n)."""
-        G = self.carried @ second @ jnp.swapaxes(self.carried, -1, -2)
-        return self.rows @ M.across(G) @ jnp.swapaxes(self.rows, -1, -2)
+        return self.along_carried(M, self.carried @ second @ jnp.swapaxes(self.carried, -1, -2))
+
+    def along_carried(self, M: MatrixMoments, second: Array) -> Array:
+        """`spread_of`, for E[f f'] = second (*batch, p, p) of f = carried h."""
+        return self.rows @ M.across(second) @ jnp.swapaxes(self.rows, -1, -2)
 
     def excess(self, M: MatrixMoments, precision: Array) -> Array:
         """E[r' P r] less what it is at the mean of M, a form in h (*batch, L, L); P (n, n)."""

@@ -106,6 +106,44 @@ def test_every_sweep_is_that_of_the_dense_form(monkeypatch, case):
     same(*both(monkeypatch, model, y, None if case == {} else u, sweeps=20, **case))
 
 
+def polynomial(y, u, *, transposed=False):
+    """x + A phi(x, u), in a plate of two trajectories."""
+    A = jp.latent("A", dist.Normal(0.0, 0.1).expand((D, D) if transposed else (D, 2 * D + 1)
+                                                    ).to_event(2))
+    W = jp.latent("W", dist.Wishart(D + 2.0, rate_matrix=0.3 * jnp.eye(D)))
+    n = jp.plate("n", 2)
+    with n:
+        x0 = jp.latent("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+
+    def step(x, y):
+        with n:
+            jp.observe("y", dist.Normal(x, 0.3).to_event(1), y)
+            a = jp.latent("u", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+            if transposed:
+                mean = x + jnp.tanh(x) @ A
+            else:
+                mean = x + jnp.concatenate([jnp.tanh(x), x * jnp.tanh(a), a], -1) @ A.T
+            return jp.latent("x", dist.MultivariateNormal(mean, precision_matrix=W)), None
+
+    jp.scan(step, x0, y)
+
+
+@pytest.mark.parametrize("transposed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_products_with_any_function_of_a_step(monkeypatch, transposed):
+    """A @ phi(x, u), linearised: the form that plain products have, and the dense one's numbers."""
+    (y, u), (z, v) = data(missing=True), data(du=1)
+    y, u = np.stack([y, z[::-1]], 1), np.stack([u[:, :1], v], 1)
+
+    def fit():
+        return jp.VMP(jp.condition(polynomial, {"u": u}), messages={"x": "linearise"}, tol=0.0,
+                      progress=False, max_iters=15).run(y, u, transposed=transposed)
+
+    own, dense = forms(monkeypatch, fit)
+    assert isinstance(own.compiled.graph.block_of("A"), DenseBelief if transposed else MatrixBelief)
+    assert isinstance(dense.compiled.graph.block_of("A"), DenseBelief)
+    same(own, dense)
+
+
 @pytest.mark.parametrize("case", ["transposed", "prior"])
 def test_coefficients_of_another_form_fall_back_to_the_dense_one(monkeypatch, case):
     monkeypatch.setattr(matrices, "LEAST", 1)
