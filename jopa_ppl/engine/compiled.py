@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from tqdm.auto import tqdm
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, Stages, often, once
 from jopa_ppl.engine import extrapolation
+from jopa_ppl.engine.decision import Decision
 from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.extrapolation import Pace
 from jopa_ppl.engine.faults import diagnose, raise_for_data
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import before
-from jopa_ppl.engine.plan import Decision
+from jopa_ppl.engine.plan import planned
 from jopa_ppl.engine.rounding import lost, serves, ties
 from jopa_ppl.engine.signature import Cache, Call, Traced, split_call, traced
 from jopa_ppl.errors import JopaError
@@ -84,7 +86,7 @@ class Compiled(Stages):
         super().__init__()
         self.options, self.form, self.traces = options, form, 0
         program = with_noise_apart(program, form.apart)
-        program = with_free_heads(program) if options.decide else program
+        program = replace(with_free_heads(program), planned=True) if options.decide else program
         self.graph: Graph = build_graph(program, options.blocks, dict(options.messages),
                                         options.chain, form.structured and not options.damping)
         self.checked = any(b.checked for b in self.graph.blocks)
@@ -110,14 +112,17 @@ class Compiled(Stages):
         """What a call holds, as the engine reads it."""
         return {f"data/{i}": jnp.asarray(x) for i, x in enumerate(dynamic)}
 
-    def _first(self, dynamic: list[Array], key: Array, until: Array
+    def _first(self, dynamic: list[Array], key: Array, until: Array,
+               init: dict[str, Array] | None = None
                ) -> tuple[Evidence, State, Array, Any, tuple[dict, dict] | None, Array]:
         """All there is to do where one pass is exact, marginals included; else its beginning.
         Last, what the host looks at, for `told`."""
         self.traces += 1
         history, plan = jnp.full((self.options.max_iters,), jnp.nan), None
         if self.decision is not None:
-            bound, state, history, plan = self.decision.run(self.data(dynamic), history)
+            begun = self.decision.begun({}) if init is None else init
+            bound, state, history, plan = planned(self.decision, self.data(dynamic), history,
+                                                  begun, self.options.tol)
         else:
             bound = self.engine.bind(self.data(dynamic))
             state = self.engine.start(key, bound)
@@ -167,8 +172,9 @@ class Compiled(Stages):
         return self.engine.advance(state, bound, history, until, self.options.tol,
                                    self.options.damping, heed)
 
-    def run(self, call: Call, key: Array, progress: bool) -> Ran:
-        """Start, and sweep until it has settled or gone wrong.
+    def run(self, call: Call, key: Array, progress: bool, init: Mapping[str, Any] | None = None
+            ) -> Ran:
+        """Start, and sweep until it has settled or gone wrong; `init` as in `jp.VMP.run`.
 
         Raises:
             DataError, StructureError: no run can be made of these data (`outcome.before`).
@@ -177,7 +183,8 @@ class Compiled(Stages):
         # is small. Networks stay in the dtype of their weights.
         with ours():
             until = min(self.options.max_iters, CHUNK)
-            bound, state, history, plan, sites, told = self.first(call.dynamic, key, until)
+            begun = () if self.decision is None else (self.decision.begun(init or {}),)
+            bound, state, history, plan, sites, told = self.first(call.dynamic, key, until, *begun)
             told, past, checks = self.told.unpack(told)
             if checks["unfit"]:
                 raise UnfitError
@@ -231,20 +238,27 @@ def _in_form(now: Traced, options: Options, form: Form) -> Compiled:
     return COMPILED.get((now.key, options, form), partial(_made, now.program, options, form))
 
 
-def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array, progress: bool
-        ) -> tuple[Compiled, Call, Ran]:
-    """Compile where it is not, and run: `Compiled.run`; in a form that fits the numbers."""
+def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array, progress: bool,
+        init: Mapping[str, Any] | None = None) -> tuple[Compiled, Call, Ran]:
+    """Compile where it is not, and run: `Compiled.run`; in a form that fits the numbers.
+
+    Raises:
+        JopaError: `init` where nothing is decided. As `Compiled.run`.
+    """
+    if init is not None and not options.decide:
+        raise JopaError("init= is where plans begin", found="no decide=", expected="a plan",
+                        fix="leave it out; beliefs to begin with are given by jp.given")
     compiled, call = compiled_for(model, options, args, kwargs)
     try:
-        ran = compiled.run(call, key, progress)
+        ran = compiled.run(call, key, progress, init)
     except UnfitError:
         compiled = _in_form(call.traced, options, Form(False))
         COMPILED.put((call.traced.key, options), compiled)         # from now on
-        ran = compiled.run(call, key, progress)
+        ran = compiled.run(call, key, progress, init)
     if serves(ran.told) or not (stiff := compiled.stiff):
         return compiled, call, ran
     apart = _in_form(call.traced, options, compiled.form._replace(apart=stiff))
-    again = apart.run(call, key, progress)
+    again = apart.run(call, key, progress, init)
     if int(again.told.bad) >= 0 or (int(ran.told.bad) < 0 and lost(again.told) >= lost(ran.told)):
         return compiled, call, ran
     return apart, call, again           # for these numbers; others have their own way

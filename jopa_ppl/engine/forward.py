@@ -191,6 +191,30 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Condi
     return *nodes, *seen
 
 
+def walk(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Any, Callable]]]],
+         c: Coordinates) -> Array:
+    """Means alone, h (T, *plates, H) of every step: what smoothing knows, and the rest in program
+    order. `segments`: (number of steps, sites); of every site its place in h, its numbers (axes:
+    time or 1), and what makes its mean of them and of h."""
+    carry, at, found = start.state_mean[0], 0, []
+    for length, sites in segments:
+        def step(mean: Array, inputs: Any, sites: list = sites) -> tuple[Array, Array]:
+            here, numbers = inputs
+            mean = jnp.where(here.settled, here.state_mean, mean)
+            h = jnp.pad(augment(mean), [(0, 0)] * (mean.ndim - 1) + [(0, c.width)])
+            for (where, _, drift), mine in zip(sites, numbers):
+                node = where - (c.size - c.width)
+                h = h.at[..., where].set(jnp.where(
+                    here.free[..., node] > 0, here.node_mean[..., node], drift(mine, h)))
+            return h[..., c.shift()[1:]], h
+
+        given = jax.tree.map(lambda a, at=at, n=length: a[at:at + n], start)
+        carry, path = over_time(step, carry, (given, [n for _, n, _ in sites]), length)
+        found.append(path)
+        at += length
+    return jnp.concatenate(found)
+
+
 def _across(cross: Array, cov: Array, known: Array) -> Array:
     """Covariance of state and node where smoothing knows but a part of the state: the rest was
     predicted from that part, and tells no more of the node than it does."""

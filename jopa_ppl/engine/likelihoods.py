@@ -76,13 +76,18 @@ class Placement(NamedTuple):
     def residual(self, x: Array, shared: Mapping[Ref, Array] | None = None) -> Array:
         """z - mean of a Gaussian at x, (*batch, n); of an observed one its mean alone, negative;
         `shared`: values of what is the same everywhere."""
-        factor = self.factor
+        return self.each([self.factor.site.outputs["loc"]], x, self._less_mean, shared)
 
-        def less_mean(found: list[Array], values: Mapping[Ref, Array]) -> Array:
-            own = 0.0 if factor.value is None else values[factor.value]
-            return split(own - found[0], factor.site, factor.plates)
+    def residual_at(self, step: Array | int, x: Array, shared: Mapping[Ref, Array]) -> Array:
+        """As `residual` at one step of the context, x and it without the axis of time."""
+        values = dict(shared) | self.values(x)
+        found = evaluate_in(self.graph.reader, self.factor, self.arrays.env,
+                            [self.factor.site.outputs["loc"]], values, step)
+        return self._less_mean(found, values)
 
-        return self.each([factor.site.outputs["loc"]], x, less_mean, shared)
+    def _less_mean(self, found: list[Array], values: Mapping[Ref, Array]) -> Array:
+        own = 0.0 if self.factor.value is None else values[self.factor.value]
+        return split(own - found[0], self.factor.site, self.factor.plates)
 
 
 def score_of(place: Placement) -> Score:

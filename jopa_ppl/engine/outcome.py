@@ -57,7 +57,12 @@ def after(compiled: Compiled, call: Call, told: State, history: np.ndarray,
             fix="look at the scale of the data and at the priors; `error.posterior` holds "
                 f"the state after {sweeps} sweeps")
     raise_or_warn(compiled, told, posterior)
-    if told.converged or compiled.single:
+    if told.converged or (compiled.single and compiled.decision is None):
+        return
+    if compiled.decision is not None:
+        warnings.warn(f"not converged: the plan was still getting better after {sweeps} policies; "
+                      "raise max_iters, or begin with init=plan.shifted(1)", ConvergenceWarning,
+                      stacklevel=3)
         return
     change = float(history[sweeps - 1] - history[sweeps - 2]) if sweeps > 1 else float("nan")
     if compiled.options.tol == 0 and abs(change) <= 1e-12 * abs(float(told.free_energy)):

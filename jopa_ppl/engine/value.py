@@ -36,7 +36,8 @@ class Node(NamedTuple):
 
     rule: how it follows where nature draws it; cost (.., H, H): of a decision its own density, of
     another site that of its elements that are data; given (.., n): 1 where it is data; value: the
-    data; past: True where it stands before the first decision.
+    data; past: True where it stands before the first decision; fix: L (.., n, n) and d (.., n) of a
+    site that is data in part, of mean L m + d where its own is m.
     """
 
     rule: Conditional
@@ -44,6 +45,25 @@ class Node(NamedTuple):
     given: Array
     value: Array
     past: Array
+    fix: tuple[Array, Array] | None = None
+
+
+class Rule(NamedTuple):
+    """How a decision is taken: N(gain h, cov), gain (.., n, H), cov (.., n, n); logdet (..): log
+    determinant of the covariance of those of its elements that are free."""
+
+    gain: Array
+    cov: Array
+    logdet: Array
+
+    @staticmethod
+    def of(node: Node) -> Rule:
+        """As it would be drawn by the program."""
+        free = 1.0 - node.given
+        gain = (node.rule.mean * free[..., None]).at[..., 0].add(node.given * node.value)
+        both = free[..., :, None] * free[..., None, :]
+        cov, eye = node.rule.cov * both, jnp.eye(free.shape[-1], dtype=free.dtype)
+        return Rule(gain, cov, inverse_and_logdet(cov + node.given[..., None] * eye)[1])
 
 
 class Form(NamedTuple):
@@ -75,23 +95,30 @@ def cost(site: SiteMap, weight: Array, logdet: Array) -> Array:
     return form + corner(constant, form.shape[-1])
 
 
-def told(site: SiteMap, rule: Conditional, given: Array, value: Array) -> Conditional:
-    """How a site follows some elements of which are data, z_g = value: with P the precision,
-
-        z_f = M_f h + G (value - M_g h) + noise,    G = -P_ff^-1 P_fg.
-    """
-    G = _regression(site, given)[0]
-    data, n = given * value, given.shape[-1]
-    L = (1.0 - given)[..., None] * jnp.eye(n, dtype=given.dtype) - G
-    mean = (L @ rule.mean).at[..., 0].add(data + (G @ data[..., None])[..., 0])
+def told(rule: Conditional, fix: tuple[Array, Array]) -> Conditional:
+    """How a site follows some elements of which are data: `fix_of` how it would without."""
+    L, d = fix
+    mean = (L @ rule.mean).at[..., 0].add(d)
     cov, K = L @ rule.cov @ jnp.swapaxes(L, -1, -2), rule.K
     if isinstance(K, MatrixProduct):
         K = K.after(L)
     elif K is not None:
-        batch = given.ndim - 1
+        batch, n = d.ndim - 1, d.shape[-1]
         flat = L @ K.reshape((*K.shape[:batch], n, -1))
         K = flat.reshape((*flat.shape[:-1], *K.shape[batch + 1:]))
     return Conditional(mean, cov, K, rule.slots)
+
+
+def fix_of(site: SiteMap, given: Array, value: Array) -> tuple[Array, Array]:
+    """L and d of a site some elements of which are data, z_g = value; with P the precision and m
+    the mean that it would have without,
+
+        z = L m + d + noise:    z_f = m_f + G (value - m_g),    G = -P_ff^-1 P_fg.
+    """
+    G = _regression(site, given)[0]
+    data, n = given * value, given.shape[-1]
+    L = (1.0 - given)[..., None] * jnp.eye(n, dtype=given.dtype) - G
+    return L, data + (G @ data[..., None])[..., 0]
 
 
 def cost_of_data(site: SiteMap, logdet: Array, given: Array) -> Array:
@@ -126,10 +153,18 @@ def average(form: Form, node: Node, where: np.ndarray) -> Form:
     return Form(out + corner((Q_zz * node.rule.cov).sum((-1, -2)), Q.shape[-1]), lost)
 
 
+def followed(form: Form, node: Node, rule: Rule, where: np.ndarray) -> Form:
+    """Average out a decision that is taken by a rule."""
+    Q, n = form.Q + node.cost, (1.0 - node.given).sum(-1)
+    out, lost = _substitute(Form(Q, form.lost), rule.gain, where)
+    spread = (Q[..., where[:, None], where[None, :]] * rule.cov).sum((-1, -2))
+    return Form(out + corner(spread - rule.logdet - n * (LOG_2PI + 1), Q.shape[-1]), lost)
+
+
 def decision(form: Form, node: Node, where: np.ndarray
-             ) -> tuple[Form, tuple[Array, Array], tuple[Array, Array]]:
-    """Minimise a decision out; its gain on h and its covariance Q_zz^-1, and how many eps of the
-    covariance rounding takes (of its worst element, and root sum of squares)."""
+             ) -> tuple[Form, Rule, tuple[Array, Array]]:
+    """Minimise a decision out; the rule by which it is taken, of covariance Q_zz^-1, and how many
+    eps of the covariance rounding takes (of its worst element, and root sum of squares)."""
     n = len(where)
     eye = jnp.eye(n, dtype=form.Q.dtype)
     free = 1.0 - node.given
@@ -150,7 +185,8 @@ def decision(form: Form, node: Node, where: np.ndarray
     after = after + before[..., None] * jnp.eye(Q.shape[-1])
     tied = (diagonal(Q_zz) + diagonal(lost)[..., where]) * diagonal(cov)
     tied = jnp.where(node.past[..., None], 0.0, tied)
-    return (Form(out, after), (gain.at[..., 0].add(node.given * node.value), cov),
+    rule = Rule(gain.at[..., 0].add(node.given * node.value), cov, -logdet)
+    return (Form(out, after), rule,
             (tied.max(initial=0.0), (tied**2).sum()))
 
 

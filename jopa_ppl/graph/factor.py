@@ -242,7 +242,8 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
     """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
     _check_value(reader, site, context)
     likely = site.likelihood is not None and not site.partial
-    rule = wanted or ("linearise" if reader.program.networks else "quadrature")
+    planned = reader.program.planned            # a plan goes along a path, and so does its past
+    rule = wanted or ("linearise" if reader.program.networks or planned else "quadrature")
     if wanted == "amortised" and not site.amortized:
         raise StructureError("it has no encoder", site=site.name, found="messages='amortised'",
                              expected="a jp.Amortized likelihood",
@@ -251,12 +252,13 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
         return _scored_factor(reader, site, context, alive, lost, rule, "")
     if site.rules.belief in ("categorical", "dirichlet"):
         return _counted_factor(reader, site, context, alive, lost, rule)
-    if _is_normal(site):
+    if site.is_normal:
         conjugacy.check_sign(site, reader, context)
-    # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both.
-    curved = _is_normal(site) and not site.rules.certain
+    # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both;
+    # what a plan costs is a square.
+    curved = site.is_normal and not site.rules.certain
     others = [*[_scored_factor] * likely, *[_curved_factor] * curved]
-    ways = [_conjugate_factor, *(others if rule == "linearise" else others[::-1])]
+    ways = [_conjugate_factor, *(others[::-1] if rule != "linearise" or planned else others)]
     errors: list[StructureError] = []
     for way in ways:
         try:
@@ -361,11 +363,6 @@ def _counted_factor(reader: Reader, site: Site, context: Context, alive: set[str
     if found is None or not families <= {"dirichlet"}:
         return _scored_factor(reader, site, context, alive, lost, rule, "")
     return replace(plain, noise=conjugacy.check_noise(site, key, found, latent, reader.program))
-
-
-def _is_normal(site: Site) -> bool:
-    """Whether it is a Gaussian whose mean may be any function."""
-    return bool(site.rules.noise and site.rules.location) and not site.amortized
 
 
 def _curved_factor(reader: Reader, site: Site, context: Context, alive: set[str],

@@ -29,7 +29,10 @@ class VMP:
 
     Args:
         model: a NumPyro program (jp.condition and jp.given wrap it).
-        decide: site, or sites, of actions: plan instead of infer (see jopa_ppl.engine.plan).
+        decide: site, or sites, of actions: plan instead of infer (see jopa_ppl.engine.plan). Where
+            states or goals are no affine functions of them, it goes along paths from several
+            beginnings side by side, at most `max_iters` of each, and keeps the best: `plan.start`
+            says which it was (see jopa_ppl.engine.paths).
         blocks: tuples of site names that share one joint belief; default: see `jp.compile`.
         chain: "auto", "sequential", "parallel" or "funsor": how a chain block is eliminated.
         max_iters: sweeps at most.
@@ -105,14 +108,18 @@ class VMP:
         model = self.model if model is None else model
         return compiled_for(model, self.options, args, kwargs, structured=False)
 
-    def run(self, *args: Any, rng_key: Array | int | None = None, **kwargs: Any) -> Posterior:
+    def run(self, *args: Any, rng_key: Array | int | None = None,
+            init: Mapping[str, Any] | None = None, **kwargs: Any) -> Posterior:
         """Run the model's program on data; arguments are those of the model.
 
         `rng_key`, a key or a seed, only serves to break symmetries at the start (default: 0).
+        `init`, of a plan through steps that are not affine: actions {site: (T, ..)} that it may
+        begin with, beside its own beginnings; `plan.shifted(1)` of the last plan, say.
         """
         key = as_key(rng_key)
         refuse_traced(key)
-        compiled, call, ran = run(self.model, self.options, args, kwargs, key, self.progress)
+        compiled, call, ran = run(self.model, self.options, args, kwargs, key, self.progress,
+                                  init)
         posterior = Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
                               ran.history, ran.plan, sites=ran.sites)
         after(compiled, call, ran.told, ran.history, lambda: posterior)

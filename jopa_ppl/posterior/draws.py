@@ -19,7 +19,7 @@ from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.forward import Conditional, Smoothed, over_time, own_conditional, settled
 from jopa_ppl.engine.marginals import along, chain_segments
 from jopa_ppl.engine.steps import Coordinates
-from jopa_ppl.engine.value import told
+from jopa_ppl.engine.value import fix_of, told
 from jopa_ppl.linalg.factors import augment
 from jopa_ppl.settings import is_traced
 
@@ -94,7 +94,7 @@ def _path(engine: Engine, block: ChainBelief, fixed: dict, plan: Any, given: Smo
             if plan is not None and name in plan.gains[j]:
                 rule = Conditional(*plan.gains[j][name])
             elif plan is not None and name in plan.told[j]:
-                rule = told(site, rule, *plan.told[j][name])
+                rule = told(rule, fix_of(site, *plan.told[j][name]))
             rules.append((where, rule))
         places = [w for w, _ in rules]
         here = jax.tree.map(lambda a, at=at, n=length: a[at:at + n], given)

@@ -174,6 +174,30 @@ class Posterior:
                              fix="check the horizon")
         return self._distribution(name, (step,))
 
+    @property
+    def start(self) -> Any:
+        """Of a plan that was found along paths, what it began with: one of
+        `jopa_ppl.engine.paths.names_of_starts`, or an array of them, one for each element of the
+        chain's plates; else None."""
+        if self.plan is None or self.plan.start is None:
+            return None
+        found = np.array(self.compiled.decision.starts)[np.asarray(self.plan.start)]
+        return found if found.ndim else str(found)
+
+    def shifted(self, steps: int = 1) -> dict[str, np.ndarray]:
+        """The actions of a plan `steps` later, {site: (T, ..)}: where a plan of that time may begin
+        (`init=` of `jp.VMP.run`). The last ones are repeated.
+
+        Raises:
+            JopaError: it is no plan.
+        """
+        if self.plan is None:
+            raise JopaError("only plans are shifted", found="a posterior", expected="a plan",
+                            fix="pass decide= to VMP")
+        whole("shifted", 0, steps=steps)
+        actions = {n: np.asarray(self.mean(n)) for n in self.compiled.options.decide}
+        return {n: u[np.minimum(np.arange(len(u)) + steps, len(u) - 1)] for n, u in actions.items()}
+
     @ours(double=False)
     def _distribution(self, name: str, at: tuple[int, ...]) -> dist.Distribution:
         m = self._marginal(name)

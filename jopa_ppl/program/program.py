@@ -53,6 +53,11 @@ class Site:
         return FAMILIES[self.family]
 
     @property
+    def is_normal(self) -> bool:
+        """Whether it is a Gaussian whose mean may be any function."""
+        return bool(self.rules.noise and self.rules.location) and not self.amortized
+
+    @property
     def parameters(self) -> tuple[int, ...]:
         """Outputs that its density is made of."""
         plain = self.rules.noise and not self.rules.discrete
@@ -118,6 +123,7 @@ class Program:
             returns, leaves of the last carry and of the stacked outputs.
         shapes: of the inputs, by key. networks: whether it declares some with `jp.module`.
         borders: latents outside scans that are a part of a state (`recursions.with_borders`).
+        planned: whether decisions are taken in it.
 
     What must hold: every parameter of a site is an output, of the site's full shape (matrices:
     batch + (n, n)); a step's outputs depend on that step's inputs alone, its past comes through
@@ -132,6 +138,7 @@ class Program:
     shapes: dict[str, tuple[int, ...]]
     networks: bool = False
     borders: tuple[str, ...] = ()
+    planned: bool = False
     _picked: dict = field(default_factory=dict)
 
     def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:

@@ -1,0 +1,215 @@
+"""Plans through steps that are not affine: policies along a path, each better than the last.
+
+A path h_t, t = 1..T, is what a policy comes to without noise: actions by the policy, states by the
+program's own functions. Along it every step is linearised, and the plan of that affine program
+(`engine.plan`) is a new policy for all of h, u = k_t + K_t h. How far to go there is told by the
+expected cost: of the policies
+
+    u  =  u_t + a (k_t + K_t h_t - u_t) + K_t (h - h_t),      a = 1, 1/3, 1/9, ..
+
+with the covariance of the new one, the first is taken that lowers F once its own path is rolled out
+and linearised there (h_t, u_t is the path so far). So F falls, and where the program is affine the
+first step ends it. It settles in a path that no step improves by more than `tol`: of a cost with
+several valleys the one that it began in, which is why several beginnings go side by side (`starts`)
+and the best is kept, for each element of the chain's plates.
+
+Sources: Li & Todorov 2004, "Iterative linear quadratic regulator design for nonlinear biological
+movement systems"; Tassa, Erez & Todorov 2012 (the line search on paths that are rolled out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.beliefs.layout import align
+from jopa_ppl.engine.decision import AMPLITUDE, WAVES, Affine, Decision, Policy, Problem
+from jopa_ppl.engine.forward import walk
+from jopa_ppl.engine.likelihoods import Placement
+from jopa_ppl.engine.value import Rule
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.program.refs import Ref
+
+LEAST = 0.01            # share of the way to a new policy
+
+
+class Found(NamedTuple):
+    """A policy, its path (T, *plates, H) and F (*plates) less what no decision changes.
+
+    ahead: the policy that is best along this path; share (*plates): how far towards it the next
+    one goes; settled (*plates): whether no share improves F by more than `tol`; passes: policies
+    that were tried, and past (most, *plates): F after each; tied: what rounding takes of `ahead`
+    (`plan.Solved`).
+    """
+
+    policy: Policy
+    path: Array
+    cost: Array
+    ahead: Policy
+    share: Array
+    settled: Array
+    passes: Array
+    past: Array
+    tied: tuple[Array, Array]
+
+
+def offsets(length: int) -> Array:
+    """How far the starts but for the given one lie off the prior, in its standard deviations:
+    (starts, T)."""
+    t = jnp.arange(length)
+    waves = [sign * (1 - 2 * ((t // n) % 2)) for n in WAVES if n < length for sign in (1.0, -1.0)]
+    return AMPLITUDE * jnp.stack([jnp.zeros(length), jnp.ones(length), -jnp.ones(length), *waves])
+
+
+def starts(decision: Decision, nodes: list, given: dict[str, Array]) -> Policy:
+    """Policies to begin with, (starts, T, *plates, ..): first the actions that were `given`,
+    (T, *plates, n) by site, where they are not NaN; then the prior moved by `offsets`."""
+    found, at, off = [], 0, offsets(decision.length)
+    for steps, sites in nodes:
+        here = {}
+        for name, node in sites:
+            if name not in decision.decide:
+                continue
+            rule, window = Rule.of(node), slice(at, at + steps)
+            gain = jnp.broadcast_to(rule.gain, (steps, *rule.gain.shape[1:]))
+            sd = jnp.sqrt(jnp.diagonal(rule.cov, axis1=-2, axis2=-1))
+            shift = off[:, window].reshape((len(off), steps, *(1,) * (sd.ndim - 1))) * sd
+            moved = jnp.broadcast_to(gain, (len(off), *gain.shape)).at[..., 0].add(shift)
+            first = jnp.where(node.given > 0, node.value, given[name][window])[..., None]
+            own = jnp.where(jnp.isnan(first), gain, jnp.zeros_like(gain).at[..., :1].set(first))
+            gains = jnp.concatenate([own[None], moved])
+            wide = [jnp.broadcast_to(x, (len(gains), steps, *x.shape[1:])) for x in rule[1:]]
+            here[name] = Rule(gains, *wide)
+        found.append(here)
+        at += steps
+    return found
+
+
+class Paths:
+    """What the paths of a decision are made of: one run's evidence and beliefs; `means`: by site
+    that is not of the chain its mean."""
+
+    def __init__(self, problem: Problem, means: dict[str, Array]) -> None:
+        self.problem, self.decision, self.c = problem, problem.decision, problem.decision.c
+        self.exact = {f.name: self._function(f, means) for f in self.decision.in_scan
+                      if f.curved and f.value is not None}
+
+    def _function(self, f: Factor, means: dict[str, Array]) -> Callable[[Array, Array], Array]:
+        """The mean of a site at (step of its context, h): the program's own function."""
+        block, arrays = self.decision.block, self.problem.bound.arrays[f.name]
+        refs, own, want = f.instances_of(block), f.site.ref(), [p.name for p in f.plates]
+        shared = {r: means[r.site] for r in f.latents if r not in refs}
+        place = Placement(self.decision.engine.graph, f, refs, arrays)
+
+        def at(step: Array, h: Array) -> Array:
+            parts = [jnp.zeros((*h.shape[:-1], f.dims)) if r == own else h[..., self.c.of(r)]
+                     for r in refs]
+            x = align(jnp.concatenate(parts, -1), 0, block.plates, want, 1)
+            return align(-place.residual_at(step, x, shared), 0, want, block.plates, 1)
+
+        return at
+
+    def path(self, policy: Policy, program: Affine) -> Array:
+        """h of every step, (T, *plates, H): means alone, by the program's own functions and what is
+        affine of `program`."""
+        segments = []
+        for ctx, (steps, sites), mine in zip(self.decision.contexts, program.nodes, policy):
+            here, times = [], jnp.arange(steps)
+            factors = {f.site.name: f for f in self.decision.in_scan if f.context == ctx}
+            for name, node in sites:
+                where, f = self.c.of(Ref(name, 0)), factors[name]
+                if name in mine:
+                    here.append((where, mine[name].gain, _affine))
+                elif f.name in self.exact:
+                    here.append((where, (node.fix, times), self._fixed(f)))
+                else:
+                    here.append((where, node.rule.mean, _affine))
+            segments.append((steps, here))
+        return walk(self.problem.start, segments, self.c)
+
+    def _fixed(self, f: Factor) -> Callable[[Any, Array], Array]:
+        exact = self.exact[f.name]
+
+        def mean(numbers: tuple, h: Array) -> Array:
+            fix, step = numbers
+            found = exact(step, h)
+            return found if fix is None else _affine(fix[0], found) + fix[1]
+
+        return mean
+
+    def improved(self, begun: Policy, tol: float, most: int) -> Found:
+        """From one policy to one that no step improves by more than `tol`, each pass of the loop
+        one that is tried."""
+        problem, c = self.problem, self.c
+        plates = self.decision.block.batch
+
+        def tried(old: Found) -> Found:
+            policy = self._mixed(old)
+            path = self.path(policy, problem.affine)
+            program = problem.along(path)
+            cost = problem.expected(problem.backward(program, policy).value)
+            solved = problem.backward(program)
+            fine = ~old.settled & (cost < old.cost)
+            gained = fine & (old.cost - cost > tol * jnp.maximum(1.0, jnp.abs(cost)))
+            share = jnp.where(fine, 1.0, old.share / 3)
+            stuck = (~fine & (share < LEAST)) | (fine & ~gained)
+            cost = jnp.where(fine, cost, old.cost)
+            return Found(_where(fine, policy, old.policy), _where(fine, path, old.path), cost,
+                         _where(fine, solved.policy, old.ahead), share, old.settled | stuck,
+                         old.passes + 1, old.past.at[old.passes].set(cost),
+                         jax.tree.map(partial(jnp.where, fine.any()), solved.tied, old.tied))
+
+        first = Found(begun, jnp.zeros((self.decision.length, *plates, c.size)),
+                      jnp.full(plates, jnp.inf), begun, jnp.ones(plates), jnp.zeros(plates, bool),
+                      jnp.zeros((), int), jnp.zeros((most, *plates)), (jnp.zeros(()),) * 2)
+        return jax.lax.while_loop(lambda f: ~f.settled.all() & (f.passes < most), tried, first)
+
+    def _mixed(self, old: Found) -> Policy:
+        """The policy that goes a share of the way from the old path to the policy ahead."""
+        at, found = 0, []
+        for here, steps in zip(old.ahead, self.decision.lengths):
+            mixed = {}
+            for name, rule in here.items():
+                h = old.path[at:at + steps]
+                gap = h[..., self.c.of(Ref(name, 0))] - _affine(rule.gain, h)
+                gain = rule.gain.at[..., 0].add((1 - old.share[..., None]) * gap)
+                mixed[name] = rule._replace(gain=gain)
+            found.append(mixed)
+            at += steps
+        return found
+
+
+def _affine(gain: Array, h: Array) -> Array:
+    return jnp.einsum("...nh,...h->...n", gain, h)
+
+
+def _where(fine: Array, new: Any, old: Any) -> Any:
+    """Leaves (T, *plates, ..) of `new` where `fine` (*plates), else of `old`."""
+    def one(a: Array, b: Array) -> Array:
+        mask = fine.reshape((1, *fine.shape, *(1,) * (a.ndim - 1 - fine.ndim)))
+        return jnp.where(mask, a, b)
+
+    return jax.tree.map(one, new, old)
+
+
+def best_of(found: Found) -> tuple[Policy, Array, Array, Array]:
+    """Of starts (the first axis) the one of least F for each element of the plates: its policy,
+    path, F after each pass (most, *plates), and which it is."""
+    which = jnp.argmin(jnp.where(jnp.isfinite(found.cost), found.cost, jnp.inf), 0)
+
+    def pick(x: Array, lead: int) -> Array:
+        index = which.reshape((1,) * (1 + lead) + which.shape
+                               + (1,) * (x.ndim - 1 - lead - which.ndim))
+        index = jnp.broadcast_to(index, (1, *x.shape[1:]))
+        return jnp.take_along_axis(x, index, 0)[0]
+
+    policy = jax.tree.map(lambda x: pick(x, 1), found.policy)
+    done = jnp.arange(found.past.shape[1]) >= found.passes[:, None]
+    past = jnp.where(done.reshape((*done.shape, *(1,) * which.ndim)), found.cost[:, None],
+                     found.past)
+    return policy, pick(found.path, 1), pick(past, 1), which
