@@ -80,7 +80,7 @@ def test_circles_of_types_are_small():
         return found
 
     reach = {name: reached(name) for name in known}
-    assert max(sum(a in reach[b] for b in reach[a]) for a in known) <= 12
+    assert max(sum(a in reach[b] for b in reach[a]) for a in known) <= 5
 
 
 def test_linear_algebra_knows_nothing_of_ours():

@@ -20,10 +20,10 @@ from jopa_ppl.engine.decision import Decision
 from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.extrapolation import Pace
 from jopa_ppl.engine.faults import diagnose, raise_for_data
+from jopa_ppl.engine.lost_digits import lost, serves, ties
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import before
 from jopa_ppl.engine.plan import planned
-from jopa_ppl.engine.rounding import lost, serves, ties
 from jopa_ppl.engine.signature import Cache, Call, Traced, split_call, traced
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import build_graph

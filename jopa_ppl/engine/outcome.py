@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jopa_ppl.engine.faults import raise_for_plan, raise_if_missing, warn_if_untold
-from jopa_ppl.engine.rounding import raise_for_rounding, raise_or_warn
+from jopa_ppl.engine.lost_digits import raise_for_rounding, raise_or_warn
 from jopa_ppl.errors import ConvergenceWarning, NumericalError
 
 if TYPE_CHECKING:

@@ -1,0 +1,163 @@
+"""What is made of a run that rounding took digits of (`rounding`): a warning or an error that names
+the sites, their scales, and which scale is safe."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.rounding import ENERGY, EPS, POLISHED, ROUND, SAFE, SERVES, SILENT
+from jopa_ppl.errors import NumericalError, NumericalWarning, names
+from jopa_ppl.settings import ours
+
+if TYPE_CHECKING:
+    from jopa_ppl.engine.compiled import Compiled
+    from jopa_ppl.engine.engine import Engine, Evidence, State
+
+
+def lost(told: State) -> tuple[float, float]:
+    """The estimated errors of a run on the host: of its beliefs, in spreads, and of F, in nats."""
+    found, moved = told.digits, float(told.moved)
+    error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
+    nats = EPS * float(np.sqrt(np.square(found.total).sum()))
+    return max(float(error), moved if moved > POLISHED else 0.0), nats
+
+
+def serves(told: State) -> bool:
+    """Whether a run on the host came to numbers that rounding has left whole."""
+    error, nats = lost(told)
+    return int(told.bad) < 0 and error <= SILENT and nats <= ENERGY
+
+
+def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any]) -> None:
+    """Refuse a result that rounding has eaten; tell of one that has lost digits.
+
+    Raises:
+        NumericalError: the estimated error of a belief exceeds 1e-2 of its spread. Warns with a
+            NumericalWarning from 1e-6 of a spread or 1e-4 nats on.
+    """
+    found = told.digits
+    error, nats = lost(told)
+    if error <= SILENT and nats <= ENERGY:
+        return
+    at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
+    end = f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F"
+    if compiled.decision is not None and at == len(compiled.blocks) - 1:
+        error_of = _error_of_plan(compiled, posterior(), end)
+    else:
+        error_of = _error(compiled, posterior(), compiled.blocks[at], end,
+                          ROUND * found.far[at] > EPS * found.tied[at])
+    if error > SERVES:
+        raise error_of("rounding has eaten the result")
+    warnings.warn(str(error_of("rounding has taken digits of the result")), NumericalWarning,
+                  stacklevel=4)
+
+
+def raise_for_rounding(compiled: Compiled, posterior: Any, bad: int) -> None:
+    """Refuse a run in which rounding has left no positive definite precision.
+
+    Raises:
+        NumericalError: the precisions of the block that went wrong differ by 1e13 or more.
+    """
+    blocks, end = compiled.blocks, "; a precision that is no longer positive definite"
+    if compiled.decision is not None:
+        if _tightest(compiled, posterior)[2] > SERVES / EPS:
+            raise _error_of_plan(compiled, posterior, end)("rounding has eaten the result")
+    elif bad < len(blocks) and blocks[bad].gaussian:
+        ties = _ties_of(compiled, posterior, blocks[bad])
+        if ties.precision**0.5 * ties.spread > 0.1 / EPS**0.5:
+            raise _error(compiled, posterior, blocks[bad], end, False)(
+                "rounding has eaten the result")
+
+
+class Tie(NamedTuple):
+    """The site that holds a block most tightly: the precision that it gives to an element, with
+    the spread and the mean of the belief about it."""
+
+    site: str
+    precision: float
+    spread: float
+    mean: float
+
+
+def _error(compiled: Compiled, posterior: Any, block: Belief, end: str, far: bool
+           ) -> Callable[[str], NumericalError]:
+    """The error, but for its first line; `far`: values are large, not ties tight."""
+    tie = _ties_of(compiled, posterior, block, far)
+    scale, size = tie.precision**-0.5, abs(tie.mean)
+    if far:
+        found = f"values of {size:.2g} in beliefs that are {tie.spread:.2g} wide"
+        expected = f"values below {SILENT / ROUND * tie.spread:.1g}, for that width"
+        fix = "subtract an offset from the data, or measure them in another origin"
+    else:
+        safe = SAFE * tie.spread
+        found = (f"a scale of {scale:.2g} beside {names(block.members)}, whose beliefs are "
+                 f"{tie.spread:.2g} wide")
+        expected = f"scales above {safe:.1g}, for that width"
+        fix = (f"where it stands for an exact link, a scale of {safe:.1g} says the same to six "
+               "digits, or write the link into the means of the other sites; where it does not, "
+               "let what it tells apart stand further apart: other units, centred inputs")
+    return lambda what: NumericalError(what, site=tie.site, posterior=posterior,
+                                       found=found + end, expected=expected, fix=fix)
+
+
+def _error_of_plan(compiled: Compiled, posterior: Any, end: str
+                   ) -> Callable[[str], NumericalError]:
+    """As `_error`, of decisions whose goal is so tight that it leaves no digits to their prior."""
+    site, scale, ratio = _tightest(compiled, posterior)
+    tied = posterior.state.digits.tied[-1]
+    error = EPS * float(tied if np.isfinite(tied) else ratio)
+    safe = scale * (10 * error / SILENT)**0.5
+    return lambda what: NumericalError(
+        what, site=site, posterior=posterior,
+        found=f"a scale of {scale:.2g} that the decisions {names(compiled.options.decide)} must "
+              "meet" + end,
+        expected=f"scales above {safe:.1g}, for the scales of these decisions",
+        fix=f"a scale of {safe:.1g} asks for the same to six digits")
+
+
+def _tightest(compiled: Compiled, posterior: Any) -> tuple[str, float, float]:
+    """The observed site of a plan with the smallest scale, that scale, and how many times larger
+    its precision is than that of a decision."""
+    with ours():
+        found = jax.device_get(compiled.precisions(posterior.call.dynamic,
+                                                   posterior.state.moments))
+    own = min(found[name] for name in compiled.options.decide)
+    site = max((n for n in found if n not in compiled.graph.variables), key=found.get)
+    return site, float(found[site])**-0.5, float(found[site] / own)
+
+
+def _ties_of(compiled: Compiled, posterior: Any, block: Belief, far: bool = False) -> Tie:
+    """Compiled only where something is wrong."""
+    with ours():
+        found = jax.device_get(compiled.ties(block, posterior.state.moments, posterior.bound))
+    size = lambda t: abs(t[2]) if far else t[0] * (max(t[1], 0.0) or 1.0)
+    name = max(found, key=lambda n: size(found[n]))
+    precision, variance, mean = map(float, found[name])
+    if variance <= 0:       # nothing is solved for yet: as wide as what else is known allows
+        others = [float(t[0]) for n, t in found.items() if n.partition("[")[0]
+                  != name.partition("[")[0] and t[0] > 0]
+        variance = 1 / min(others, default=precision)
+    return Tie(name.partition("[")[0], precision, variance**0.5, mean)
+
+
+def ties(engine: Engine, block: Belief, moments: dict, bound: Evidence) -> dict[str, Array]:
+    """By factor of the block, of the element it holds most tightly: the precision that the factor
+    gives to it, its variance and its mean."""
+    stats = engine.stats(moments, bound.clamps)
+    clamp, found = bound.clamps[block.name], {}
+    for f in engine.energy.touching(block):
+        gradient = jax.grad(lambda mine, f=f: engine.energy(
+            [f], bound.arrays, {**stats, block.name: mine}))(stats[block.name])
+        m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
+                   block.diagonals(moments[block.name], gradient, clamp))
+        at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))
+        found[f.name] = jnp.stack([J[at], C[at], m[at]])
+    return found
