@@ -42,9 +42,11 @@ from jopa_ppl.errors import (
     StaleError,
     StructureError,
 )
+from jopa_ppl.infer.agent import Agent
 from jopa_ppl.infer.batches import PosteriorBatch
 from jopa_ppl.infer.importance import correct
 from jopa_ppl.infer.marginalised import marginalised
+from jopa_ppl.infer.rollout import Rollout, rollout
 from jopa_ppl.infer.variational_em import VariationalEM
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.distributions import ArrayNormal
@@ -63,6 +65,7 @@ __docformat__ = "google"
 
 __all__ = [
     "VMP",
+    "Agent",
     "Amortized",
     "ArrayNormal",
     "Checkpoint",
@@ -77,6 +80,7 @@ __all__ = [
     "Posterior",
     "PosteriorBatch",
     "PriorError",
+    "Rollout",
     "ShapeError",
     "SiteError",
     "StaleError",
@@ -96,6 +100,7 @@ __all__ = [
     "observe",
     "plate",
     "plots",
+    "rollout",
     "save_checkpoint",
     "scan",
     "sparse",

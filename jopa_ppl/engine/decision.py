@@ -302,7 +302,8 @@ class Problem:
         self.start = settled(engine, block, *complete(engine, moments, bound, (block,)))
         here = engine.at(moments, bound) if decision.curved else bound
         self.affine = Affine(*decision.nodes(here, moments, split))
-        *_, self.second = self.rolled(self.affine, self.own)
+        *_, h, S = self.rolled(self.affine, self.own)
+        self.second = S + h[..., :, None] * h[..., None, :]
 
     @property
     def own(self) -> Policy:
@@ -324,8 +325,8 @@ class Problem:
         """What is to be expected of the future (*plates), from its value at the first decision."""
         return 0.5 * jnp.sum(value * self.second, (-2, -1))
 
-    def rolled(self, program: Affine, policy: Policy) -> tuple[Array, Array, Array]:
-        """Moments of the sites of every step, and E[h h'] of that of the first decision."""
+    def rolled(self, program: Affine, policy: Policy) -> tuple[Array, ...]:
+        """Moments of the sites of every step, and those of h at the first decision."""
         c = self.decision.c
         rules = [(steps, [(c.of(Ref(name, 0)), Conditional(*mine[name][:2]) if name in mine
                            else node.rule) for name, node in sites])

@@ -130,7 +130,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
 def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Conditional]]]],
          c: Coordinates, look: Array | None = None) -> tuple[Array, ...]:
     """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step; with
-    `look` (*plates), a step that is rolled out, E[h h'] (*plates, H, H) of that one too.
+    `look` (*plates), steps that are rolled out, mean (*plates, H) and covariance of h there too.
 
     Steps come from smoothing up to the first that it did not settle as a whole; from there on they
     are rolled out one by one. `segments`: (number of steps, sites in program order with their
@@ -143,7 +143,8 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Condi
     begun = jnp.minimum(first, len(whole) - 1)
     carry = (start.state_mean[begun], start.state_cov[begun])
     nodes, at = (start.node_mean, start.node_cov), 0
-    seen = () if look is None else (jnp.zeros((*look.shape, c.size, c.size)),)
+    seen = () if look is None else (jnp.zeros((*look.shape, c.size)),
+                                    jnp.zeros((*look.shape, c.size, c.size)))
 
     def advance(carry: tuple[Array, Array], given: Smoothed, places: list[np.ndarray],
                 rules: list[Conditional]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -181,8 +182,9 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Condi
             here = jax.tree.map(lambda a: a[i] if len(a) == length else a[0], rules)
             carry, (h, S) = advance(carry, given, places, here)
             found = h[..., z], S[..., z, z]
-            seen = tuple(jnp.where((at + i == look)[..., None, None],
-                                   S + h[..., :, None] * h[..., None, :], x) for x in seen)
+            for j, new in enumerate((h, S) if seen else ()):
+                this = (at + i == look).reshape(look.shape + (1,) * (new.ndim - look.ndim))
+                seen = (*seen[:j], jnp.where(this, new, seen[j]), *seen[j + 1:])
             return carry, tuple(a.at[at + i].set(x) for a, x in zip(nodes, found)), seen
 
         carry, nodes, seen = jax.lax.fori_loop(jnp.clip(first - at, 0, length), length, step,

@@ -22,6 +22,7 @@ from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.posterior import density, draws, prediction, unconstrained
 from jopa_ppl.posterior import write as writing
+from jopa_ppl.posterior.state import StateBelief, state
 from jopa_ppl.settings import is_traced, ours
 
 if TYPE_CHECKING:
@@ -173,6 +174,29 @@ class Posterior:
                              expected=f"a step in [{-len(mean)}, {len(mean)})",
                              fix="check the horizon")
         return self._distribution(name, (step,))
+
+    @ours(double=False)
+    def state_at(self, step: int) -> StateBelief:
+        """The joint belief about what the scan carries before one of its steps (negative ones are
+        counted from the end), by the sites of the first states: of x_{t+1} = f(x_t, x_{t-1}), about
+        both poses. A program goes on from there by
+
+            jp.given(model, posterior.state_at(-1), update=True)
+
+        Raises:
+            ShapeError: there is no such step. StructureError: the first states are no earlier
+            values of what the steps draw. JopaError: it was loaded from a file.
+        """
+        if self.call is None:
+            raise JopaError("its program with its data was not kept", found="a loaded posterior",
+                            expected="one that was run", fix="run the program again")
+        scans = self.compiled.graph.program.scans
+        length = scans[0].length if scans else 0
+        if not -length <= step < length:
+            raise ShapeError("there is no such step", found=f"step {step}",
+                             expected=f"a step in [{-length}, {length})", fix="check the horizon")
+        with ours():
+            return state(self.compiled, self.state.moments, self.bound, step % length)
 
     @property
     def start(self) -> Any:

@@ -1,0 +1,277 @@
+"""An agent made of one program: it filters what it sees, adapts, plans and acts.
+
+    agent = jp.Agent(model, posterior, horizon=20)
+    agent.reset()
+    agent.goal(frame)
+    action = agent.act(observation)
+
+The program senses, acts, moves: a step observes its frame, draws its action and then the next
+state. `Agent` only changes what is latent in it. At every step it
+
+    1. filters:  two steps from the belief about the state at the last frame, the action between
+                 them known, the new frame seen at the second; every `adapt` steps what is global
+                 moves as well, by all of these steps, its old evidence raised to a power,
+    2. plans:    `horizon` steps on from the belief about the state now, the goal seen at all of
+                 them, actions latent (`jp.VMP(decide=..)`),
+    3. acts:     the mean of the plan's first action.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpyro.primitives import Messenger
+
+from jopa_ppl.errors import (
+    ConvergenceWarning,
+    DataError,
+    DataWarning,
+    JopaError,
+    NumericalError,
+    ShapeError,
+    whole,
+    within,
+)
+from jopa_ppl.infer.vmp import VMP
+from jopa_ppl.language.given import Given, given
+from jopa_ppl.language.query import _Query, condition
+from jopa_ppl.posterior.posterior import Posterior
+from jopa_ppl.posterior.state import StateBelief
+
+
+class _Power(Messenger):
+    def __init__(self, sites: frozenset[str], power: Any) -> None:
+        super().__init__(None)
+        self.sites, self.power = sites, power
+
+    def process_message(self, msg: dict) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.sites:
+            msg["scale"] = self.power if msg["scale"] is None else msg["scale"] * self.power
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Forgetting(_Query, data=("power",)):
+    """A model whose priors of some global sites are raised to a power."""
+
+    power: Any
+    sites: frozenset[str]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Power(self.sites, self.power):
+            return self.fn(*args, **kwargs)
+
+
+class Step(NamedTuple):
+    """What an agent did at one step.
+
+    action: as the environment takes it; drawn: as the program has it; state: the belief it starts
+    from; plan: the posterior that it comes from, `late` steps old where later ones failed
+    (`failed`: why, or None).
+    """
+
+    action: np.ndarray
+    drawn: np.ndarray
+    state: StateBelief
+    plan: Posterior
+    late: int
+    failed: str | None
+
+
+class Agent:
+    """Acts in an environment by the beliefs of one program.
+
+    Args:
+        model: a program `model(y, *, T, ..)` that observes y (T, ..) in a scan of T steps and draws
+            its actions there (jp.condition and jp.given wrap it): sense, act, move. Its first
+            states are the values of its sites before step 0.
+        posterior: beliefs about what is outside the scan, from `jp.VMP` or `jp.VariationalEM` on
+            recorded data; or distributions by site name.
+        horizon: steps that are planned.
+        decide: the site of the actions, which has one axis.
+        space: the environment's action space, a Gymnasium Box: actions are cut to it, and what was
+            cut is what the program is told. None: nothing is cut.
+        to_action: what the environment takes for what the program draws, `lambda u: 2 *
+            np.tanh(u)` say; to_frame: what the program observes of an observation or a goal.
+        seeing: keyword arguments of the program when it filters; planning: when it plans (the
+            weight of a goal, say); arguments: both times.
+        adapt: after how many steps global beliefs move, by these steps smoothed together from the
+            belief that they began with; 0: never. Where frames are noisier than what moves the
+            state, states and parameters are told apart by several steps only.
+        forget: power in (0, 1] to which the old evidence about them is raised for every step: about
+            the last 1 / (1 - forget) of them count.
+        max_iters: policies tried at most in a plan that is not affine.
+        messages, tol: as in `jp.VMP`.
+
+    Raises (in `act`): what `VMP.run` raises of the first plan; later ones that fail leave the last
+    good one in force, a step on, and `steps[-1].failed` says why.
+    """
+
+    def __init__(self, model: Callable, posterior: Posterior | Mapping[str, Any], *, horizon: int,
+                 decide: str = "u", space: Any = None,
+                 to_action: Callable[[np.ndarray], np.ndarray] | None = None,
+                 to_frame: Callable[[Any], np.ndarray] | None = None,
+                 arguments: Mapping[str, Any] | None = None,
+                 seeing: Mapping[str, Any] | None = None,
+                 planning: Mapping[str, Any] | None = None, adapt: int = 0,
+                 forget: float = 1.0, max_iters: int = 5, tol: float = 1e-3,
+                 messages: Mapping[str, str] | None = None) -> None:
+        whole("jp.Agent", horizon=horizon, max_iters=max_iters)
+        whole("jp.Agent", 0, adapt=adapt)
+        within("jp.Agent", 0, 1, forget=1 - forget)
+        if forget < 1 and not adapt:
+            raise JopaError("forget= is of beliefs that adapt", found=f"forget={forget}",
+                            expected="adapt= beside it", fix="pass adapt=8, say")
+        if space is not None and not (hasattr(space, "low") and hasattr(space, "high")):
+            raise JopaError("actions are real numbers", found=f"an action space {space!r}",
+                            expected="a gymnasium.spaces.Box",
+                            fix="wrap the environment so that its actions are a Box")
+        self.model, self.horizon, self.decide, self.space = model, int(horizon), decide, space
+        self.to_action, self.to_frame = to_action, to_frame
+        self.arguments = dict(arguments or {})
+        self.seeing, self.planning = dict(seeing or {}), dict(planning or {})
+        self.adapt, self.forget = int(adapt), float(forget)
+        self.max_iters, self.tol, self.messages = int(max_iters), float(tol), messages
+        self.learned = self._first = posterior
+        self._made: dict[bool, tuple[Any, Callable]] = {}
+        self._goal: np.ndarray | None = None
+        self._shape: tuple[int, ...] | None = None
+        self.reset()
+
+    def reset(self, *, beliefs: bool = False) -> None:
+        """Begin an episode: nothing is known of the state. `beliefs`: what was learned on the way
+        is put back too."""
+        self.state: StateBelief | None = None
+        self.steps: list[Step] = []
+        self.frames: list[np.ndarray] = []
+        if beliefs:
+            self.learned = self._first
+
+    def goal(self, observation: Any) -> None:
+        """What is to be seen from now on: an observation, or one for each of `horizon` steps."""
+        found = np.asarray(observation if self.to_frame is None else self.to_frame(observation))
+        if not np.isfinite(found).any():
+            raise DataError("a goal that says nothing", found="NaN alone",
+                            expected="an observation", fix="pass what is to be seen")
+        self._goal = found
+
+    def act(self, observation: Any = None) -> np.ndarray:
+        """The action for what is seen now; None or NaN: the frame is lost."""
+        if self._goal is None:
+            raise DataError("there is no goal", found="nothing that is to be seen",
+                            expected="an observation", fix="agent.goal(observation)")
+        frame = self._frame(observation)
+        self.state = self._seen(frame)
+        plan, failed = self._planned(frame)
+        late = 0
+        if plan is None:            # the last good one, as many steps on
+            plan, late = self.steps[-1].plan, min(self.steps[-1].late + 1, self.horizon - 1)
+        drawn = np.asarray(plan.mean(self.decide), float)[late]
+        action = drawn if self.to_action is None else np.asarray(self.to_action(drawn))
+        if self.space is not None:
+            action = np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
+            drawn = np.asarray(action, float) if self.to_action is None else drawn
+        self.frames.append(frame)
+        self.steps.append(Step(action, drawn, self.state, plan, late, failed))
+        return action
+
+    def learn(self) -> Posterior | Mapping[str, Any]:
+        """Beliefs from this episode as a whole, smoothed, with those from before it as its prior:
+        what a filter moves step by step, with what it does not know of later frames.
+
+        Raises:
+            DataError: there are fewer than two steps. As `jp.VMP.run`.
+        """
+        if len(self.frames) < 2:
+            raise DataError("nothing to learn from", found=f"{len(self.frames)} steps",
+                            expected="two steps or more", fix="act first")
+        actions = np.stack([s.drawn for s in self.steps])
+        model = condition(self._about(self._first, update=True), {self.decide: actions})
+        self.learned = self._first = self._vmp(model).run(
+            np.stack(self.frames), T=len(actions), **self.arguments, **self.seeing)
+        return self.learned
+
+    # -- the runs ----------------------------------------------------------------------------------
+
+    def _frame(self, observation: Any) -> np.ndarray:
+        if observation is None:
+            if self._shape is None:
+                raise DataError("the first frame is lost", found="None", expected="an observation",
+                                fix="pass NaN in its shape")
+            return np.full(self._shape, np.nan)
+        found = observation if self.to_frame is None else self.to_frame(observation)
+        frame = np.asarray(found, np.float32 if np.ndim(found) > 1 else float)
+        if self._shape is not None and frame.shape != self._shape:
+            raise ShapeError("observations have changed their shape", found=frame.shape,
+                             expected=self._shape, fix="wrap the environment so that all are alike")
+        self._shape = frame.shape
+        return frame
+
+    def _about(self, learned: Posterior | Mapping[str, Any], update: bool = False) -> Callable:
+        """The program with beliefs about what is outside the scan, first states left out."""
+        made, about = self._made.get(update, (None, None))
+        if made is not learned:
+            sites = None
+            if not isinstance(learned, Mapping):
+                graph = learned.compiled.graph
+                sites = [n for n in learned.global_sites if graph.block_of(n).scan is None]
+            about = self.model if sites == [] else given(self.model, learned, sites, update=update)
+            self._made[update] = learned, about
+        return about
+
+    def _seen(self, frame: np.ndarray) -> StateBelief:
+        """The belief about the state at this frame."""
+        at = len(self.frames)
+        if not self.steps:
+            lost = np.full(frame.shape, np.nan, frame.dtype)
+            found = self._run(self._about(self.learned), np.stack([frame, lost]))
+            self._anchor = 0, found.state_at(0)
+            return self._anchor[1]
+        begun, state = self._anchor
+        moves = bool(self.adapt) and at - begun == self.adapt
+        if not moves:
+            begun, state = at - 1, self.steps[-1].state
+        drawn = [s.drawn for s in self.steps[begun:]]
+        frames = [np.full_like(frame, np.nan), *self.frames[begun + 1:], frame]
+        model = self._about(self.learned, moves)
+        if moves and self.forget < 1 and isinstance(model, Given):
+            power = np.asarray(self.forget**self.adapt)
+            model = Forgetting(model, power, frozenset(model.sites))
+        model = condition(given(model, state, update=True),
+                          {self.decide: np.stack([*drawn, np.full_like(drawn[0], np.nan)])})
+        found = self._run(model, np.stack(frames))
+        now = found.state_at(-1)
+        if moves:
+            self.learned, self._anchor = found, (at, now)
+        return now
+
+    def _run(self, model: Callable, window: np.ndarray) -> Posterior:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            if np.isnan(window).all():           # nothing is learned from what is not seen
+                warnings.simplefilter("ignore", DataWarning)
+            return self._vmp(model).run(window, T=len(window), **self.arguments, **self.seeing)
+
+    def _planned(self, frame: np.ndarray) -> tuple[Posterior | None, str | None]:
+        """A plan from the belief about the state now, or why there is none."""
+        wide = np.broadcast_to(self._goal, (self.horizon, *frame.shape)).astype(frame.dtype)
+        window = np.concatenate([np.full((1, *frame.shape), np.nan, frame.dtype), wide])
+        model = given(self._about(self.learned), self.state, update=True)
+        curved = bool(self.steps) and self.steps[-1].plan.start is not None
+        init = self.steps[-1].plan.shifted(1) if curved else None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                return self._vmp(model, decide=self.decide, max_iters=self.max_iters, tol=self.tol
+                                 ).run(window, T=self.horizon + 1, init=init, **self.arguments,
+                                       **self.planning), None
+        except NumericalError as error:
+            if not self.steps:
+                raise
+            return None, str(error)
+
+    def _vmp(self, model: Callable, **options: Any) -> VMP:
+        return VMP(model, progress=False, messages=self.messages, **options)

@@ -1,0 +1,236 @@
+"""Agents: filtering against one run over all frames, the first action against a plan, episodes."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from faults import message
+from numpy.testing import assert_allclose
+
+import jopa_ppl as jp
+from jopa_ppl.errors import DataError, JopaError, NumericalError, ShapeError, StructureError
+
+D, DU = 3, 2
+GOAL = np.full(D, 0.5)
+LOST = np.full((1, D), np.nan)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+class Turning(gym.Env):
+    """A state that turns, moved by actions; `change`: the step from which they move it half as far
+    the other way."""
+
+    def __init__(self, change: int | None = None, steps: int = 12) -> None:
+        rng = np.random.default_rng(3)
+        self.A = 0.97 * np.linalg.qr(rng.normal(size=(D, D)))[0]
+        self.B = 0.5 * rng.normal(size=(D, DU))
+        self.change, self.steps = change, steps
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (D,), np.float64)
+        self.action_space = gym.spaces.Box(-2.0, 2.0, (DU,), np.float64)
+
+    def seen(self) -> np.ndarray:
+        return self.x + 0.01 * self.np_random.normal(size=D)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.t = self.np_random.normal(size=D), 0
+        return self.seen(), {}
+
+    def step(self, u):
+        gain = -0.5 if self.change is not None and self.t >= self.change else 1.0
+        self.x = self.A @ self.x + gain * self.B @ u + 0.02 * self.np_random.normal(size=D)
+        self.t += 1
+        return self.seen(), -float(((self.x - GOAL)**2).sum()), False, self.t >= self.steps, {}
+
+
+def lds(y=None, *, T, N=None, seen=0.01):
+    plate = (lambda: jp.plate("n", N)) if N else nullcontext
+    A = jp.latent("A", dist.Normal(jnp.eye(D), 0.7).to_event(2))
+    B = jp.latent("B", dist.Normal(jnp.zeros((D, DU)), 1.0).to_event(2))
+    W = jp.latent("W", dist.Wishart(D + 2.0, rate_matrix=0.01 * jnp.eye(D)))
+    with plate():
+        x0 = jp.latent("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+
+    def step(x, y):
+        with plate():
+            jp.observe("y", dist.Normal(x, seen).to_event(1), y)
+            u = jp.latent("u", dist.Normal(jnp.zeros(DU), 1.0).to_event(1))
+            mean = x @ A.T + u @ B.T
+            x = jp.latent("x", dist.MultivariateNormal(mean, precision_matrix=W))
+        return x, None
+
+    jp.scan(step, x0, y, length=T)
+
+
+def lds_from_data(y):
+    """Its first state is data, and no belief."""
+    def step(x, y):
+        x = jp.latent("x", dist.Normal(0.9 * x, 0.1).to_event(1))
+        jp.observe("y", dist.Normal(x, 0.2).to_event(1), y)
+        return x, None
+
+    jp.scan(step, jnp.zeros(D), y)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    with jax.enable_x64(True):
+        env, rng, frames, actions = Turning(steps=30), np.random.default_rng(0), [], []
+        for seed in range(4):
+            y, over = env.reset(seed=seed)[0], False
+            while not over:
+                frames.append(y)
+                actions.append(rng.normal(size=DU))
+                y, _, _, over, _ = env.step(actions[-1])
+        y, u = (np.array(x).reshape(4, 30, -1).swapaxes(0, 1) for x in (frames, actions))
+        return jp.VMP(jp.condition(lds, {"u": u}), progress=False).run(y, T=30, N=4)
+
+
+def agent_of(learned, **options):
+    found = jp.Agent(lds, learned, horizon=8, space=Turning().action_space,
+                     planning={"seen": 0.1}, **options)
+    found.goal(GOAL)
+    return found
+
+
+def test_episodes_filter_as_one_run_and_act_as_a_plan(learned):
+    env, agent = Turning(), agent_of(learned)
+    found = jp.rollout(env, agent, episodes=2, seed=0, progress=False)
+    assert found.frames.shape == found.states.shape == (2, 12, D)
+    assert found.actions.shape == (2, 12, DU) and found.rewards.shape == (2, 12)
+    assert_allclose(found.returns, found.rewards.sum(1))
+    assert (found.lengths == 12).all() and not found.ended.any()
+    assert (found.rewards[:, -4:].mean(1) > 0.7 * found.rewards[:, 0]).all()
+    # The state before the last frame is that of one run; beliefs about A are cut at each window.
+    held = jp.given(lds, learned, ["A", "B", "W"])
+    u = np.concatenate([found.actions[0, :-1], np.full((1, DU), np.nan)])
+    whole = jp.VMP(jp.condition(held, {"u": u}), progress=False).run(found.frames[0], T=12)
+    assert_allclose(found.states[0, -1], whole.state_at(-1).mean, atol=2e-3)
+    # The first action is the mean of a plan from the belief about the first state.
+    first = found.steps[0][0]
+    model = jp.given(held, first.state, update=True)
+    window = np.concatenate([LOST, np.tile(GOAL, (8, 1))])
+    plan = jp.VMP(model, decide="u", progress=False).run(window, T=9, seen=0.1)
+    assert_allclose(first.drawn, np.clip(plan.mean("u")[0], -2, 2), rtol=1e-9)
+    assert first.failed is None and first.late == 0
+
+
+def test_a_lost_frame_leaves_the_state_to_what_moves_it(learned):
+    env, agent = Turning(), agent_of(learned)
+    y, _ = env.reset(seed=1)
+    for t in range(4):
+        y, *_ = env.step(agent.act(None if t == 2 else y))
+    before, lost = agent.steps[1], agent.steps[2]
+    A, B = learned.mean("A"), learned.mean("B")
+    assert_allclose(lost.state.mean, A @ before.state.mean + B @ before.drawn, atol=1e-6)
+    assert (np.diagonal(lost.state.cov) > 1.5 * np.diagonal(before.state.cov)).all()
+
+
+def test_copies_of_a_vector_environment_have_agents_of_their_own(learned):
+    envs = gym.vector.SyncVectorEnv([lambda: Turning(steps=5)] * 2)
+    found = jp.rollout(envs, agent_of(learned), episodes=2, seed=0, progress=False)
+    one = jp.rollout(Turning(steps=5), agent_of(learned), episodes=1, seed=0, progress=False)
+    assert_allclose(found.rewards[0], one.rewards[0], rtol=1e-6)
+    assert found.frames.shape == (2, 5, D) and (found.lengths == 5).all()
+    message(JopaError, lambda: jp.rollout(envs, agent_of(learned), episodes=3), "multiple of 2")
+
+
+@pytest.mark.slow
+def test_a_plant_that_changes_is_followed_by_an_agent_that_forgets(learned):
+    ends = {}
+    for name, options in (("fixed", {}), ("adapts", {"adapt": 4, "forget": 0.7})):
+        agent, found = agent_of(learned, **options), []
+        for seed in range(4):
+            agent.reset(beliefs=True)
+            found.append(jp.rollout(Turning(change=15, steps=60), agent, seed=seed, progress=False
+                                    ).rewards[0, -10:].mean())
+        ends[name] = np.array(found)
+    assert np.median(ends["adapts"]) > 0.2 * np.median(ends["fixed"])
+
+
+def test_learning_from_an_episode_moves_what_is_global(learned):
+    agent = agent_of(learned)
+    message(DataError, agent.learn, "nothing to learn from")
+    jp.rollout(Turning(), agent, seed=5, progress=False)
+    after = agent.learn()
+    assert agent.learned is after
+    assert (after.variance("A") < learned.variance("A")).all()
+
+
+def test_bad_input_is_refused_by_name(learned):
+    message(JopaError, lambda: jp.Agent(lds, learned, horizon=5, space=gym.spaces.Discrete(2)),
+            "actions are real numbers", "Box")
+    message(JopaError, lambda: jp.Agent(lds, learned, horizon=5, forget=0.9), "adapt=")
+    message(JopaError, lambda: jp.Agent(lds, learned, horizon=0), "horizon")
+    agent = jp.Agent(lds, learned, horizon=5)
+    message(DataError, lambda: agent.act(np.zeros(D)), "there is no goal")
+    message(DataError, lambda: agent.goal(np.full(D, np.nan)), "a goal that says nothing")
+    agent.goal(GOAL)
+    message(DataError, lambda: agent.act(None), "the first frame is lost")
+    agent.act(np.zeros(D))
+    message(ShapeError, lambda: agent.act(np.zeros(D + 1)), "observations have changed their shape")
+
+
+def test_a_plan_that_fails_leaves_the_last_one_in_force(learned, monkeypatch):
+    agent = agent_of(learned)
+    agent.act(np.zeros(D))
+    good = agent.steps[0].plan
+    run = jp.VMP.run
+
+    def failing(self, *args, **kwargs):
+        if self.options.decide:
+            raise NumericalError("it diverged", found="NaN", expected="numbers", fix="none")
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(jp.VMP, "run", failing)
+    agent.act(np.zeros(D))
+    agent.act(np.zeros(D))
+    assert [s.late for s in agent.steps] == [0, 1, 2] and "it diverged" in agent.steps[2].failed
+    assert agent.steps[2].plan is good
+    assert_allclose(agent.steps[2].drawn, np.clip(good.mean("u")[2], -2, 2))
+
+
+def test_a_state_is_the_belief_that_a_later_program_begins_with():
+    def oscillator(y=None, *, T):
+        last = jp.latent("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+        x = jp.latent("x1", dist.Normal(last, 0.3).to_event(1))
+
+        def step(carry, y):
+            last, x = carry
+            jp.observe("y", dist.Normal(x, 0.2).to_event(1), y)
+            mean = jnp.tanh(1.9 * x - 0.95 * last)
+            return (x, jp.latent("x", dist.Normal(mean, 0.05).to_event(1))), None
+
+        jp.scan(step, (last, x), y, length=T)
+
+    y = 0.3 * np.random.default_rng(0).normal(size=(5, D))
+    vmp = lambda m: jp.VMP(m, messages={"x": "linearise"}, tol=1e-10, progress=False)
+    state = vmp(oscillator).run(np.concatenate([y[:1], LOST]), T=2).state_at(0)
+    for frame in y[1:]:
+        found = vmp(jp.given(oscillator, state, update=True)).run(np.stack([LOST[0], frame]), T=2)
+        state = found.state_at(-1)
+    whole = vmp(oscillator).run(y, T=5)
+    at_last = whole.state_at(-1)
+    assert state.members == at_last.members == ("x0", "x1")
+    assert_allclose(at_last.mean, np.concatenate(whole.mean("x")[2:4]), rtol=1e-9)
+    assert_allclose(state.mean, at_last.mean, atol=0.05)          # linearised at what was known
+    message(ShapeError, lambda: whole.state_at(5), "there is no such step")
+
+    def line(y):
+        a = jp.latent("a", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(a, 1.0), y)
+
+    message(ShapeError, lambda: jp.VMP(line, progress=False).run(0.3).state_at(0), "no such step")
+    walk = jp.VMP(lds_from_data, progress=False).run(np.zeros((3, D)))
+    message(StructureError, lambda: walk.state_at(0), "pass NaN")
