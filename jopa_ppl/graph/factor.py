@@ -249,7 +249,7 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.transform is not None or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, context, alive, lost, rule, "")
-    if site.rules.belief in ("categorical", "dirichlet"):
+    if site.rules.counted or site.rules.belief == "dirichlet":
         return _counted_factor(reader, site, context, alive, lost, rule)
     if _is_normal(site):
         conjugacy.check_sign(site, reader, context)
@@ -346,8 +346,8 @@ def _check_transform(reader: Reader, site: Site, context: Context) -> None:
 
 def _counted_factor(reader: Reader, site: Site, context: Context, alive: set[str],
                     lost: set[tuple[str, str]], rule: str) -> Factor:
-    """The factor of a site over values, by probabilities of data or of Dirichlet latents (else
-    scored), or of probabilities."""
+    """The factor of a site over values or counts of them, by probabilities of data or of Dirichlet
+    latents (else scored), or of probabilities."""
     key = site.rules.constant or "probs"
     (found,) = (reader.dependence([site.outputs[key]], context) if key in site.outputs else (None,))
     latent = {r for r in found.names if _is_latent(reader.program, r) and r.site in alive

@@ -311,6 +311,8 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
     if isinstance(base, dist.CategoricalProbs):
         probs = real(base.probs)
         return "categorical", {"probs": jnp.broadcast_to(probs, (*shape, probs.shape[-1]))}
+    if isinstance(base, dist.MultinomialProbs):
+        return "multinomial", {"probs": full(base.probs)}
     if isinstance(base, dist.Dirichlet):
         return "dirichlet", {"concentration": full(base.concentration)}
     if isinstance(base, dist.Wishart):
