@@ -44,7 +44,8 @@ class Dirichlet(NamedTuple):
     concentration: Array
 
 
-def _entropy(prob: Array) -> Array:
+def entropy_of(prob: Array) -> Array:
+    """Of probabilities, in nats; the sum over all others axes."""
     return -jnp.sum(prob * jnp.log(jnp.where(prob > 0, prob, 1.0)))
 
 
@@ -112,7 +113,7 @@ class CategoricalBelief(DiscreteBelief):
         return jnp.log(jnp.maximum(q.prob, 1e-300))
 
     def entropy(self, q: Choice, mask: Array) -> Array:
-        return _entropy(q.prob) - jnp.sum(1 - mask) * jnp.log(self.size)
+        return entropy_of(q.prob) - jnp.sum(1 - mask) * jnp.log(self.size)
 
     def moved(self, old: Choice, new: Choice) -> Array:
         return jnp.sqrt(jnp.mean((new.prob - old.prob)**2))
@@ -213,9 +214,9 @@ class DiscreteChainBelief(DiscreteBelief):
 
     def entropy(self, q: Markov, mask: Array) -> Array:
         if len(q.single) == 1:
-            whole = _entropy(q.single)
+            whole = entropy_of(q.single)
         else:
-            whole = _entropy(q.pair) - _entropy(q.single[1:-1])
+            whole = entropy_of(q.pair) - entropy_of(q.single[1:-1])
         return whole - jnp.sum(1 - mask) * jnp.log(self.size)
 
     def moved(self, old: Markov, new: Markov) -> Array:

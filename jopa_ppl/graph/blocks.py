@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from jopa_ppl.beliefs import (
     KINDS,
@@ -12,6 +13,7 @@ from jopa_ppl.beliefs import (
     DiscreteChainBelief,
     MatrixBelief,
     RecursionBelief,
+    TableBelief,
     TreeBelief,
     Variable,
 )
@@ -22,6 +24,8 @@ from jopa_ppl.graph.matrices import met_by_one, of_a_matrix
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.refs import Ref
+
+LARGEST = 4096      # joint values that a table of discrete latents holds for an element
 
 
 class Groups:
@@ -68,7 +72,8 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                   override: tuple[tuple[str, ...], ...] | None, method: str,
                   structured: bool) -> tuple[Belief, ...]:
     """Blocks: a chain for the Gaussians of a scan linked in time (with what its first carry is
-    made of), one joint block for Gaussian globals that meet additively, one each for the rest.
+    made of), one joint block for Gaussian globals that meet additively, one table for discrete
+    latents that meet, one each for the rest.
 
     Raises:
         StructureError: two latents of one block multiply each other.
@@ -136,8 +141,14 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
         plates=variables[name].plates, held=variables[name].site.held)
         for name, start in chains.items()]
     inside_chains = {*chains, *chains.values()}
+    tables = _tables([n for n, v in variables.items() if v.site.rules.discrete
+                      and n not in inside_chains and not any(n in g for g in override or ())],
+                     variables, factors)
+    blocks += [TableBelief({n: variables[n] for n in group}, sizes=sizes,
+                           held=variables[group[0]].site.held) for group in tables]
+    together = {n for group in tables for n in group}
     for name, v in variables.items():
-        if name not in gaussian and name not in inside_chains:
+        if name not in gaussian and name not in inside_chains | together:
             blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
                                           plates=tuple(p.name for p in v.site.axes)))
     if not all(met_by_one(b, tuple(blocks), factors) for b in blocks if b.checked):
@@ -159,6 +170,27 @@ def _discrete_chains(program: Program, reader: Reader, variables: Mapping[str, V
         found[name] = next((n for n, (site, back) in seeds.items()
                             if site == name and back == 1 and n in variables), None)
     return found
+
+
+def _tables(discrete: list[str], variables: Mapping[str, Variable], factors: tuple[Factor, ...]
+            ) -> list[tuple[str, ...]]:
+    """Discrete latents outside of scans that meet in a factor, where one table holds them: all in
+    the same plates, or some in a part of those of the others."""
+    groups = Groups(discrete)
+
+    def one_table(names_: list[str]) -> bool:
+        plates = sorted({variables[n].plates for n in names_}, key=len)
+        nested = len(plates) == 1 or (len(plates) == 2 and set(plates[0]) < set(plates[1]))
+        size = prod(len(variables[n].site.values) for n in names_)
+        return nested and size <= LARGEST and len({variables[n].site.held for n in names_}) == 1
+
+    for f in factors:
+        met = [r.site for r, _ in f.fixed if r.site in discrete]
+        for other in met[1:]:
+            roofs = {groups.find(met[0]), groups.find(other)}
+            if one_table([n for n in discrete if groups.find(n) in roofs]):
+                groups.union(met[0], other)
+    return [g for g in groups.groups() if len(g) > 1]
 
 
 def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,

@@ -87,11 +87,35 @@ def shared(y):                  # one value for all data
         jp.observe("y", dist.Normal(0.1 * k, 1.0), y)
 
 
+def sprinkler(wet):             # a network: what is seen makes its causes dependent
+    rain = jp.latent("rain", dist.Bernoulli(0.2))
+    kind = jp.latent("kind", dist.Categorical(jnp.array([[0.6, 0.3, 0.1], [0.9, 0.1, 0.0]])[rain]))
+    jp.observe("wet", dist.Bernoulli(jnp.array([[0.1, 0.9, 0.5], [0.8, 0.99, 0.9]])[rain, kind]),
+               wet)
+
+
+def reports(y):                 # a cause of all elements, and one of each
+    honest = jp.latent("honest", dist.Bernoulli(0.7))
+    with jp.plate("n", len(y)):
+        coin = jp.latent("coin", dist.Categorical(jnp.array([0.5, 0.3, 0.2])))
+        jp.observe("y", dist.Normal(jnp.where(honest == 1, coin, 1.0), 0.8), y)
+
+
+def pairs(y):                   # two of each element
+    with jp.plate("n", len(y)):
+        a = jp.latent("a", dist.Bernoulli(0.3))
+        b = jp.latent("b", dist.Bernoulli(jnp.where(a == 1, 0.9, 0.2)))
+        jp.observe("y", dist.Normal(a + 2.0 * b, 0.7), y)
+
+
 GAPS = np.where(np.arange(6) == 2, np.nan, Y)
 EXACT = {"a latent first": (hidden, (Y,)), "a constant first": (hidden, (Y, "constant")),
          "a gap": (hidden, (GAPS,)), "logits, counts": (logits, (np.arange(5.0),)),
          "coins": (bernoulli, (Y,)), "a plate": (abreast, (RNG.normal(size=(3, 2)),)),
-         "elements": (pooled, (Y[:4],)), "one for all": (shared, (Y,))}
+         "elements": (pooled, (Y[:4],)), "one for all": (shared, (Y,)),
+         "a network": (sprinkler, (1,)), "one cause of all": (reports, (Y[:4],)),
+         "two of each": (pairs, (Y[:3],)), "two of each, a gap": (pairs, (GAPS[:3],)),
+         "one cause, a gap": (reports, (GAPS[:4],))}
 
 
 def enumerated(model, args, found):
@@ -146,6 +170,23 @@ def test_counts_are_conjugate_to_a_dirichlet():
     norm = lambda a: special.gammaln(a).sum() - special.gammaln(a.sum())
     found = fit(program, y)
     assert_allclose(found.free_energy[-1], norm(a) - norm(a + c), rtol=1e-12)
+    assert_allclose(found["p"].concentration, a + c, rtol=1e-12)
+
+
+def test_totals_of_values_are_conjugate_to_a_dirichlet():
+    """Multinomial counts, some missing: the density of totals, the belief of counts."""
+    def program(y):
+        p = jp.latent("p", dist.Dirichlet(jnp.array([1.0, 2.0, 0.5])))
+        with jp.plate("n", len(y)):
+            jp.observe("y", dist.Multinomial(7, p), y)
+
+    y = np.array([[3.0, 4, 0], [np.nan] * 3, [1, 1, 5]])
+    seen = y[[0, 2]]
+    a, c = np.array([1.0, 2, 0.5]), seen.sum(0)
+    norm = lambda a: special.gammaln(a).sum() - special.gammaln(a.sum())
+    ways = special.gammaln(8) - special.gammaln(seen + 1).sum(-1)
+    found = fit(program, y)
+    assert_allclose(found.free_energy[-1], norm(a) - norm(a + c) - ways.sum(), rtol=1e-12)
     assert_allclose(found["p"].concentration, a + c, rtol=1e-12)
 
 

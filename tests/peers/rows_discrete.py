@@ -20,7 +20,7 @@ DISCRETE: tuple[Row, ...] = (
     Row("Gaussian mixture", RXINFER, M.gaussian, (M.REALS,), mixed()),
     Row("Gamma mixture", RXINFER, M.positive, (M.WAITS,), mixed()),
     Row("universal mixture", RXINFER, M.universal, (M.REALS,), mixed()),
-    Row("toy_mixture", EX, M.layers, (M.BITS,), mixed(("c",), ("z",))),
+    Row("toy_mixture", EX, M.layers, (M.BITS,), mixed()),
     Row("ssbvm_mixture", EX, M.torus, (M.TORUS,), mixed()),
     Row("ssbvm_mixture: one angle", EX, M.angles, (M.ANGLES,), mixed()),
     Row("zero_inflated_poisson", EX, M.zero_inflated, (M.ZEROS,), grid()),
