@@ -10,7 +10,8 @@ then a row of
 from jopa_ppl.beliefs.base import Belief, Clamp, Variable
 from jopa_ppl.beliefs.chain import ChainBelief
 from jopa_ppl.beliefs.dense import DenseBelief
-from jopa_ppl.beliefs.discrete import CategoricalBelief, DirichletBelief, DiscreteChainBelief
+from jopa_ppl.beliefs.discrete import CategoricalBelief, DirichletBelief
+from jopa_ppl.beliefs.markov import DiscreteChainBelief
 from jopa_ppl.beliefs.matrix import MatrixBelief
 from jopa_ppl.beliefs.precision import GammaBelief, WishartBelief
 from jopa_ppl.beliefs.recursion import RecursionBelief

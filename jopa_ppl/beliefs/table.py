@@ -17,7 +17,7 @@ from jax import Array, random
 from jax.scipy.special import logsumexp
 
 from jopa_ppl.beliefs.base import Clamp, Factor, Variable
-from jopa_ppl.beliefs.discrete import DiscreteBelief, entropy_of
+from jopa_ppl.beliefs.discrete import DiscreteBelief, entropy_of, log_of
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.program.refs import Ref
 
@@ -97,8 +97,7 @@ class TableBelief(DiscreteBelief):
         return Table(outer, self._each(outer)[..., None] * jax.nn.softmax(message.pair, -1))
 
     def message(self, q: Table, mask: Any) -> Table:
-        log = lambda x: jnp.log(jnp.maximum(x, 1e-300))
-        return Table((1 - self.elements) * log(q.outer), log(q.pair))
+        return Table((1 - self.elements) * log_of(q.outer), log_of(q.pair))
 
     def entropy(self, q: Table, mask: Mapping[str, Array]) -> Array:
         whole = entropy_of(q.pair) + (1 - self.elements) * entropy_of(q.outer)
@@ -128,12 +127,11 @@ class TableBelief(DiscreteBelief):
 
     def draw(self, q: Table, key: Array, mask: Any) -> tuple[Table, dict[str, Array]]:
         first, second = random.split(key)
-        log = lambda x: jnp.log(jnp.maximum(x, 1e-300))
-        a = random.categorical(first, log(q.outer))
+        a = random.categorical(first, log_of(q.outer))
         A, B = q.pair.shape[-2:]
         outer = jax.nn.one_hot(a, A, dtype=q.outer.dtype)
         rows = (q.pair * self._each(outer)[..., None]).sum(-2)
-        b = random.categorical(second, log(rows))
+        b = random.categorical(second, log_of(rows))
         inner = jax.nn.one_hot(b, B, dtype=q.pair.dtype)
         point = Table(outer, self._each(outer)[..., None] * inner[..., None, :])
         values = {}
@@ -157,7 +155,7 @@ class TableBelief(DiscreteBelief):
                 found = found * hit.reshape((*hit.shape[:-1], *(1,) * i, hit.shape[-1],
                                              *(1,) * (len(names) - i - 1)))
             whole = found.sum(tuple(range(found.ndim - len(names), found.ndim)))
-            return jnp.log(jnp.maximum(whole, 1e-300))
+            return log_of(whole)
 
         shared = probability(q.outer, self.outer, 1, self.shared)
         both = probability(q.pair, [*self.outer, *self.inner], 2, self.plates)

@@ -3,54 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 
 from jopa_ppl.beliefs import (
     KINDS,
     Belief,
     ChainBelief,
     DenseBelief,
-    DiscreteChainBelief,
     MatrixBelief,
     RecursionBelief,
-    TableBelief,
     TreeBelief,
     Variable,
 )
 from jopa_ppl.beliefs.base import block_name
 from jopa_ppl.errors import SiteError, StructureError, names
+from jopa_ppl.graph.discrete import discrete_blocks
 from jopa_ppl.graph.factor import Factor
+from jopa_ppl.graph.groups import Groups
 from jopa_ppl.graph.matrices import met_by_one, of_a_matrix
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.refs import Ref
-
-LARGEST = 4096      # joint values that a table of discrete latents holds for an element
-
-
-class Groups:
-    """Union-find over names that keeps the order of first appearance."""
-
-    def __init__(self, items: list[str]) -> None:
-        self.parent = {i: i for i in items}
-
-    def find(self, item: str) -> str:
-        while self.parent[item] != item:
-            item = self.parent[item]
-        return item
-
-    def union(self, a: str, b: str) -> None:
-        first, second = self.find(a), self.find(b)
-        order = list(self.parent)
-        if order.index(second) < order.index(first):
-            first, second = second, first
-        self.parent[second] = first
-
-    def groups(self) -> list[tuple[str, ...]]:
-        found: dict[str, list[str]] = {}
-        for item in self.parent:
-            found.setdefault(self.find(item), []).append(item)
-        return [tuple(g) for g in found.values()]
 
 
 def meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[Ref, Ref]], set[tuple[Ref, Ref]]]:
@@ -134,21 +106,11 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                 fix="split them: VMP(..., blocks=[(...), (...)])")
         blocks.append(_block(group, variables, program, reader, inside, factors, sizes,
                              method, structured))
-    chains = _discrete_chains(program, reader, variables)
-    blocks += [DiscreteChainBelief(
-        {n: variables[n] for n in (*[start] * bool(start), name)}, over=program.sites[name].scan,
-        length=program.scans[program.sites[name].scan].length, start=start, sizes=sizes,
-        plates=variables[name].plates, held=variables[name].site.held)
-        for name, start in chains.items()]
-    inside_chains = {*chains, *chains.values()}
-    tables = _tables([n for n, v in variables.items() if v.site.rules.discrete
-                      and n not in inside_chains and not any(n in g for g in override or ())],
-                     variables, factors)
-    blocks += [TableBelief({n: variables[n] for n in group}, sizes=sizes,
-                           held=variables[group[0]].site.held) for group in tables]
-    together = {n for group in tables for n in group}
+    apart = {n for group in override or () for n in group}
+    blocks += discrete_blocks(program, reader, variables, factors, sizes, apart)
+    together = {n for b in blocks for n in b.members}
     for name, v in variables.items():
-        if name not in gaussian and name not in inside_chains | together:
+        if name not in together:
             blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
                                           plates=tuple(p.name for p in v.site.axes)))
     if not all(met_by_one(b, tuple(blocks), factors) for b in blocks if b.checked):
@@ -157,40 +119,6 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     scales = {r.site for f in factors for r in f.spread}
     return tuple(sorted(blocks, key=lambda b: (b.rank, not b.plates, not scales.isdisjoint(
         b.members))))
-
-
-def _discrete_chains(program: Program, reader: Reader, variables: Mapping[str, Variable]
-                     ) -> dict[str, str | None]:
-    """The discrete sites of scans, each with the latent that its first carry is, or None."""
-    found: dict[str, str | None] = {}
-    for name, v in variables.items():
-        if not v.site.rules.discrete or v.site.scan is None:
-            continue
-        seeds = dict(reader.forms[v.site.scan].seeds)
-        found[name] = next((n for n, (site, back) in seeds.items()
-                            if site == name and back == 1 and n in variables), None)
-    return found
-
-
-def _tables(discrete: list[str], variables: Mapping[str, Variable], factors: tuple[Factor, ...]
-            ) -> list[tuple[str, ...]]:
-    """Discrete latents outside of scans that meet in a factor, where one table holds them: all in
-    the same plates, or some in a part of those of the others."""
-    groups = Groups(discrete)
-
-    def one_table(names_: list[str]) -> bool:
-        plates = sorted({variables[n].plates for n in names_}, key=len)
-        nested = len(plates) == 1 or (len(plates) == 2 and set(plates[0]) < set(plates[1]))
-        size = prod(len(variables[n].site.values) for n in names_)
-        return nested and size <= LARGEST and len({variables[n].site.held for n in names_}) == 1
-
-    for f in factors:
-        met = [r.site for r, _ in f.fixed if r.site in discrete]
-        for other in met[1:]:
-            roofs = {groups.find(met[0]), groups.find(other)}
-            if one_table([n for n in discrete if groups.find(n) in roofs]):
-                groups.union(met[0], other)
-    return [g for g in groups.groups() if len(g) > 1]
 
 
 def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,

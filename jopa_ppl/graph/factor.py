@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
@@ -16,6 +16,7 @@ from jopa_ppl.program.program import Plate, Program, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.proof.dependence import Dependence
 
+LARGEST = 4096      # joint values that a table of discrete latents holds, or two states of a chain
 RULES = ("linearise", "cubature", "quadrature")     # messages of factors that are not conjugate
 
 
@@ -220,15 +221,28 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
                              found=f"the axis '{plate}' of '{name}', which the site has not, or "
                              "mixes", expected="one element of a discrete latent for each of its "
                              "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
-    if max((sum(r.site == n.site for r in refs) for n in refs), default=0) > 2:
-        raise StructureError("it looks back more than one step at a discrete latent",
-                             site=site.name, found=names(map(str, refs)),
-                             expected="the step before", fix="carry the earlier value as a state "
-                             "of its own: pairs of values as one Categorical")
+    for name, steps in steps_back(refs, {}).items():
+        if len(sites[name].values)**(2 * steps) > LARGEST:
+            raise StructureError(f"it looks back {steps} steps at a discrete latent",
+                                 site=site.name, found=names(map(str, refs)),
+                                 expected=f"at most {LARGEST} joint values of two states",
+                                 fix="carry a summary of the earlier values")
     sizes = [range(len(sites[r.site].values)) for r in refs]
     return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
         f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
         for chosen in product(*sizes)]
+
+
+def steps_back(refs: Sequence[Ref], starts: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """By discrete site of a step, how far the latest of `refs` and its earliest are apart; `starts`
+    stand for a site's value before the first step, {name: (site, steps before)}."""
+    at = [(starts[r.site][0], -starts[r.site][1]) if r.site in starts else (r.site, -r.back)
+          for r in refs if r.site in starts or r.back is not None]
+    latest = max((t for _, t in at), default=0)
+    found: dict[str, int] = {}
+    for name, t in at:
+        found[name] = max(found.get(name, 0), latest - t)
+    return found
 
 
 def is_discrete(program: Program, ref: Ref) -> bool:

@@ -108,6 +108,43 @@ def pairs(y):                   # two of each element
         jp.observe("y", dist.Normal(a + 2.0 * b, 0.7), y)
 
 
+def kinds(y):                   # two sites of a step, one of which is not carried
+    def step(z, y):
+        z = jp.latent("z", dist.Bernoulli(jnp.where(z == 1, 0.8, 0.3)))
+        c = jp.latent("c", dist.Categorical(jnp.array([[0.6, 0.3, 0.1], [0.1, 0.1, 0.8]])[z]))
+        jp.observe("y", dist.Normal(z + 0.5 * c, 0.7), y)
+        return z, None
+
+    jp.scan(step, jp.latent("z0", dist.Bernoulli(0.4)), y)
+
+
+def second_order(y, first="constant"):
+    table = jnp.array([[[0.9, 0.1], [0.4, 0.6]], [[0.3, 0.7], [0.2, 0.8]]])
+    first = (0, 1) if first == "constant" else (
+        jp.latent("za", dist.Bernoulli(0.4)), jp.latent("zb", dist.Bernoulli(0.7)))
+
+    def step(carry, y):
+        old, z = carry
+        new = jp.latent("z", dist.Categorical(table[old, z]))
+        jp.observe("y", dist.Normal(new * 1.0, 0.7), y)
+        return (z, new), None
+
+    jp.scan(step, first, y)
+
+
+def coupled(y):                 # chains that move each other, and a cause of all steps
+    side = jp.latent("side", dist.Bernoulli(0.3))
+
+    def step(carry, y):
+        a, b = carry
+        a = jp.latent("a", dist.Bernoulli(jnp.array([[0.2, 0.7], [0.6, 0.9]])[a, side]))
+        b = jp.latent("b", dist.Bernoulli(jnp.array([[0.3, 0.1], [0.5, 0.9]])[b, a]))
+        jp.observe("y", dist.Normal(a + 2.0 * b, 0.7), y)
+        return (a, b), None
+
+    jp.scan(step, (0, 1), y)
+
+
 GAPS = np.where(np.arange(6) == 2, np.nan, Y)
 EXACT = {"a latent first": (hidden, (Y,)), "a constant first": (hidden, (Y, "constant")),
          "a gap": (hidden, (GAPS,)), "logits, counts": (logits, (np.arange(5.0),)),
@@ -115,7 +152,11 @@ EXACT = {"a latent first": (hidden, (Y,)), "a constant first": (hidden, (Y, "con
          "elements": (pooled, (Y[:4],)), "one for all": (shared, (Y,)),
          "a network": (sprinkler, (1,)), "one cause of all": (reports, (Y[:4],)),
          "two of each": (pairs, (Y[:3],)), "two of each, a gap": (pairs, (GAPS[:3],)),
-         "one cause, a gap": (reports, (GAPS[:4],))}
+         "one cause, a gap": (reports, (GAPS[:4],)), "two sites of a step": (kinds, (Y[:4],)),
+         "two sites, a gap at the end": (kinds, (GAPS[:3],)),
+         "two steps back": (second_order, (Y,)),
+         "two steps back, latents first": (second_order, (GAPS, "latent")),
+         "chains that move each other": (coupled, (Y[:4],))}
 
 
 def enumerated(model, args, found):
@@ -312,17 +353,19 @@ def test_a_forecast_of_switching_dynamics_mixes_the_regimes():
 # -- what has no message -------------------------------------------------------------------------
 
 
-def test_two_steps_back_are_refused():
+def test_too_many_joint_values_are_refused():
+    many = jnp.full((9, 9), 1 / 9)
+
     def program(y):
         def step(carry, y):
             one, two = carry
-            z = jp.latent("z", dist.Categorical(jnp.asarray(P)[(one + two) % 3]))
-            jp.observe("y", dist.Normal(jnp.asarray(M)[z], 1.0), y)
+            z = jp.latent("z", dist.Categorical(many[(one + two) % 9]))
+            jp.observe("y", dist.Normal(1.0 * z, 1.0), y)
             return (z, one), None
 
         jp.scan(step, (0, 0), y)
 
-    refused(StructureError, program, Y, site="z", says=("more than one step",))
+    refused(StructureError, program, Y, site="z", says=("back 2 steps", "4096"))
 
 
 def test_counts_without_an_end_are_refused():
