@@ -251,6 +251,17 @@ def coins(y):
         jp.observe("y", dist.Normal(mu[z], 0.5), y)
 
 
+def spammers(y):                # an answer is the truth or a habit: labels choose its probabilities
+    with jp.plate("people", 3):
+        habit = jp.latent("habit", dist.Dirichlet(jnp.ones(2)))
+    with jp.plate("items", len(y), dim=-2):
+        c = jp.latent("c", dist.Bernoulli(0.5))
+        with jp.plate("people", 3):
+            s = jp.latent("s", dist.Bernoulli(0.3))
+            truth = jnp.array([[0.9, 0.1], [0.1, 0.9]])[c]
+            jp.observe("y", dist.Categorical(jnp.where(s[..., None] == 1, habit, truth)), y)
+
+
 def counts(y):
     A = jp.latent("A", dist.Dirichlet(jnp.ones((2, 2))))
     rate = jp.latent("rate", dist.Gamma(jnp.array([2.0, 20.0]), 1.0))
@@ -291,6 +302,7 @@ def swung(T):
 MANY = {mixture: np.r_[RNG.normal(-2, 0.5, 15), RNG.normal(1.5, 0.5, 25)],
         coins: np.r_[RNG.normal(-1, 0.5, 20), RNG.normal(2, 0.5, 10)],
         counts: RNG.poisson(np.where(np.arange(40) // 10 % 2 == 0, 2, 15)).astype(float),
+        spammers: RNG.integers(0, 2, (5, 3)),
         switching: swung(60)}
 
 
