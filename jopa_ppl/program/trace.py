@@ -32,6 +32,7 @@ from jopa_ppl.program.after_scan import inline
 from jopa_ppl.program.fused import with_fused_scans
 from jopa_ppl.program.latent_data import with_latent_data
 from jopa_ppl.program.latent_inputs import with_latent_inputs
+from jopa_ppl.program.loops import with_loops
 from jopa_ppl.program.naming import check_labels, check_name
 from jopa_ppl.program.parameters import Likelihood, Transformation, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
@@ -318,7 +319,7 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
     check_labels(program.sites)
     program = with_fused_scans(with_latent_inputs(with_latent_data(program)))
     check_inputs(program)
-    return with_recursions(inline(program))
+    return with_recursions(inline(with_loops(program)))
 
 
 def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:
