@@ -17,7 +17,7 @@ from jax import Array
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.parameters import ByParameters
 from jopa_ppl.program.program import Program, Scan, Site
-from jopa_ppl.program.rewriting import Put, extended, inside, moved
+from jopa_ppl.program.rewriting import Put, aligned, extended, inside, moved
 
 
 def with_loops(program: Program) -> Program:
@@ -72,12 +72,9 @@ def _unrolled(program: Program, scan: Scan) -> Program:
     def all_steps(given: dict[str, Array], _: list[Array], put: Put) -> None:
         _, found = run(given)
         for site in sites:
-            rank = len(site.shape)
             small = {*site.likelihood.leaves, site.outputs.get("weight")}
             for i in inside(program, replace(scan, sites=(site.name,), carry=(), ys=())):
-                x = found[i]                # what has fewer axes than the site is aligned behind
-                lead = (1,) * max(0, rank + 1 - x.ndim) if i in small else ()
-                put(f"{site.name} {i}", x.reshape((len(x), *lead, *x.shape[1:])))
+                put(f"{site.name} {i}", aligned(found[i], site) if i in small else found[i])
 
     shapes = {k: jax.ShapeDtypeStruct((scan.length, *aval[k].shape), aval[k].dtype) for k in seen}
     program, places = extended(program, shapes, all_steps, before)

@@ -29,6 +29,7 @@ from jopa_ppl.language.primitives import WEIGHTS
 from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.language.series import Series, looked_up
 from jopa_ppl.program.after_scan import inline
+from jopa_ppl.program.drawn_apart import with_draws_apart
 from jopa_ppl.program.fused import with_fused_scans
 from jopa_ppl.program.latent_data import with_latent_data
 from jopa_ppl.program.latent_inputs import with_latent_inputs
@@ -319,7 +320,7 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
     check_labels(program.sites)
     program = with_fused_scans(with_latent_inputs(with_latent_data(program)))
     check_inputs(program)
-    return with_recursions(inline(with_loops(program)))
+    return with_recursions(inline(with_loops(with_draws_apart(program))))
 
 
 def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:
