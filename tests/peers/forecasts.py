@@ -62,6 +62,18 @@ def arma(y: Array, noise: float) -> None:
     scan(step, (y[0], sample("e0", dist.Normal(0.0, 1.0))), y[1:])
 
 
+def arma_exact(y: Array) -> None:
+    """The likelihood that a filter of the exact model finds: a Gaussian of its autocovariances."""
+    phi, theta = sample("phi", dist.Uniform(-1.0, 1.0)), sample("theta", dist.Normal(0.0, 0.5))
+    s = sample("s", dist.HalfNormal(1.0))
+    lag = jnp.abs(jnp.arange(len(y))[:, None] - jnp.arange(len(y)))
+    far = (phi + theta) * (1 + phi * theta) / (1 - phi**2)
+    own = (1 + 2 * phi * theta + theta**2) / (1 - phi**2)
+    power = jnp.cumprod(jnp.concatenate([jnp.ones(1), jnp.full(len(y) - 1, phi)]))
+    K = jnp.where(lag == 0, own, far * power[jnp.maximum(lag - 1, 0)])
+    sample("y", dist.MultivariateNormal(0.0, s**2 * K), obs=y)
+
+
 def arma_innovations(y: Array) -> None:
     """Shocks are what the data leave: no latent of their own."""
     phi, theta = sample("phi", dist.Normal(0.0, 0.5)), sample("theta", dist.Normal(0.0, 0.5))
