@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import ExpTransform
 
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError
@@ -90,9 +91,10 @@ class Described:
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
-             rank: int, partial: bool, given: ArrayLike | None) -> Described:
+             rank: int, partial: bool, given: ArrayLike | None, step: bool = False) -> Described:
     """Family and parameters of the site `name`, whose distribution and plates have `rank` axes;
-    `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing.
+    `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing;
+    `step`: it is drawn at every step of a scan.
 
     Raises:
         ShapeError: the value is not exactly of the site's shape, or is not real-valued.
@@ -127,8 +129,12 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             return Described("amortized", {}, True, tuple(fn.event_shape))
         shape, mask = given, _to_batch(mask, fn)
         mask = None if mask is None else mask[..., None]
-    family, found = _parameters(base, shape)
     transform, values = None, _values(base, value is None)
+    if step and value is None and isinstance(base, dist.LogNormal):
+        # Of a state: its log is a Gaussian, as states are.
+        transform = Transformation(*reversed(jax.tree.flatten(ExpTransform())))
+        base = base.base_dist
+    family, found = _parameters(base, shape)
     if values:
         family = "categorical"
         likelihood = likelihood or _likelihood(base, None)

@@ -161,7 +161,8 @@ class _Tracer(Messenger):
         plated = len(fn.event_shape) + max((-f.dim for f in msg["cond_indep_stack"]), default=0)
         rank = max(infer.get("jopa_rank", len(fn.shape())), plated)
         partial = bool(infer.get("jopa_partial"))
-        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial, data_of(msg))
+        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial, data_of(msg),
+                             scan is not None)
         # A likelihood that is only seen through its message has no latent values: gaps are gaps.
         partial &= described.likelihood is None or (bool(described.rules.noise)
                                                     and not described.amortized)
