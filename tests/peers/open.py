@@ -14,21 +14,17 @@ WHY: dict[str, str] = {
     "Litter model: shape unknown": "spreads of the scale 1.5 times their own best",
     "stochastic_volatility": "1000 sweeps not settled",
     "gmm: labels summed out": "refused: MixtureSameFamily as a likelihood",
-    "lda": "stays at the saddle point where all topics are alike, 4.7 nats above an optimum, "
-           "whatever the rng_key",
     "annotation: MACE": "refused: probabilities that are a latent's or known by a discrete latent "
                         "('a sum of terms')",
     "capture_recapture: constant": "probabilities of zero beside a latent one: F swings between "
                                    "its value and hundreds of nats a datum, unsettled",
-    "MNIW prior (A | W)": "a crash, TypeError: .to_event over the rows of a precision_matrix",
                         # -- unrun
     **dict.fromkeys((
         "robust LSSM (Gamma per step): Student-t", "tbip", "bnn", "CMGF MLP classification",
-        "ode (Lotka-Volterra): rates", "ucbadmit", "time_series_forecasting (SGT)",
-        "test_scan_reparam (LogNormal states)", "ssbvm_mixture", "ssbvm_mixture: one angle",
-        "zero_inflated_poisson: the gate latent", "prodlda: a logistic normal, no network",
-        "lda: topics told apart by their priors", "annotation: multinomial",
-        "annotation: Dawid-Skene", "annotation: hierarchical Dawid-Skene",
+        "ode (Lotka-Volterra): rates", "ucbadmit", "time_series_forecasting (SGT)", "ssbvm_mixture",
+        "ssbvm_mixture: one angle", "zero_inflated_poisson: the gate latent",
+        "prodlda: a logistic normal, no network", "lda: topics told apart by their priors",
+        "annotation: multinomial", "annotation: hierarchical Dawid-Skene",
         "annotation: item difficulty", "annotation: logistic random effects",
         "discrete_imputation: what is missing apart", "HMMs: Gaussian, full covariances",
         "HMMs: Gaussian, a shared covariance", "HMMs: Gaussian, diagonal", "HMMs: Bernoulli",
