@@ -184,5 +184,6 @@ def stacking(place: Array, scores: Array) -> None:
 def matrix_normal(y: Array) -> None:
     """Coefficients whose prior is scaled by the noise of the data."""
     W = sample("W", dist.Wishart(4.0, rate_matrix=jnp.eye(2)))
-    A = sample("A", dist.Normal(jnp.zeros((2, 2)), 1.0).to_event(2))
-    sample("y", dist.MultivariateNormal(y[:-1] @ A.T, precision_matrix=W).to_event(1), obs=y[1:])
+    with plate("inputs", 2):
+        A = sample("A", dist.MultivariateNormal(jnp.zeros(2), precision_matrix=W))
+    sample("y", dist.MultivariateNormal(y[:-1] @ A, precision_matrix=W).to_event(1), obs=y[1:])

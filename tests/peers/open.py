@@ -14,8 +14,6 @@ WHY: dict[str, str] = {
     "Litter model: shape unknown": "spreads of the scale 1.5 times their own best",
     "stochastic_volatility": "1000 sweeps not settled",
     "gmm: labels summed out": "refused: MixtureSameFamily as a likelihood",
-    "annotation: MACE": "refused: probabilities that are a latent's or known by a discrete latent "
-                        "('a sum of terms')",
     "capture_recapture: constant": "probabilities of zero beside a latent one: F swings between "
                                    "its value and hundreds of nats a datum, unsettled",
                         # -- unrun

@@ -36,7 +36,7 @@ DISCRETE: tuple[Row, ...] = (
     # -- annotators
     Row("annotation: multinomial", EX, M.annotators_pooled, (M.SAID,), mixed()),
     Row("annotation: Dawid-Skene", EX, M.dawid_skene, (M.SAID,), mixed()),
-    Row("annotation: MACE", EX, M.spammers, (M.SAID,), mixed(("c",), ("s",))),
+    Row("annotation: MACE", EX, M.spammers, (M.SAID,), mixed()),
     Row("annotation: hierarchical Dawid-Skene", EX, M.hierarchical_annotators, (M.SAID,),
         mixed()),
     Row("annotation: item difficulty", EX, M.difficulty, (M.SAID.astype(float),), mixed()),
