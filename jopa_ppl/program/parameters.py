@@ -170,7 +170,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     # An amortised site is a Gaussian over what its message is about; each of several vectors that
     # `to_event` made one event has a matrix of its own.
     event = len(shape) - len(fn.batch_shape)
-    if rules.by_matrix and rules.noise and not rules.discrete and not amortized:
+    if rules.by_matrix and not rules.discrete and not amortized:
         event = min(event, base.event_dim)
     return Described(family, params, amortized, shape[len(shape) - event:],
                      type(base).__name__, likelihood, transform, values)

@@ -214,6 +214,18 @@ def test_counts_are_conjugate_to_a_dirichlet():
     assert_allclose(found["p"].concentration, a + c, rtol=1e-12)
 
 
+@pytest.mark.parametrize("one_event", [False, True])
+def test_sets_of_probabilities_that_are_one_event_are_sets_all_the_same(one_event):
+    def program(y):
+        fn = dist.Dirichlet(jnp.array([[1.0, 2.0], [3.0, 0.5]]))
+        p = jp.latent("p", fn.to_event(1) if one_event else fn)
+        with jp.plate("n", len(y)):
+            jp.observe("y", dist.Categorical(p[jnp.arange(len(y)) % 2]), y)
+
+    found = fit(program, np.array([0, 1, 1, 1]))
+    assert_allclose(found["p"].concentration, [[2.0, 3.0], [3.0, 2.5]], rtol=1e-12)
+
+
 def test_totals_of_values_are_conjugate_to_a_dirichlet():
     """Multinomial counts, some missing: the density of totals, the belief of counts."""
     def program(y):
