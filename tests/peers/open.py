@@ -28,9 +28,9 @@ WHY: dict[str, str] = {
         "HMMs: Gaussian, a shared covariance", "HMMs: Gaussian, diagonal", "HMMs: Bernoulli",
         "HMMs: categorical", "HMMs: multinomial", "HMMs: Poisson", "HMMs: Gamma",
         "HMMs: mixture emissions", "HMMs: autoregressive", "HMMs: linear regression",
-        "HMMs: logistic regression", "hmm_enum: coupled", "hmm_enum: second order",
-        "capture_recapture: constant: a table of probabilities", "capture_recapture: by time",
-        "capture_recapture: random effects", "capture_recapture: by animal",
-        "capture_recapture: by group", "stein_bnn", "lotka_volterra_multiple: by Euler's steps",
+        "HMMs: logistic regression", "capture_recapture: constant: a table of probabilities",
+        "capture_recapture: by time", "capture_recapture: random effects",
+        "capture_recapture: by animal", "capture_recapture: by group", "stein_bnn",
+        "lotka_volterra_multiple: by Euler's steps",
     ), UNRUN),
 }
