@@ -274,6 +274,19 @@ def spammers(y):                # an answer is the truth or a habit: labels choo
             jp.observe("y", dist.Categorical(jnp.where(s[..., None] == 1, habit, truth)), y)
 
 
+def survival(y):                # what is dead stays dead and is not seen: probabilities of zero
+    phi = jp.latent("phi", dist.Uniform(0.0, 1.0))
+    rho = jp.latent("rho", dist.Uniform(0.0, 1.0))
+
+    def step(z, y):
+        with jp.plate("animals", 6):
+            z = jp.latent("z", dist.Bernoulli(phi * z))
+            jp.observe("y", dist.Bernoulli(rho * z), y)
+        return z, None
+
+    jp.scan(step, jnp.ones(6, int), y)
+
+
 def counts(y):
     A = jp.latent("A", dist.Dirichlet(jnp.ones((2, 2))))
     rate = jp.latent("rate", dist.Gamma(jnp.array([2.0, 20.0]), 1.0))
@@ -315,6 +328,7 @@ MANY = {mixture: np.r_[RNG.normal(-2, 0.5, 15), RNG.normal(1.5, 0.5, 25)],
         coins: np.r_[RNG.normal(-1, 0.5, 20), RNG.normal(2, 0.5, 10)],
         counts: RNG.poisson(np.where(np.arange(40) // 10 % 2 == 0, 2, 15)).astype(float),
         spammers: RNG.integers(0, 2, (5, 3)),
+        survival: np.cumprod(RNG.random((5, 6)) < 0.8, 0) * (RNG.random((5, 6)) < 0.6) * 1.0,
         switching: swung(60)}
 
 
