@@ -8,7 +8,7 @@ either have no probability, nor has any value but the first where nothing stands
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple
@@ -50,7 +50,8 @@ class DiscreteChainBelief(DiscreteBelief):
         starts: latents outside that stand for a site's value before the first step, {name: (site,
             steps before)}; h: how many places they take, in front of the steps.
         parts_of: the parts of a state. counts: how many values each has; size: their product.
-        first: log of which states can be at a place, (S, K); moves: from state to state (K, K).
+        first: log of which states can be at each of the first places, (places, K), at all others
+            any; moves: from state to state, (K, K).
     """
 
     kind, label, rank = "discrete chain", "chain (discrete)", 0
@@ -73,16 +74,17 @@ class DiscreteChainBelief(DiscreteBelief):
         at = {p: i for i, p in enumerate(self.parts_of)}
         states = np.array(list(product(*map(range, self.counts))))
         moves = np.ones((self.size, self.size), bool)
-        first = np.ones((self.h + self.length, self.size), bool)
+        places = min(self.h + max(p.ago or 0 for p in at), self.h + self.length)
+        first = np.ones((places, self.size), bool)
         given = {(site, self.h - back) for site, back in self.starts.values()}
         for part, i in at.items():
             own = states[:, i]
             if part.ago != 0:
                 before = states[:, i if part.ago is None else at[Part(part.name, part.ago - 1)]]
                 moves &= before[:, None] == own
-            for place in range(self.h + (part.ago or 0)) if part.ago is not None else ():
-                if (part.name, place - part.ago) not in given and place - part.ago < self.h:
-                    first[place:place + 1] &= own == 0
+            for place in () if part.ago is None else range(min(places, self.h + part.ago)):
+                if (part.name, place - part.ago) not in given:          # nothing stands for it
+                    first[place] &= own == 0
         log = lambda possible: np.where(possible, 0.0, NEVER)
         return log(first), log(moves)
 
@@ -142,8 +144,8 @@ class DiscreteChainBelief(DiscreteBelief):
 
     def update(self, q: Any, message: tuple[Array, Array], mask: Any) -> Markov:
         one, two = message
-        shape = (len(one), *(1,) * len(self.batch), self.size)
-        one, two = one + self.first.reshape(shape), two + self.moves
+        first = self.first.reshape((-1, *(1,) * len(self.batch), self.size))
+        one, two = one.at[:len(first)].add(first), two + self.moves
 
         def forward(a: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
             new = here[0] + logsumexp(a[..., :, None] + here[1], -2)
@@ -185,19 +187,22 @@ class DiscreteChainBelief(DiscreteBelief):
     def following(self, message: tuple[Array, Array], mask: Mapping[str, Array]
                   ) -> tuple[Array, Array]:
         """The program's message to what nothing reaches, conditionals of what it follows."""
-        free = [self._over_places(p, mask, 1.0) for p in self.parts_of if not p.ago]
-        free = [x if p.ago == 0 else x.at[1:].set(1.0)         # drawn once, before the first step
-                for p, x in zip((p for p in self.parts_of if not p.ago), free)]
+        free = {}
+        for i, part in enumerate(self.parts_of):
+            if not part.ago:                    # what is handed on was drawn before
+                reached = self._over_places(part, mask, 1.0)
+                once = reached.at[1:].set(1.0)          # a latent outside, before the first step
+                free[i - len(self.counts)] = once if part.ago is None else reached
 
-        def conditional(told: Array, free: Sequence[Array]) -> Array:
+        def conditional(told: Array, start: int) -> Array:
             table = rest = told.reshape((*told.shape[:-1], *self.counts))
-            for i, seen in zip((i for i, p in enumerate(self.parts_of) if not p.ago), free):
+            for axis, reached in free.items():
+                seen = reached[start:]
                 seen = seen.reshape((*seen.shape, *(1,) * (table.ndim - seen.ndim)))
-                axis = i - len(self.counts)
                 rest = jnp.where(seen > 0, rest, logsumexp(rest, axis, keepdims=True))
             return (table - rest).reshape(told.shape)
 
-        return (conditional(message[0], free), conditional(message[1], [x[1:] for x in free]))
+        return conditional(message[0], 0), conditional(message[1], 1)
 
     def _over_places(self, part: Part, by_name: Mapping[str, Array], empty: Any) -> Array:
         """What is told of a part, (S, *plates), `empty` where nothing stands for it."""
