@@ -14,23 +14,18 @@ WHY: dict[str, str] = {
     "Litter model: shape unknown": "spreads of the scale 1.5 times their own best",
     "stochastic_volatility": "1000 sweeps not settled",
     "gmm: labels summed out": "refused: MixtureSameFamily as a likelihood",
-    "capture_recapture: constant": "probabilities of zero beside a latent one: F swings between "
-                                   "its value and hundreds of nats a datum, unsettled",
                         # -- unrun
     **dict.fromkeys((
         "robust LSSM (Gamma per step): Student-t", "tbip", "bnn", "CMGF MLP classification",
         "ode (Lotka-Volterra): rates", "ucbadmit", "time_series_forecasting (SGT)", "ssbvm_mixture",
         "ssbvm_mixture: one angle", "zero_inflated_poisson: the gate latent",
         "prodlda: a logistic normal, no network", "lda: topics told apart by their priors",
-        "annotation: multinomial", "annotation: hierarchical Dawid-Skene",
-        "annotation: item difficulty", "annotation: logistic random effects",
         "discrete_imputation: what is missing apart", "HMMs: Gaussian, full covariances",
         "HMMs: Gaussian, a shared covariance", "HMMs: Gaussian, diagonal", "HMMs: Bernoulli",
         "HMMs: categorical", "HMMs: multinomial", "HMMs: Poisson", "HMMs: Gamma",
         "HMMs: mixture emissions", "HMMs: autoregressive", "HMMs: linear regression",
         "HMMs: logistic regression", "capture_recapture: constant: a table of probabilities",
-        "capture_recapture: by time", "capture_recapture: random effects",
-        "capture_recapture: by animal", "capture_recapture: by group", "stein_bnn",
+        "capture_recapture: by time", "capture_recapture: random effects", "stein_bnn",
         "lotka_volterra_multiple: by Euler's steps",
     ), UNRUN),
 }
