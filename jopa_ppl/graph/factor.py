@@ -261,7 +261,7 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
         raise StructureError("it has no encoder", site=site.name, found="messages='amortised'",
                              expected="a jp.Amortized likelihood",
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
-    if site.family == "transformed" or (wanted in RULES and site.amortized):
+    if site.rules.scored or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, context, alive, lost, rule, "")
     if site.rules.counted or site.rules.belief == "dirichlet":
         return _counted_factor(reader, site, context, alive, lost, rule)
@@ -315,7 +315,7 @@ def _scored_factor(reader: Reader, site: Site, context: Context, alive: set[str]
     program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
     latents = sorted({r for d in found for r in d.names
                       if _is_latent(program, r) and r.site in alive})
-    if site.family == "transformed":
+    if site.rules.scored:
         _check_transform(reader, site, context)
         latents = [site.ref(), *latents]
         reason = f"its family, {site.described}"

@@ -58,6 +58,11 @@ class Family:
         """Whether it is of values by their probabilities: data, Dirichlet latents, or any."""
         return "probs" in self.noise
 
+    @property
+    def scored(self) -> bool:
+        """Whether a latent of it is told by its density alone, in unconstrained space."""
+        return bool(self.belief) and not self.noise and not self.constant
+
     def noise_key(self, parameters: Iterable[str]) -> str:
         """Which way its author gave the noise."""
         return next(k for k in self.noise if k in parameters)
