@@ -11,7 +11,6 @@ WHY: dict[str, str] = {
     "horseshoe (normal)": "1000 sweeps not settled; spreads .7 off their own best",
     "test_cond": "refused: a site in a branch of cond",
     "Litter model: shape unknown": "spreads of the scale 1.5 times their own best",
-    "stochastic_volatility": "1000 sweeps not settled",
     "gmm: labels summed out": "refused: MixtureSameFamily as a likelihood",
     "prodlda: a logistic normal, no network":
         "F .77 nats off: twelve latents of a Multinomial by the points of a cubature",
@@ -24,10 +23,7 @@ WHY: dict[str, str] = {
     "bnn": "F .86 nats off: a network's nine weights by the points of a cubature",
                         # -- unrun
     **dict.fromkeys((
-        "robust LSSM (Gamma per step): Student-t", "tbip", "ode (Lotka-Volterra): rates",
-        "ssbvm_mixture", "ssbvm_mixture: one angle", "zero_inflated_poisson: the gate latent",
-        "lda: topics told apart by their priors", "discrete_imputation: what is missing apart",
-        "capture_recapture: constant: a table of probabilities",
+        "tbip", "ode (Lotka-Volterra): rates", "ssbvm_mixture", "ssbvm_mixture: one angle",
         "lotka_volterra_multiple: by Euler's steps",
     ), UNRUN),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from . import hidden as H
@@ -44,8 +46,8 @@ DISCRETE: tuple[Row, ...] = (
         (M.SAID.astype(float),), mixed()),
     # -- tables and networks of a few variables
     Row("discrete_imputation", NB, M.absent_in_place, (M.COAT, M.HEAT, M.GONE), mixed()),
-    Row("discrete_imputation: what is missing apart", NB, M.absent, (M.COAT, M.HEAT, M.GONE),
-        mixed()),
+    Row("discrete_imputation: what is missing apart", NB, partial(M.absent, gone=M.GONE),
+        (M.COAT, M.HEAT), mixed()),
     Row("Bayesian networks", RXINFER, M.sprinkler, (1,), enumerated()),
     Row("Ising", RXINFER, M.spins, (np.array([1.0, -0.5, 0.8, 0.1]),), enumerated()),
     Row("Bayesian trust", RXINFER, M.trust, (np.array([1, 1, 0, 1, 1]),), enumerated()),
