@@ -10,16 +10,18 @@ then a row of
 from jopa_ppl.beliefs.base import Belief, Clamp, Variable
 from jopa_ppl.beliefs.chain import ChainBelief
 from jopa_ppl.beliefs.dense import DenseBelief
-from jopa_ppl.beliefs.discrete import CategoricalBelief, DirichletBelief, DiscreteChainBelief
+from jopa_ppl.beliefs.discrete import CategoricalBelief, DirichletBelief
+from jopa_ppl.beliefs.markov import DiscreteChainBelief
 from jopa_ppl.beliefs.matrix import MatrixBelief
 from jopa_ppl.beliefs.precision import GammaBelief, WishartBelief
 from jopa_ppl.beliefs.recursion import RecursionBelief
+from jopa_ppl.beliefs.table import TableBelief
 from jopa_ppl.beliefs.tree import TreeBelief
 
 KINDS = {b.kind: b for b in (
     ChainBelief, RecursionBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief, WishartBelief,
-    CategoricalBelief, DiscreteChainBelief, DirichletBelief)}
+    CategoricalBelief, DiscreteChainBelief, TableBelief, DirichletBelief)}
 
 __all__ = ["KINDS", "Belief", "CategoricalBelief", "ChainBelief", "Clamp", "DenseBelief",
            "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief",
-           "RecursionBelief", "TreeBelief", "Variable", "WishartBelief"]
+           "RecursionBelief", "TableBelief", "TreeBelief", "Variable", "WishartBelief"]

@@ -1,4 +1,4 @@
-"""Beliefs about latents that take one of a few values, alone and along time, and of probabilities.
+"""Beliefs about latents that take one of a few values, each alone, and about probabilities.
 
 A factor that touches such a latent z stands once for every value, with z there:
 
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, random
-from jax.scipy.special import digamma, gammaln, logsumexp
+from jax.scipy.special import digamma, gammaln
 
-from jopa_ppl.beliefs.base import Belief, Clamp, Factor, Variable
+from jopa_ppl.beliefs.base import Belief, Clamp, Factor
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.program.refs import Ref
 
@@ -29,14 +29,6 @@ class Choice(NamedTuple):
     prob: Array
 
 
-class Markov(NamedTuple):
-    """Of every step alone, single (S, *plates, K), and of neighbours, pair (S - 1, *plates, K, K),
-    the earlier one first."""
-
-    single: Array
-    pair: Array
-
-
 class Dirichlet(NamedTuple):
     """E[log p] and the concentrations, (*batch, K)."""
 
@@ -44,8 +36,14 @@ class Dirichlet(NamedTuple):
     concentration: Array
 
 
-def _entropy(prob: Array) -> Array:
+def entropy_of(prob: Array) -> Array:
+    """Of probabilities, in nats; the sum over all others axes."""
     return -jnp.sum(prob * jnp.log(jnp.where(prob > 0, prob, 1.0)))
+
+
+def log_of(prob: Array) -> Array:
+    """Of probabilities; finite."""
+    return jnp.log(jnp.maximum(prob, 1e-300))
 
 
 class DiscreteBelief(Belief):
@@ -109,10 +107,10 @@ class CategoricalBelief(DiscreteBelief):
         return Choice(jax.nn.softmax(message, -1))
 
     def message(self, q: Choice, mask: Array) -> Array:
-        return jnp.log(jnp.maximum(q.prob, 1e-300))
+        return log_of(q.prob)
 
     def entropy(self, q: Choice, mask: Array) -> Array:
-        return _entropy(q.prob) - jnp.sum(1 - mask) * jnp.log(self.size)
+        return entropy_of(q.prob) - jnp.sum(1 - mask) * jnp.log(self.size)
 
     def moved(self, old: Choice, new: Choice) -> Array:
         return jnp.sqrt(jnp.mean((new.prob - old.prob)**2))
@@ -122,7 +120,7 @@ class CategoricalBelief(DiscreteBelief):
         return jnp.where(mask[..., None] > 0, 0.0, jax.nn.log_softmax(message, -1))
 
     def draw(self, q: Choice, key: Array, mask: Any) -> tuple[Choice, dict[str, Array]]:
-        index = random.categorical(key, jnp.log(jnp.maximum(q.prob, 1e-300)))
+        index = random.categorical(key, log_of(q.prob))
         return (Choice(jax.nn.one_hot(index, self.size, dtype=q.prob.dtype)),
                 {self.name: self._in_shape(self.values_of(self.name)[index])})
 
@@ -132,141 +130,11 @@ class CategoricalBelief(DiscreteBelief):
     def log_prob(self, q: Choice, mask: Array, values: Mapping[str, Array]) -> Array:
         value = values[self.name].reshape(self.shape)
         hit = value[..., None] == self.values_of(self.name)
-        return jnp.sum(mask * jnp.log(jnp.maximum((q.prob * hit).sum(-1), 1e-300)))
+        return jnp.sum(mask * log_of((q.prob * hit).sum(-1)))
 
     def marginal(self, q: Choice, steps: None = None) -> dict[str, dict[str, Array]]:
         return {self.name: {"probs": q.prob.reshape(
             (*self.latents[self.name].site.shape, self.size))}}
-
-
-class DiscreteChainBelief(DiscreteBelief):
-    """One joint belief over all steps of a discrete site of a scan: a Markov chain.
-
-    Attributes:
-        over: the index of its scan; length: steps; start: the latent outside that its first carry
-            is, or None; h: 1 where there is one, which then is the step before the first.
-    """
-
-    kind, label, rank = "discrete chain", "chain (discrete)", 0
-
-    def __init__(self, latents: Mapping[str, Variable], *, over: int, length: int,
-                 start: str | None = None, **about: Any) -> None:
-        super().__init__(latents, **about)
-        self.over, self.length, self.start, self.h = over, length, start, int(start is not None)
-        (self.site,) = [n for n in latents if n != start]
-        self.size = len(latents[self.site].site.values)
-
-    def zero(self) -> Markov:
-        S, K = self.length + self.h, self.size
-        return Markov(jnp.full((S, *self.batch, K), 1 / K),
-                      jnp.full((S - 1, *self.batch, K, K), 1 / K**2))
-
-    def mask(self, one: Callable[[str], Clamp]) -> Array:
-        free = one(self.site).free[..., 0]
-        return jnp.concatenate([one(self.start).free[None, ..., 0], free]) if self.h else free
-
-    def stats(self, q: Markov, mask: Array) -> tuple[Array, Array]:
-        return q.single, q.pair
-
-    def place(self, ref: Ref, step: int) -> int:
-        """Where a latent of a step lies."""
-        return 0 if ref.site == self.start else self.h + step - ref.back
-
-    def share(self, stats: tuple[Array, Array], factor: Factor, fixed: list[tuple[Ref, int]]
-              ) -> Array:
-        """The probability of the values that a copy of a factor has, on its batch axes."""
-        bulk = factor.in_bulk
-        first = factor.context.first if bulk else factor.context.at or 0
-        count = self.length - factor.context.first if bulk else 1
-        (at, k), *rest = sorted((self.place(r, first), i) for r, i in fixed)
-        found = stats[0][at:at + count, ..., k]
-        if rest:
-            found = stats[1][at:at + count, ..., k, rest[0][1]]
-        want = [p.name for p in factor.plates]
-        return align(found if bulk else found[0], int(bulk), self.plates, want, 0)
-
-    def update(self, q: Markov, message: tuple[Array, Array], mask: Array) -> Markov:
-        one, two = message
-
-        def forward(a: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
-            new = here[0] + logsumexp(a[..., :, None] + here[1], -2)
-            return new, new
-
-        def backward(b: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
-            new = logsumexp(here[1] + (here[0] + b)[..., None, :], -1)
-            return new, new
-
-        _, a = jax.lax.scan(forward, one[0], (one[1:], two))
-        a = jnp.concatenate([one[:1], a])
-        last = jnp.zeros_like(one[0])
-        _, b = jax.lax.scan(backward, last, (one[1:], two), reverse=True)
-        b = jnp.concatenate([b, last[None]])
-        joint = a[:-1][..., :, None] + two + (one + b)[1:][..., None, :]
-        flat = joint.reshape((*joint.shape[:-2], self.size**2))
-        pair = jax.nn.softmax(flat, -1).reshape(joint.shape)
-        return Markov(jax.nn.softmax(a + b, -1), pair)
-
-    def message(self, q: Markov, mask: Array) -> tuple[Array, Array]:
-        log = lambda x: jnp.log(jnp.maximum(x, 1e-300))
-        inner = log(q.single).at[0].set(0.0).at[-1].set(0.0)
-        return -inner, log(q.pair)
-
-    def entropy(self, q: Markov, mask: Array) -> Array:
-        if len(q.single) == 1:
-            whole = _entropy(q.single)
-        else:
-            whole = _entropy(q.pair) - _entropy(q.single[1:-1])
-        return whole - jnp.sum(1 - mask) * jnp.log(self.size)
-
-    def moved(self, old: Markov, new: Markov) -> Array:
-        return jnp.sqrt(jnp.mean((new.single - old.single)**2))
-
-    def following(self, message: tuple[Array, Array], mask: Array) -> tuple[Array, Array]:
-        """The program's message to what nothing reaches, conditionals of what it follows."""
-        one = jax.nn.log_softmax(message[0], -1)
-        two = jax.nn.log_softmax(message[1], -1)
-        return (jnp.where(mask[..., None] > 0, 0.0, one),
-                jnp.where(mask[1:, ..., None, None] > 0, 0.0, two))
-
-    def draw(self, q: Markov, key: Array, mask: Any) -> tuple[Markov, dict[str, Array]]:
-        first, rest = random.split(key)
-        log = lambda x: jnp.log(jnp.maximum(x, 1e-300))
-        z = random.categorical(first, log(q.single[0]))
-
-        def step(z: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
-            pair, key = here
-            row = jnp.take_along_axis(log(pair), z[..., None, None], -2)[..., 0, :]
-            new = random.categorical(key, row)
-            return new, new
-
-        _, path = jax.lax.scan(step, z, (q.pair, random.split(rest, len(q.pair))))
-        path = jnp.concatenate([z[None], path])
-        hot = jax.nn.one_hot(path, self.size, dtype=q.single.dtype)
-        point = Markov(hot, hot[:-1][..., :, None] * hot[1:][..., None, :])
-        values = {n: self.values_of(n)[x] for n, x in self._by_site(path).items()}
-        return point, {n: self._in_shape(n, x) for n, x in values.items()}
-
-    def _by_site(self, array: Array) -> dict[str, Array]:
-        found = {self.site: array[self.h:]}
-        return found | ({self.start: array[0]} if self.h else {})
-
-    def _in_shape(self, name: str, array: Array, tail: tuple[int, ...] = ()) -> Array:
-        lead = (self.length,) if name == self.site else ()
-        return array.reshape((*lead, *self.latents[name].site.shape, *tail))
-
-    def log_prob(self, q: Markov, mask: Array, values: Mapping[str, Array]) -> Array:
-        parts = [values[self.site].reshape((self.length, *self.batch))]
-        if self.h:
-            parts.insert(0, values[self.start].reshape((1, *self.batch)))
-        hot = (jnp.concatenate(parts)[..., None] == self.values_of(self.site)) * 1.0
-        log = lambda x: jnp.log(jnp.maximum(x, 1e-300))
-        pairs = (q.pair * hot[:-1][..., :, None] * hot[1:][..., None, :]).sum((-1, -2))
-        alone = log((q.single * hot).sum(-1))
-        return jnp.sum(mask[0] * alone[0]) + jnp.sum(mask[1:] * (log(pairs) - alone[:-1]))
-
-    def marginal(self, q: Markov, steps: None = None) -> dict[str, dict[str, Array]]:
-        return {n: {"probs": self._in_shape(n, x, (self.size,))}
-                for n, x in self._by_site(q.single).items()}
 
 
 class DirichletBelief(Belief):
@@ -313,7 +181,7 @@ class DirichletBelief(Belief):
 
     def draw(self, q: Dirichlet, key: Array, mask: Any) -> tuple[Dirichlet, dict[str, Array]]:
         p = random.dirichlet(key, q.concentration)
-        return Dirichlet(jnp.log(jnp.maximum(p, 1e-300)), q.concentration), {self.name: p}
+        return Dirichlet(log_of(p), q.concentration), {self.name: p}
 
     def log_prob(self, q: Dirichlet, mask: None, values: Mapping[str, Array]) -> Array:
         return dist.Dirichlet(q.concentration).log_prob(values[self.name]).sum()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import gammaln
 
 from jopa_ppl.beliefs.discrete import Dirichlet, log_normaliser
 from jopa_ppl.beliefs.layout import join, split
@@ -236,12 +237,7 @@ class CategoricalDensity(Density):
 
     def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
                  held: list[Array] | None) -> Array:
-        # A product of probabilities of Dirichlet latents: its log is the sum of theirs.
-        logs = {Ref(n): jnp.exp(stats[energy.graph.block_of(n).name]) for n in f.noise}
-        place = Placement(energy.graph, f, (), arrays)
-        (probs,) = place.each([f.site.outputs["probs"]], None, shared=logs)
-        log = jnp.log(jnp.maximum(probs, 1e-300))
-        lead = int(f.in_bulk)
+        log, lead = self.log_probs(energy, f, arrays, stats), int(f.in_bulk)
         own = dict(f.fixed).get(f.site.ref())
         if own is not None:
             found = split(log[..., own], f.site, f.plates)
@@ -249,6 +245,26 @@ class CategoricalDensity(Density):
             value = join(arrays.offset, f.site, f.plates, lead).astype(int)
             found = split(jnp.take_along_axis(log, value[..., None], -1)[..., 0], f.site, f.plates)
         return jnp.sum(arrays.weight * found)
+
+    @staticmethod
+    def log_probs(energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
+        """Expected logs of the probabilities, (*lead, *batch, K)."""
+        # A product of probabilities of Dirichlet latents: its log is the sum of theirs.
+        logs = {Ref(n): jnp.exp(stats[energy.graph.block_of(n).name]) for n in f.noise}
+        place = Placement(energy.graph, f, (), arrays)
+        (probs,) = place.each([f.site.outputs["probs"]], None, shared=logs)
+        return jnp.log(jnp.maximum(probs, 1e-300))
+
+
+class MultinomialDensity(CategoricalDensity):
+    """log n! + sum_k (y_k E[log p_k] - log y_k!) of observed counts y, n = sum_k y_k."""
+
+    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+                 held: list[Array] | None) -> Array:
+        log = split(self.log_probs(energy, f, arrays, stats), f.site, f.plates)
+        count = arrays.offset
+        found = (count * log - gammaln(count + 1)).sum(-1) + gammaln(count.sum(-1) + 1)
+        return jnp.sum(arrays.weight[..., 0] * found)
 
 
 class DirichletDensity(Density):
@@ -285,9 +301,9 @@ class DirichletDensity(Density):
         return {"dirichlet": self.improper(f, arrays).sum()}
 
 
-DENSITIES = {"categorical": CategoricalDensity(), "dirichlet": DirichletDensity(),
-             "normal": GaussianDensity(), "recursion": GaussianDensity(),
-             "mvn": GaussianDensity(), "gamma": GammaDensity(),
+DENSITIES = {"categorical": CategoricalDensity(), "multinomial": MultinomialDensity(),
+             "dirichlet": DirichletDensity(), "normal": GaussianDensity(),
+             "recursion": GaussianDensity(), "mvn": GaussianDensity(), "gamma": GammaDensity(),
              "wishart": WishartDensity(), "likelihood": Scored()}
 
 

@@ -27,6 +27,8 @@ from jopa_ppl.linalg.factors import (
 from jopa_ppl.linalg.nonconjugate import Score, remainder
 from jopa_ppl.program.refs import Ref
 
+LEAST = 1e-300      # the weight of a value without probability
+
 
 def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[Slot]:
     """The factor's latents by block; the one with the most batch axes last, as the main slot."""
@@ -87,7 +89,8 @@ class Energy:
             by_block.setdefault(self.graph.block_of(ref.site).name, []).append((ref, i))
         for name, fixed in by_block.items():
             block = self.graph.block_of(fixed[0][0].site)
-            share = block.share(stats[name], factor, fixed)
+            # What cannot be is no missing datum, which weighs nothing: it still has to tell so.
+            share = block.share(stats[name], factor, fixed) + LEAST
             arrays = arrays._replace(weight=arrays.weight * share[..., None])
         return arrays
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import ExpTransform, SigmoidTransform
 
 from jopa_ppl.beliefs.layout import align, join, split
 from jopa_ppl.engine.evidence import FactorArrays, evaluate_in
@@ -159,7 +160,7 @@ def score_of(place: Placement) -> Score:
 
     def parameters(x: Array) -> list[Array]:
         found = place.each(moving, quiet(x))
-        return [flat(m.inv(a)) for m, a in zip(maps, found)]
+        return [flat(m.inv(_off_the_edge(m, a))) for m, a in zip(maps, found)]
 
     def density(moved: Sequence[Array]) -> Array:
         unsplit = [join(a, factor.site, factor.plates, lead) for a in moved]
@@ -167,6 +168,16 @@ def score_of(place: Placement) -> Score:
         return jnp.where(seen[..., None], found, 0.0)
 
     return Score(score, parameters, density)
+
+
+def _off_the_edge(transform: Any, a: Array) -> Array:
+    """Probabilities of zero and one, and rates of zero, as numbers that have a place on the real
+    line and whose squares have inverses; there they depend on nothing."""
+    limits = jnp.finfo(a.dtype)
+    least = limits.tiny**0.45
+    if isinstance(transform, SigmoidTransform):
+        return jnp.clip(a, least, 1 - limits.eps)
+    return jnp.maximum(a, least) if isinstance(transform, ExpTransform) else a
 
 
 def _maps(tree: Any, moves: Sequence[bool]) -> list[Any] | None:

@@ -9,7 +9,6 @@ from jopa_ppl.beliefs import (
     Belief,
     ChainBelief,
     DenseBelief,
-    DiscreteChainBelief,
     MatrixBelief,
     RecursionBelief,
     TreeBelief,
@@ -17,36 +16,13 @@ from jopa_ppl.beliefs import (
 )
 from jopa_ppl.beliefs.base import block_name
 from jopa_ppl.errors import SiteError, StructureError, names
+from jopa_ppl.graph.discrete import discrete_blocks
 from jopa_ppl.graph.factor import Factor
+from jopa_ppl.graph.groups import Groups
 from jopa_ppl.graph.matrices import met_by_one, of_a_matrix
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.refs import Ref
-
-
-class Groups:
-    """Union-find over names that keeps the order of first appearance."""
-
-    def __init__(self, items: list[str]) -> None:
-        self.parent = {i: i for i in items}
-
-    def find(self, item: str) -> str:
-        while self.parent[item] != item:
-            item = self.parent[item]
-        return item
-
-    def union(self, a: str, b: str) -> None:
-        first, second = self.find(a), self.find(b)
-        order = list(self.parent)
-        if order.index(second) < order.index(first):
-            first, second = second, first
-        self.parent[second] = first
-
-    def groups(self) -> list[tuple[str, ...]]:
-        found: dict[str, list[str]] = {}
-        for item in self.parent:
-            found.setdefault(self.find(item), []).append(item)
-        return [tuple(g) for g in found.values()]
 
 
 def meetings(factors: tuple[Factor, ...]) -> tuple[set[tuple[Ref, Ref]], set[tuple[Ref, Ref]]]:
@@ -68,7 +44,8 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                   override: tuple[tuple[str, ...], ...] | None, method: str,
                   structured: bool) -> tuple[Belief, ...]:
     """Blocks: a chain for the Gaussians of a scan linked in time (with what its first carry is
-    made of), one joint block for Gaussian globals that meet additively, one each for the rest.
+    made of), one joint block for Gaussian globals that meet additively, one table for discrete
+    latents that meet, one each for the rest.
 
     Raises:
         StructureError: two latents of one block multiply each other.
@@ -129,15 +106,11 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
                 fix="split them: VMP(..., blocks=[(...), (...)])")
         blocks.append(_block(group, variables, program, reader, inside, factors, sizes,
                              method, structured))
-    chains = _discrete_chains(program, reader, variables)
-    blocks += [DiscreteChainBelief(
-        {n: variables[n] for n in (*[start] * bool(start), name)}, over=program.sites[name].scan,
-        length=program.scans[program.sites[name].scan].length, start=start, sizes=sizes,
-        plates=variables[name].plates, held=variables[name].site.held)
-        for name, start in chains.items()]
-    inside_chains = {*chains, *chains.values()}
+    apart = {n for group in override or () for n in group}
+    blocks += discrete_blocks(program, reader, variables, factors, sizes, apart)
+    together = {n for b in blocks for n in b.members}
     for name, v in variables.items():
-        if name not in gaussian and name not in inside_chains:
+        if name not in together:
             blocks.append(KINDS[v.family]({name: v}, held=v.site.held, sizes=sizes,
                                           plates=tuple(p.name for p in v.site.axes)))
     if not all(met_by_one(b, tuple(blocks), factors) for b in blocks if b.checked):
@@ -146,19 +119,6 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     scales = {r.site for f in factors for r in f.spread}
     return tuple(sorted(blocks, key=lambda b: (b.rank, not b.plates, not scales.isdisjoint(
         b.members))))
-
-
-def _discrete_chains(program: Program, reader: Reader, variables: Mapping[str, Variable]
-                     ) -> dict[str, str | None]:
-    """The discrete sites of scans, each with the latent that its first carry is, or None."""
-    found: dict[str, str | None] = {}
-    for name, v in variables.items():
-        if not v.site.rules.discrete or v.site.scan is None:
-            continue
-        seeds = dict(reader.forms[v.site.scan].seeds)
-        found[name] = next((n for n, (site, back) in seeds.items()
-                            if site == name and back == 1 and n in variables), None)
-    return found
 
 
 def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: Program,

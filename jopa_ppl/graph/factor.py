@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
@@ -16,6 +16,7 @@ from jopa_ppl.program.program import Plate, Program, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.proof.dependence import Dependence
 
+LARGEST = 4096      # joint values that a table of discrete latents holds, or two states of a chain
 RULES = ("linearise", "cubature", "quadrature")     # messages of factors that are not conjugate
 
 
@@ -220,15 +221,28 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
                              found=f"the axis '{plate}' of '{name}', which the site has not, or "
                              "mixes", expected="one element of a discrete latent for each of its "
                              "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
-    if max((sum(r.site == n.site for r in refs) for n in refs), default=0) > 2:
-        raise StructureError("it looks back more than one step at a discrete latent",
-                             site=site.name, found=names(map(str, refs)),
-                             expected="the step before", fix="carry the earlier value as a state "
-                             "of its own: pairs of values as one Categorical")
+    for name, steps in steps_back(refs, {}).items():
+        if len(sites[name].values)**(2 * steps) > LARGEST:
+            raise StructureError(f"it looks back {steps} steps at a discrete latent",
+                                 site=site.name, found=names(map(str, refs)),
+                                 expected=f"at most {LARGEST} joint values of two states",
+                                 fix="carry a summary of the earlier values")
     sizes = [range(len(sites[r.site].values)) for r in refs]
     return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
         f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
         for chosen in product(*sizes)]
+
+
+def steps_back(refs: Sequence[Ref], starts: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """By discrete site of a step, how far the latest of `refs` and its earliest are apart; `starts`
+    stand for a site's value before the first step, {name: (site, steps before)}."""
+    at = [(starts[r.site][0], -starts[r.site][1]) if r.site in starts else (r.site, -r.back)
+          for r in refs if r.site in starts or r.back is not None]
+    latest = max((t for _, t in at), default=0)
+    found: dict[str, int] = {}
+    for name, t in at:
+        found[name] = max(found.get(name, 0), latest - t)
+    return found
 
 
 def is_discrete(program: Program, ref: Ref) -> bool:
@@ -248,9 +262,9 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
         raise StructureError("it has no encoder", site=site.name, found="messages='amortised'",
                              expected="a jp.Amortized likelihood",
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
-    if site.transform is not None or (wanted in RULES and site.amortized):
+    if site.rules.scored or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, context, alive, lost, rule, "")
-    if site.rules.belief in ("categorical", "dirichlet"):
+    if site.rules.counted or site.rules.belief == "dirichlet":
         return _counted_factor(reader, site, context, alive, lost, rule)
     if site.is_normal:
         conjugacy.check_sign(site, reader, context)
@@ -303,7 +317,7 @@ def _scored_factor(reader: Reader, site: Site, context: Context, alive: set[str]
     program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
     latents = sorted({r for d in found for r in d.names
                       if _is_latent(program, r) and r.site in alive})
-    if site.transform is not None:
+    if site.rules.scored:
         _check_transform(reader, site, context)
         latents = [site.ref(), *latents]
         reason = f"its family, {site.described}"
@@ -348,8 +362,8 @@ def _check_transform(reader: Reader, site: Site, context: Context) -> None:
 
 def _counted_factor(reader: Reader, site: Site, context: Context, alive: set[str],
                     lost: set[tuple[str, str]], rule: str) -> Factor:
-    """The factor of a site over values, by probabilities of data or of Dirichlet latents (else
-    scored), or of probabilities."""
+    """The factor of a site over values or counts of them, by probabilities of data or of Dirichlet
+    latents (else scored), or of probabilities."""
     key = site.rules.constant or "probs"
     (found,) = (reader.dependence([site.outputs[key]], context) if key in site.outputs else (None,))
     latent = {r for r in found.names if _is_latent(reader.program, r) and r.site in alive

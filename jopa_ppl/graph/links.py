@@ -97,7 +97,8 @@ def _is_small_input(site: Site, ref: Ref, program: Program) -> bool:
 
 def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], program: Program
                 ) -> tuple[str, ...]:
-    """The latents the precision is a product of; each must enter with power 1.
+    """The latents the precision is a product of, or the products that data choose from; each must
+    enter with power 1.
 
     For gamma the same of its rate, for wishart none.
     """
@@ -115,14 +116,14 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
                 expected="a precision proportional to a Gamma or Wishart latent",
                 fix="write the scale as 1 / jnp.sqrt(tau) with tau Gamma, or precision_matrix=W "
                     "with W Wishart")
-    if len(noise.monomials) > 1 or not noise.single:
+    whole = site.rules.by_matrix and site.rules.location        # one matrix for all elements
+    if not noise.single or not noise.chosen or (whole and len(noise.monomials) > 1):
         raise StructureError(
             f"{what} is a sum", site=site.name,
             found=f"a sum of terms in {names(sites)}",
             expected="a product of data and Gamma or Wishart latents",
             fix="give each noise a site of its own (an extra latent with its own precision)")
-    (monomial, blame), = noise.monomials.items()
-    for ref, exponent in monomial:
+    for ref, exponent, blame in ((r, e, b) for m, b in noise.monomials.items() for r, e in m):
         if ref not in latent:
             continue
         name = ref.site

@@ -69,24 +69,26 @@ def expected_score(score: Score, at: Moments, rule: str, held: Array | None = No
         at: the belief, mean (*batch, n) and covariance (*batch, n, n).
         rule: "linearise", "cubature" or "quadrature".
     """
+    spread = at.cov
     if by_element(score, at, rule):
-        score, at = _of_elements(score, at)
+        score, at, spread = _of_elements(score, at)
     total = over_points(lambda x: jnp.sum(score(x)), at, rule)
-    return total if held is None else total - 0.5 * jnp.sum(held * at.cov)
+    return total if held is None else total - 0.5 * jnp.sum(held * spread)
 
 
-def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments]:
-    """The density of every element as a function of its parameters eta (*batch, d, k), and the
-    moments of these; the slope of eta in x is a number here."""
+def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments, Array]:
+    """The density of every element as a function of its parameters eta (*batch, d, k), the moments
+    of these, and their covariance with the slope of eta in x a number: what a remainder is of."""
     n = at.mean.shape[-1]
     join = lambda x: jnp.stack(score.parameters(x), -1)
     eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
     tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
     slope = jax.vmap(lambda t: jax.jvp(join, (at.mean,), (t,))[1])(tangents)
-    J = lax.stop_gradient(jnp.moveaxis(slope, 0, -1))                  # (*batch, d, k, n)
-    cov = jnp.einsum("...dkn,...nm,...dlm->...dkl", J, at.cov, J)
+    J = jnp.moveaxis(slope, 0, -1)                                     # (*batch, d, k, n)
+    spread = lambda J: jnp.einsum("...dkn,...nm,...dlm->...dkl", J, at.cov, J)
     unstacked = lambda eta: score.density([eta[..., i] for i in range(eta.shape[-1])])
-    return Score(unstacked), Moments(join(at.mean), cov)
+    return (Score(unstacked), Moments(join(at.mean), spread(J)),
+            spread(lax.stop_gradient(J)))
 
 
 def curvature(score: Score, at: Moments, rule: str) -> Array:
@@ -102,7 +104,7 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
     all of it is in the parameters.
     """
     if by_element(score, at, rule):
-        score, at = _of_elements(score, at)
+        score, at, _ = _of_elements(score, at)
     own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
     C = _bend(score, at, rule)
     C = jnp.where((C == 0).all((-2, -1), keepdims=True), -own, C)

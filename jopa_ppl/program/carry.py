@@ -108,14 +108,18 @@ class Reader:
 
     def data_leaves(self, scan: Scan) -> set[int]:
         """The leaves of a carry that nothing latent ever flows into (a counter, a schedule)."""
-        keys, init = self._carry_keys(scan), self._analyse(scan.init, None, {})
+        init = self._analyse(scan.init, None, {})
         data = {i for i, d in enumerate(init) if all(r.is_input for r in d.names)}
         while True:
-            out = self._analyse(scan.carry, 0, self._leaves(keys, data))
+            out = self.after_one_step(scan, data)
             kept = {i for i in data if all(r.is_input for r in out[i].names)}
             if kept == data:
                 return data
             data = kept
+
+    def after_one_step(self, scan: Scan, data: set[int]) -> list[Dependence]:
+        """How every leaf of a carry depends on the leaves a step before."""
+        return self._analyse(scan.carry, 0, self._leaves(self._carry_keys(scan), data))
 
     def order(self, scan: Scan, data: set[int]) -> int | None:
         """After how many steps the first carry is forgotten; None where that is never, or late."""

@@ -53,6 +53,16 @@ class Family:
         """The parameter beside the noise."""
         return self.location or self.constant
 
+    @property
+    def counted(self) -> bool:
+        """Whether it is of values by their probabilities: data, Dirichlet latents, or any."""
+        return "probs" in self.noise
+
+    @property
+    def scored(self) -> bool:
+        """Whether a latent of it is told by its density alone, in unconstrained space."""
+        return bool(self.belief) and not self.noise and not self.constant
+
     def noise_key(self, parameters: Iterable[str]) -> str:
         """Which way its author gave the noise."""
         return next(k for k in self.noise if k in parameters)
@@ -72,6 +82,8 @@ FAMILIES = {row.name: row for row in (
     Family("transformed", "gaussian", "value"),
     Family("categorical", "categorical", noise={"probs": 1}, made_of=("dirichlet",),
            noun="the probabilities", by_matrix=True, discrete=True),
+    Family("multinomial", noise={"probs": 1}, made_of=("dirichlet",), noun="the probabilities",
+           by_matrix=True, elementwise=False),
     Family("dirichlet", "dirichlet", constant="concentration", by_matrix=True, elementwise=False,
            enters_as=("probs",)),
     Family("unknown"), Family("amortized"))}

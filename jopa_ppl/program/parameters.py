@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import ExpTransform
 
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError
@@ -90,9 +91,10 @@ class Described:
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
-             rank: int, partial: bool, given: ArrayLike | None) -> Described:
+             rank: int, partial: bool, given: ArrayLike | None, step: bool = False) -> Described:
     """Family and parameters of the site `name`, whose distribution and plates have `rank` axes;
-    `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing.
+    `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing;
+    `step`: it is drawn at every step of a scan.
 
     Raises:
         ShapeError: the value is not exactly of the site's shape, or is not real-valued.
@@ -127,8 +129,12 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             return Described("amortized", {}, True, tuple(fn.event_shape))
         shape, mask = given, _to_batch(mask, fn)
         mask = None if mask is None else mask[..., None]
-    family, found = _parameters(base, shape)
     transform, values = None, _values(base, value is None)
+    if step and value is None and isinstance(base, dist.LogNormal):
+        # Of a state: its log is a Gaussian, as states are.
+        transform = Transformation(*reversed(jax.tree.flatten(ExpTransform())))
+        base = base.base_dist
+    family, found = _parameters(base, shape)
     if values:
         family = "categorical"
         likelihood = likelihood or _likelihood(base, None)
@@ -164,7 +170,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     # An amortised site is a Gaussian over what its message is about; each of several vectors that
     # `to_event` made one event has a matrix of its own.
     event = len(shape) - len(fn.batch_shape)
-    if rules.by_matrix and rules.noise and not rules.discrete and not amortized:
+    if rules.by_matrix and not rules.discrete and not amortized:
         event = min(event, base.event_dim)
     return Described(family, params, amortized, shape[len(shape) - event:],
                      type(base).__name__, likelihood, transform, values)
@@ -311,6 +317,8 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
     if isinstance(base, dist.CategoricalProbs):
         probs = real(base.probs)
         return "categorical", {"probs": jnp.broadcast_to(probs, (*shape, probs.shape[-1]))}
+    if isinstance(base, dist.MultinomialProbs):
+        return "multinomial", {"probs": full(base.probs)}
     if isinstance(base, dist.Dirichlet):
         return "dirichlet", {"concentration": full(base.concentration)}
     if isinstance(base, dist.Wishart):

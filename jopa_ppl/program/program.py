@@ -60,7 +60,7 @@ class Site:
     @property
     def parameters(self) -> tuple[int, ...]:
         """Outputs that its density is made of."""
-        plain = self.rules.noise and not self.rules.discrete
+        plain = self.rules.noise and not self.rules.counted
         scored = not plain and self.likelihood is not None
         support = () if self.transform is None else self.transform.leaves
         return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()), *support)

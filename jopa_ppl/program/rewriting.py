@@ -75,6 +75,12 @@ def reading(program: Program, scan: Scan, values: Mapping[str, Callable[[dict], 
     return replace(program, sites=sites, scans=scans), places
 
 
+def aligned(steps: Array, site: Site) -> Array:
+    """Of what may have fewer axes than a site, all steps (time, ..), the rest behind the site's."""
+    lead = (1,) * max(0, len(site.shape) + 1 - steps.ndim)
+    return steps.reshape((len(steps), *lead, *steps.shape[1:]))
+
+
 def moved(site: Site, at: Callable[[int], int]) -> Site:
     """The site with its parameters at other outputs."""
     likelihood, transform = site.likelihood, site.transform

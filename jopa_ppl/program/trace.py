@@ -29,9 +29,11 @@ from jopa_ppl.language.primitives import WEIGHTS
 from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.language.series import Series, looked_up
 from jopa_ppl.program.after_scan import inline
+from jopa_ppl.program.drawn_apart import with_draws_apart
 from jopa_ppl.program.fused import with_fused_scans
 from jopa_ppl.program.latent_data import with_latent_data
 from jopa_ppl.program.latent_inputs import with_latent_inputs
+from jopa_ppl.program.loops import with_loops
 from jopa_ppl.program.naming import check_labels, check_name
 from jopa_ppl.program.parameters import Likelihood, Transformation, describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
@@ -159,7 +161,8 @@ class _Tracer(Messenger):
         plated = len(fn.event_shape) + max((-f.dim for f in msg["cond_indep_stack"]), default=0)
         rank = max(infer.get("jopa_rank", len(fn.shape())), plated)
         partial = bool(infer.get("jopa_partial"))
-        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial, data_of(msg))
+        described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial, data_of(msg),
+                             scan is not None)
         # A likelihood that is only seen through its message has no latent values: gaps are gaps.
         partial &= described.likelihood is None or (bool(described.rules.noise)
                                                     and not described.amortized)
@@ -318,7 +321,7 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
     check_labels(program.sites)
     program = with_fused_scans(with_latent_inputs(with_latent_data(program)))
     check_inputs(program)
-    return with_recursions(inline(program))
+    return with_recursions(inline(with_loops(with_draws_apart(program))))
 
 
 def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -57,6 +57,7 @@ class Dependence:
     lost:      (input, plate) pairs whose plate axis was mixed on the way.
     single:    no element adds up different elements of the inputs, so that one monomial may be
                raised to any power (1 / sqrt(tau) has it, sum(tau) has not).
+    chosen:    every element is one of the monomials, picked by data, not a sum of several.
     value:     the number every element is, where the program says so literally.
     """
 
@@ -65,6 +66,7 @@ class Dependence:
     axes: tuple[Axis, ...]
     lost: frozenset[tuple[str, str]] = frozenset()
     single: bool = True
+    chosen: bool = True
     value: float | None = None
 
     @property
@@ -186,7 +188,8 @@ def union(
     axes, lost = settle(op, deps, rows)
     monomials = _first(d.monomials for d in deps)
     single = not any(monomials) or (not summed and all(d.single for d in deps))
-    return Dependence(monomials, _first(d.nonlinear for d in deps), axes, lost, single)
+    chosen = len(monomials) < 2 or (not summed and all(d.chosen for d in deps))
+    return Dependence(monomials, _first(d.nonlinear for d in deps), axes, lost, single, chosen)
 
 
 def selector(op: Op, dep: Dependence) -> Dependence:
@@ -194,7 +197,7 @@ def selector(op: Op, dep: Dependence) -> Dependence:
     nonlinear = dict(dep.nonlinear)
     for name in sorted(dep.names - nonlinear.keys()):
         nonlinear[name] = op.blame()
-    return replace(dep, monomials={}, nonlinear=nonlinear, single=True, value=None)
+    return replace(dep, monomials={}, nonlinear=nonlinear, single=True, chosen=True, value=None)
 
 
 def opaque(op: Op, deps: Sequence[Dependence], rows: Sequence[Row]) -> Dependence:
@@ -218,7 +221,8 @@ def product(
             blame = op.blame() if m and n else blame_m or blame_n
             monomials[mn] = monomials.get(mn) or (blame if mn else None)
     single = not any(monomials) or (not summed and a.single and b.single)
-    return Dependence(monomials, _first([a.nonlinear, b.nonlinear]), axes, lost, single)
+    chosen = len(monomials) < 2 or (not summed and a.chosen and b.chosen)
+    return Dependence(monomials, _first([a.nonlinear, b.nonlinear]), axes, lost, single, chosen)
 
 
 def _times(m: Monomial, n: Monomial, same: set[str]) -> Monomial | None:
@@ -246,7 +250,7 @@ def _times(m: Monomial, n: Monomial, same: set[str]) -> Monomial | None:
 
 
 def power(op: Op, dep: Dependence, exponent: Fraction) -> Dependence:
-    """dep ** exponent: scales the exponents of one monomial, is nonlinear in several.
+    """dep ** exponent: scales the exponents of one monomial, is nonlinear in a sum of several.
 
     A sum of elements has whole powers only. Under a root an input must stand to a power 1 / k:
     the root of x^2 is |x|, and x^3 may be a product of three different elements of x.
@@ -258,11 +262,10 @@ def power(op: Op, dep: Dependence, exponent: Fraction) -> Dependence:
     whole = exponent.denominator == 1
     plain = all(abs(e.numerator) == 1 for m in dep.monomials for _, e in m)
     if (
-        len(dep.monomials) > 1
+        not dep.chosen
         or not (dep.single or (whole and exponent > 0))
         or not (whole or plain)
     ):
         return opaque(op, [dep], [dep.axes])
-    (monomial,) = dep.monomials
-    scaled = frozenset((name, e * exponent) for name, e in monomial)
-    return replace(dep, monomials={scaled: op.blame()})
+    scaled = (frozenset((name, e * exponent) for name, e in m) for m in dep.monomials)
+    return replace(dep, monomials={m: op.blame() if m else None for m in scaled})

@@ -70,7 +70,7 @@ def _add(op: Op, *deps: Dependence) -> Dependence:
 
 
 def _mul(op: Op, a: Dependence, b: Dependence) -> Dependence:
-    if a is b and len(a.monomials) == 1:  # an array with itself: element by the same element
+    if a is b and a.monomials and a.chosen:  # an array with itself: element by the same element
         return power(op, a, Fraction(2))
     return product(op, a, b, _rows(op, [a, b]))
 
@@ -138,7 +138,7 @@ def _fft(op: Op, dep: Dependence) -> Dependence:
 
 
 def _complex(op: Op, *deps: Dependence) -> Dependence:
-    return union(op, deps, _rows(op, deps))
+    return replace(union(op, deps, _rows(op, deps)), chosen=False)
 
 
 def _dot_general(op: Op, a: Dependence, b: Dependence) -> Dependence:

@@ -87,11 +87,76 @@ def shared(y):                  # one value for all data
         jp.observe("y", dist.Normal(0.1 * k, 1.0), y)
 
 
+def sprinkler(wet):             # a network: what is seen makes its causes dependent
+    rain = jp.latent("rain", dist.Bernoulli(0.2))
+    kind = jp.latent("kind", dist.Categorical(jnp.array([[0.6, 0.3, 0.1], [0.9, 0.1, 0.0]])[rain]))
+    jp.observe("wet", dist.Bernoulli(jnp.array([[0.1, 0.9, 0.5], [0.8, 0.99, 0.9]])[rain, kind]),
+               wet)
+
+
+def reports(y):                 # a cause of all elements, and one of each
+    honest = jp.latent("honest", dist.Bernoulli(0.7))
+    with jp.plate("n", len(y)):
+        coin = jp.latent("coin", dist.Categorical(jnp.array([0.5, 0.3, 0.2])))
+        jp.observe("y", dist.Normal(jnp.where(honest == 1, coin, 1.0), 0.8), y)
+
+
+def pairs(y):                   # two of each element
+    with jp.plate("n", len(y)):
+        a = jp.latent("a", dist.Bernoulli(0.3))
+        b = jp.latent("b", dist.Bernoulli(jnp.where(a == 1, 0.9, 0.2)))
+        jp.observe("y", dist.Normal(a + 2.0 * b, 0.7), y)
+
+
+def kinds(y):                   # two sites of a step, one of which is not carried
+    def step(z, y):
+        z = jp.latent("z", dist.Bernoulli(jnp.where(z == 1, 0.8, 0.3)))
+        c = jp.latent("c", dist.Categorical(jnp.array([[0.6, 0.3, 0.1], [0.1, 0.1, 0.8]])[z]))
+        jp.observe("y", dist.Normal(z + 0.5 * c, 0.7), y)
+        return z, None
+
+    jp.scan(step, jp.latent("z0", dist.Bernoulli(0.4)), y)
+
+
+def second_order(y, first="constant"):
+    table = jnp.array([[[0.9, 0.1], [0.4, 0.6]], [[0.3, 0.7], [0.2, 0.8]]])
+    first = (0, 1) if first == "constant" else (
+        jp.latent("za", dist.Bernoulli(0.4)), jp.latent("zb", dist.Bernoulli(0.7)))
+
+    def step(carry, y):
+        old, z = carry
+        new = jp.latent("z", dist.Categorical(table[old, z]))
+        jp.observe("y", dist.Normal(new * 1.0, 0.7), y)
+        return (z, new), None
+
+    jp.scan(step, first, y)
+
+
+def coupled(y):                 # chains that move each other, and a cause of all steps
+    side = jp.latent("side", dist.Bernoulli(0.3))
+
+    def step(carry, y):
+        a, b = carry
+        a = jp.latent("a", dist.Bernoulli(jnp.array([[0.2, 0.7], [0.6, 0.9]])[a, side]))
+        b = jp.latent("b", dist.Bernoulli(jnp.array([[0.3, 0.1], [0.5, 0.9]])[b, a]))
+        jp.observe("y", dist.Normal(a + 2.0 * b, 0.7), y)
+        return (a, b), None
+
+    jp.scan(step, (0, 1), y)
+
+
 GAPS = np.where(np.arange(6) == 2, np.nan, Y)
 EXACT = {"a latent first": (hidden, (Y,)), "a constant first": (hidden, (Y, "constant")),
          "a gap": (hidden, (GAPS,)), "logits, counts": (logits, (np.arange(5.0),)),
          "coins": (bernoulli, (Y,)), "a plate": (abreast, (RNG.normal(size=(3, 2)),)),
-         "elements": (pooled, (Y[:4],)), "one for all": (shared, (Y,))}
+         "elements": (pooled, (Y[:4],)), "one for all": (shared, (Y,)),
+         "a network": (sprinkler, (1,)), "one cause of all": (reports, (Y[:4],)),
+         "two of each": (pairs, (Y[:3],)), "two of each, a gap": (pairs, (GAPS[:3],)),
+         "one cause, a gap": (reports, (GAPS[:4],)), "two sites of a step": (kinds, (Y[:4],)),
+         "two sites, a gap at the end": (kinds, (GAPS[:3],)),
+         "two steps back": (second_order, (Y,)),
+         "two steps back, latents first": (second_order, (GAPS, "latent")),
+         "chains that move each other": (coupled, (Y[:4],))}
 
 
 def enumerated(model, args, found):
@@ -149,6 +214,35 @@ def test_counts_are_conjugate_to_a_dirichlet():
     assert_allclose(found["p"].concentration, a + c, rtol=1e-12)
 
 
+@pytest.mark.parametrize("one_event", [False, True])
+def test_sets_of_probabilities_that_are_one_event_are_sets_all_the_same(one_event):
+    def program(y):
+        fn = dist.Dirichlet(jnp.array([[1.0, 2.0], [3.0, 0.5]]))
+        p = jp.latent("p", fn.to_event(1) if one_event else fn)
+        with jp.plate("n", len(y)):
+            jp.observe("y", dist.Categorical(p[jnp.arange(len(y)) % 2]), y)
+
+    found = fit(program, np.array([0, 1, 1, 1]))
+    assert_allclose(found["p"].concentration, [[2.0, 3.0], [3.0, 2.5]], rtol=1e-12)
+
+
+def test_totals_of_values_are_conjugate_to_a_dirichlet():
+    """Multinomial counts, some missing: the density of totals, the belief of counts."""
+    def program(y):
+        p = jp.latent("p", dist.Dirichlet(jnp.array([1.0, 2.0, 0.5])))
+        with jp.plate("n", len(y)):
+            jp.observe("y", dist.Multinomial(7, p), y)
+
+    y = np.array([[3.0, 4, 0], [np.nan] * 3, [1, 1, 5]])
+    seen = y[[0, 2]]
+    a, c = np.array([1.0, 2, 0.5]), seen.sum(0)
+    norm = lambda a: special.gammaln(a).sum() - special.gammaln(a.sum())
+    ways = special.gammaln(8) - special.gammaln(seen + 1).sum(-1)
+    found = fit(program, y)
+    assert_allclose(found.free_energy[-1], norm(a) - norm(a + c) - ways.sum(), rtol=1e-12)
+    assert_allclose(found["p"].concentration, a + c, rtol=1e-12)
+
+
 # -- several blocks: what draws say of F, and a bound --------------------------------------------
 
 
@@ -167,6 +261,30 @@ def coins(y):
     with jp.plate("n", len(y)):
         z = jp.latent("z", dist.Bernoulli(w))
         jp.observe("y", dist.Normal(mu[z], 0.5), y)
+
+
+def spammers(y):                # an answer is the truth or a habit: labels choose its probabilities
+    with jp.plate("people", 3):
+        habit = jp.latent("habit", dist.Dirichlet(jnp.ones(2)))
+    with jp.plate("items", len(y), dim=-2):
+        c = jp.latent("c", dist.Bernoulli(0.5))
+        with jp.plate("people", 3):
+            s = jp.latent("s", dist.Bernoulli(0.3))
+            truth = jnp.array([[0.9, 0.1], [0.1, 0.9]])[c]
+            jp.observe("y", dist.Categorical(jnp.where(s[..., None] == 1, habit, truth)), y)
+
+
+def survival(y):                # what is dead stays dead and is not seen: probabilities of zero
+    phi = jp.latent("phi", dist.Uniform(0.0, 1.0))
+    rho = jp.latent("rho", dist.Uniform(0.0, 1.0))
+
+    def step(z, y):
+        with jp.plate("animals", 6):
+            z = jp.latent("z", dist.Bernoulli(phi * z))
+            jp.observe("y", dist.Bernoulli(rho * z), y)
+        return z, None
+
+    jp.scan(step, jnp.ones(6, int), y)
 
 
 def counts(y):
@@ -209,6 +327,8 @@ def swung(T):
 MANY = {mixture: np.r_[RNG.normal(-2, 0.5, 15), RNG.normal(1.5, 0.5, 25)],
         coins: np.r_[RNG.normal(-1, 0.5, 20), RNG.normal(2, 0.5, 10)],
         counts: RNG.poisson(np.where(np.arange(40) // 10 % 2 == 0, 2, 15)).astype(float),
+        spammers: RNG.integers(0, 2, (5, 3)),
+        survival: np.cumprod(RNG.random((5, 6)) < 0.8, 0) * (RNG.random((5, 6)) < 0.6) * 1.0,
         switching: swung(60)}
 
 
@@ -271,17 +391,19 @@ def test_a_forecast_of_switching_dynamics_mixes_the_regimes():
 # -- what has no message -------------------------------------------------------------------------
 
 
-def test_two_steps_back_are_refused():
+def test_too_many_joint_values_are_refused():
+    many = jnp.full((9, 9), 1 / 9)
+
     def program(y):
         def step(carry, y):
             one, two = carry
-            z = jp.latent("z", dist.Categorical(jnp.asarray(P)[(one + two) % 3]))
-            jp.observe("y", dist.Normal(jnp.asarray(M)[z], 1.0), y)
+            z = jp.latent("z", dist.Categorical(many[(one + two) % 9]))
+            jp.observe("y", dist.Normal(1.0 * z, 1.0), y)
             return (z, one), None
 
         jp.scan(step, (0, 0), y)
 
-    refused(StructureError, program, Y, site="z", says=("more than one step",))
+    refused(StructureError, program, Y, site="z", says=("back 2 steps", "4096"))
 
 
 def test_counts_without_an_end_are_refused():

@@ -287,3 +287,23 @@ def test_vectors_that_are_one_event_have_a_matrix_each():
         one, each = (jp.VMP(program).run(y, e) for e in (True, False))
     np.testing.assert_allclose(one.free_energy, each.free_energy, rtol=1e-12)
     np.testing.assert_allclose(one.mean("W"), each.mean("W"), rtol=1e-12)
+
+
+def test_precisions_that_data_choose_between():
+    """One of two for every element, as the same program with the elements apart."""
+    y, which = np.random.default_rng(1).normal(size=6), np.array([0, 1, 1, 0, 1, 0])
+
+    def program(y, apart):
+        one, two = (jp.latent(n, dist.Gamma(2.0, 1.0)) for n in ("one", "two"))
+        m = jp.latent("m", dist.Normal(0.0, 1.0))
+        if apart:
+            for name, tau, k in (("a", one, 0), ("b", two, 1)):
+                jp.observe(name, dist.Normal(m, tau**-0.5).expand([3]).to_event(1), y[which == k])
+        else:
+            jp.observe("y", dist.Normal(m, 1 / jnp.sqrt(jnp.where(which == 0, one, two))
+                                        ).to_event(1), y)
+
+    found, apart = (jp.VMP(program).run(y, e) for e in (False, True))
+    assert_allclose(found.free_energy, apart.free_energy, rtol=1e-12)
+    for name in ("one", "two", "m"):
+        assert_allclose(found.mean(name), apart.mean(name), rtol=1e-12)

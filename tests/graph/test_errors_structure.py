@@ -113,11 +113,12 @@ def test_explain_tells_every_faulty_site(capsys):
 
 def test_sites_of_a_scan_that_no_schedule_fits():
     def noisy():
-        def step(x, y):
-            tau = jp.latent("tau", dist.Gamma(2.0, 1.0))
+        def step(carry, y):
+            x, tau = carry
+            tau = jp.latent("tau", dist.Gamma(2.0, tau))
             jp.observe("y", dist.Normal(x, 1 / jnp.sqrt(tau)), y)
-            return jp.latent("x", dist.Normal(x, 1.0)), None
-        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
+            return (jp.latent("x", dist.Normal(x, 1.0)), tau), None
+        jp.scan(step, (jp.latent("x0", dist.Normal(0.0, 1.0)), 1.0), jnp.zeros(T))
 
     def nested():
         def step(x, y):
@@ -129,10 +130,10 @@ def test_sites_of_a_scan_that_no_schedule_fits():
     def recursion():
         def step(x, y):
             jp.observe("y", dist.Normal(x, 1.0), y)
-            return 0.9 * jnp.tanh(x), None
+            return 0.9 * jnp.tanh(x) + jp.latent("e", dist.Normal(0.0, 1.0)), None
         jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), jnp.zeros(T))
 
-    refused(StructureError, noisy, site="y", says=("tau", "out of the scan"))
+    refused(StructureError, noisy, site="tau", says=("tau", "out of the scan"))
     refused(StructureError, nested, says=("scan inside a scan",))
     refused(StructureError, recursion, site="carry", says=("not affine", "tanh", "jp.latent"))
 

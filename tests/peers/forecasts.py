@@ -62,6 +62,18 @@ def arma(y: Array, noise: float) -> None:
     scan(step, (y[0], sample("e0", dist.Normal(0.0, 1.0))), y[1:])
 
 
+def arma_exact(y: Array) -> None:
+    """The likelihood that a filter of the exact model finds: a Gaussian of its autocovariances."""
+    phi, theta = sample("phi", dist.Uniform(-1.0, 1.0)), sample("theta", dist.Normal(0.0, 0.5))
+    s = sample("s", dist.HalfNormal(1.0))
+    lag = jnp.abs(jnp.arange(len(y))[:, None] - jnp.arange(len(y)))
+    far = (phi + theta) * (1 + phi * theta) / (1 - phi**2)
+    own = (1 + 2 * phi * theta + theta**2) / (1 - phi**2)
+    power = jnp.cumprod(jnp.concatenate([jnp.ones(1), jnp.full(len(y) - 1, phi)]))
+    K = jnp.where(lag == 0, own, far * power[jnp.maximum(lag - 1, 0)])
+    sample("y", dist.MultivariateNormal(0.0, s**2 * K), obs=y)
+
+
 def arma_innovations(y: Array) -> None:
     """Shocks are what the data leave: no latent of their own."""
     phi, theta = sample("phi", dist.Normal(0.0, 0.5)), sample("theta", dist.Normal(0.0, 0.5))
@@ -172,5 +184,6 @@ def stacking(place: Array, scores: Array) -> None:
 def matrix_normal(y: Array) -> None:
     """Coefficients whose prior is scaled by the noise of the data."""
     W = sample("W", dist.Wishart(4.0, rate_matrix=jnp.eye(2)))
-    A = sample("A", dist.Normal(jnp.zeros((2, 2)), 1.0).to_event(2))
-    sample("y", dist.MultivariateNormal(y[:-1] @ A.T, precision_matrix=W).to_event(1), obs=y[1:])
+    with plate("inputs", 2):
+        A = sample("A", dist.MultivariateNormal(jnp.zeros(2), precision_matrix=W))
+    sample("y", dist.MultivariateNormal(y[:-1] @ A, precision_matrix=W).to_event(1), obs=y[1:])

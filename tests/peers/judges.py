@@ -127,6 +127,15 @@ def whole(model: Model, args: tuple[Any, ...], nats: float = 0.1) -> Judge:
     return judge
 
 
+def without(name: str, judge: Judge) -> Judge:
+    """`judge` of the program without a latent that nothing reads: it is no part of F."""
+    def rest(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> None:
+        seeded = numpyro.handlers.seed(model, 0)
+        judge(found, numpyro.handlers.block(seeded, hide=[name]), args)
+
+    return rest
+
+
 def grid(nats: float = 0.05, mean: float = 0.1, low: float = 0.85) -> Judge:
     """One or two latents against a grid: F just above -log p(data), means, spreads.
 

@@ -211,14 +211,15 @@ def dawid_skene(said: Array) -> None:
 
 def spammers(said: Array) -> None:
     """Each answer is the truth, or a spammer's habit."""
+    who = jnp.arange(said.shape[1])                 # as shipped, where it differs by item
     with plate("annotators", said.shape[1]):
         habit = sample("habit", dist.Dirichlet(jnp.full(2, 10.0)))
         theta = sample("theta", dist.Beta(0.5, 0.5))
     with plate("items", len(said), dim=-2):
         c = sample("c", dist.DiscreteUniform(0, 1))
         with plate("positions", said.shape[1]):
-            s = sample("s", dist.Bernoulli(1 - theta))
-            probs = jnp.where(s[..., None] == 0, jnp.eye(2)[c], habit)
+            s = sample("s", dist.Bernoulli(1 - theta[who]))
+            probs = jnp.where(s[..., None] == 0, jnp.eye(2)[c], habit[who])
             sample("y", dist.Categorical(probs), obs=said)
 
 

@@ -213,6 +213,20 @@ def imputation(x: Array, y: Array) -> None:
         sample("y", dist.Normal(a + b * x, sigma), obs=y)
 
 
+def imputation_in_place(x: Array, y: Array) -> None:
+    """What is missing of a regressor drawn and put in its place, the whole observed: as shipped."""
+    gone = np.flatnonzero(np.isnan(x))
+    mu = sample("mu", dist.Normal(0.0, 1.0))
+    sd = sample("sd", dist.HalfNormal(1.0))
+    a = sample("a", dist.Normal(0.0, 1.0))
+    b = sample("b", dist.Normal(0.0, 1.0))
+    sigma = sample("sigma", dist.Exponential(1.0))
+    drawn = sample("drawn", dist.Normal(mu, sd).expand([len(gone)]).mask(False))
+    x = jnp.asarray(x).at[gone].set(drawn)
+    sample("x", dist.Normal(mu, sd).expand([len(y)]), obs=x)
+    sample("y", dist.Normal(a + b * x, sigma), obs=y)
+
+
 def consensus(x: Array, y: Array) -> None:
     """A curve of three parameters, nonlinear in one."""
     a = sample("a", dist.Normal(0.0, 3.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from . import hidden as H
@@ -20,7 +22,7 @@ DISCRETE: tuple[Row, ...] = (
     Row("Gaussian mixture", RXINFER, M.gaussian, (M.REALS,), mixed()),
     Row("Gamma mixture", RXINFER, M.positive, (M.WAITS,), mixed()),
     Row("universal mixture", RXINFER, M.universal, (M.REALS,), mixed()),
-    Row("toy_mixture", EX, M.layers, (M.BITS,), mixed(("c",), ("z",))),
+    Row("toy_mixture", EX, M.layers, (M.BITS,), mixed()),
     Row("ssbvm_mixture", EX, M.torus, (M.TORUS,), mixed()),
     Row("ssbvm_mixture: one angle", EX, M.angles, (M.ANGLES,), mixed()),
     Row("zero_inflated_poisson", EX, M.zero_inflated, (M.ZEROS,), grid()),
@@ -36,7 +38,7 @@ DISCRETE: tuple[Row, ...] = (
     # -- annotators
     Row("annotation: multinomial", EX, M.annotators_pooled, (M.SAID,), mixed()),
     Row("annotation: Dawid-Skene", EX, M.dawid_skene, (M.SAID,), mixed()),
-    Row("annotation: MACE", EX, M.spammers, (M.SAID,), mixed(("c",), ("s",))),
+    Row("annotation: MACE", EX, M.spammers, (M.SAID,), mixed()),
     Row("annotation: hierarchical Dawid-Skene", EX, M.hierarchical_annotators, (M.SAID,),
         mixed()),
     Row("annotation: item difficulty", EX, M.difficulty, (M.SAID.astype(float),), mixed()),
@@ -44,8 +46,8 @@ DISCRETE: tuple[Row, ...] = (
         (M.SAID.astype(float),), mixed()),
     # -- tables and networks of a few variables
     Row("discrete_imputation", NB, M.absent_in_place, (M.COAT, M.HEAT, M.GONE), mixed()),
-    Row("discrete_imputation: what is missing apart", NB, M.absent, (M.COAT, M.HEAT, M.GONE),
-        mixed()),
+    Row("discrete_imputation: what is missing apart", NB, partial(M.absent, gone=M.GONE),
+        (M.COAT, M.HEAT), mixed()),
     Row("Bayesian networks", RXINFER, M.sprinkler, (1,), enumerated()),
     Row("Ising", RXINFER, M.spins, (np.array([1.0, -0.5, 0.8, 0.1]),), enumerated()),
     Row("Bayesian trust", RXINFER, M.trust, (np.array([1, 1, 0, 1, 1]),), enumerated()),
@@ -59,21 +61,20 @@ DISCRETE: tuple[Row, ...] = (
     Row("HMMs: multinomial", DYNAMAX, H.multinomial, (H.BAGS,), mixed()),
     Row("HMMs: Poisson", DYNAMAX, H.poisson, (H.EVENTS,), mixed()),
     Row("HMMs: Gamma", DYNAMAX, H.gamma, (H.WAITS,), mixed()),
-    Row("HMMs: mixture emissions", DYNAMAX, H.mixture_emissions, (H.REALS,),
-        mixed(("z",), ("c",))),
+    Row("HMMs: mixture emissions", DYNAMAX, H.mixture_emissions, (H.REALS,), mixed()),
     Row("HMMs: autoregressive", DYNAMAX, H.autoregressive, (S.SWINGS,), mixed()),
     Row("HMMs: linear regression", DYNAMAX, H.linear_regression, (H.DRIVE, H.DRIVEN), mixed()),
     Row("HMMs: logistic regression", DYNAMAX, H.logistic_regression, (H.DRIVE, H.CHOICES),
         mixed()),
     Row("HMM", RXINFER, H.gaussian_known, (H.REALS[:12],), enumerated(), quick=True),
     Row("hmm", BAYESPY, H.categorical, (H.WORDS,), mixed()),
-    Row("additive_fhmm", BAYESPY, H.additive, (H.SUMS,), mixed(("w",), ("z",))),
+    Row("additive_fhmm", BAYESPY, H.additive, (H.SUMS,), mixed()),
     Row("hmm (semi-supervised)", EX, H.semi_supervised, (H.STATES, H.WORDS, H.WORDS[::-1]),
         mixed()),
     Row("hmm_enum: batches", EX, H.tones, (H.TONES,), mixed()),
     Row("hmm_enum: emissions of the last tone", EX, H.tones_again, (H.BITS[:, 0],), mixed()),
-    Row("hmm_enum: factorial", EX, H.factorial, (H.BITS[:, 0],), mixed(("w",), ("z",))),
-    Row("hmm_enum: coupled", EX, H.coupled, (H.BITS[:, 0],), mixed(("w",), ("z",))),
+    Row("hmm_enum: factorial", EX, H.factorial, (H.BITS[:, 0],), mixed()),
+    Row("hmm_enum: coupled", EX, H.coupled, (H.BITS[:, 0],), mixed()),
     Row("hmm_enum: second order", EX, H.second_order, (H.BITS[:, 0],), mixed()),
     Row("POMDP", RXINFER, S.acted, (np.array([0, 1, 1, 0, 1]), np.array([0, 1, 1, 2, 2])),
         enumerated()),

@@ -9,13 +9,15 @@ from . import further as X
 from . import kalman as K
 from . import regressions as R
 from .exact import dense, enumerated
+from .judges import draws, without
 from .row import DYNAMAX, EX, NB, RXINFER, Row
 
 FURTHER: tuple[Row, ...] = (
     Row("bayesian_regression: marriage", NB, X.divorce_marriage, (R.M, R.DIVORCE)),
     Row("effect_handlers: scope", NB, X.scoped, (R.A, R.DIVORCE)),
     Row("effect_handlers: scale", NB, X.scaled, (R.A, R.DIVORCE)),
-    Row("effect_handlers: do", NB, X.intervened, (R.A, R.DIVORCE)),
+    Row("effect_handlers: do", NB, X.intervened, (R.A, R.DIVORCE),
+        without("b", draws())),
     Row("sparse_regression", EX, X.sparse, (X.SQUARES, X.PRODUCT)),
     Row("stein_bnn", EX, X.bnn_subsampled, (B.CURVE, B.WIGGLE)),
     Row("thompson_sampling", EX, X.optimised, (X.POINTS, X.VALUES)),

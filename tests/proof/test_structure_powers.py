@@ -41,6 +41,13 @@ SCALES = {
 }
 
 
+def test_what_data_choose_from_has_powers_and_a_sum_has_none():
+    chosen = of(lambda t, k: 1 / jnp.sqrt(jnp.where(jnp.arange(3) > 0, t, k)), tau=1.0, kappa=1.0)
+    assert terms(chosen) == {"tau^-1/2", "kappa^-1/2"} and chosen.chosen and not chosen.nonlinear
+    for added in (lambda t, k: 1 / (t + k), lambda t, k: 1 / jnp.sum(jnp.stack([t, k]))):
+        assert of(added, tau=1.0, kappa=1.0).nonlinear
+
+
 @pytest.mark.parametrize(
     ("expected", "function"), [(k, f) for k, functions in SCALES.items() for f in functions]
 )

@@ -1,0 +1,98 @@
+"""Which discrete latents have one joint belief: those that meet in a factor, where it is small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from jopa_ppl.beliefs import Belief, DiscreteChainBelief, TableBelief, Variable
+from jopa_ppl.graph.factor import LARGEST, Factor, steps_back
+from jopa_ppl.graph.groups import Groups
+from jopa_ppl.program.carry import Reader
+from jopa_ppl.program.program import Program
+
+
+def discrete_blocks(program: Program, reader: Reader, variables: Mapping[str, Variable],
+                    factors: tuple[Factor, ...], sizes: Mapping[str, int], apart: set[str]
+                    ) -> list[Belief]:
+    """Chains of the discrete sites of scans, and tables of those outside; `apart` join no other."""
+    discrete = [n for n, v in variables.items() if v.site.rules.discrete]
+    chains = _chains(program, reader, variables, discrete, factors, sizes, apart)
+    inside = {n for b in chains for n in b.members}
+    rest = [n for n in discrete if n not in inside and n not in apart]
+    return chains + [
+        TableBelief({n: variables[n] for n in group}, sizes=sizes,
+                    held=variables[group[0]].site.held)
+        for group in _tables(rest, variables, factors)]
+
+
+def _chains(program: Program, reader: Reader, variables: Mapping[str, Variable],
+            discrete: list[str], factors: tuple[Factor, ...], sizes: Mapping[str, int],
+            apart: set[str]) -> list[Belief]:
+    """One chain of the sites of a scan that meet, with what their first carries are, and with
+    latents outside that a step sees."""
+    scan_of = {n: program.sites[n].scan for n in discrete}
+    starts = {n: seed for form in reader.forms.values() for n, seed in form.seeds
+              if n in scan_of and seed[0] in scan_of}
+    groups = Groups(discrete)
+
+    def lags(members: list[str]) -> dict[str, int]:
+        """By site of a step, how many values before its own a state holds."""
+        back = {n: 0 for n in members if scan_of[n] is not None}
+        for f in factors:
+            for n, steps in steps_back([r for r, _ in f.fixed if r.site in members],
+                                       starts).items():
+                back[n] = max(back[n], steps - 1)
+        return back
+
+    def one_chain(members: list[str]) -> bool:
+        scans = {scan_of[n] for n in members} - {None}
+        count = {n: len(variables[n].site.values) for n in members if n not in starts}
+        back = lags(members)
+        states = prod(k**(1 + back.get(n, 0)) for n, k in count.items())
+        alike = {(variables[n].plates, variables[n].site.held) for n in members}
+        return len(scans) == 1 and len(alike) == 1 and states**2 <= LARGEST
+
+    for start, (site, _) in starts.items():
+        groups.union(start, site)
+    for f in factors:
+        met = [r.site for r, _ in f.fixed if r.site not in apart]
+        if f.context.scan is None or not met:
+            continue
+        for other in met[1:]:
+            roofs = {groups.find(met[0]), groups.find(other)}
+            if one_chain([n for n in discrete if groups.find(n) in roofs]):
+                groups.union(met[0], other)
+    found = []
+    for group in groups.groups():
+        steps = [n for n in group if scan_of[n] is not None]
+        if not steps:
+            continue
+        own = variables[steps[0]]
+        found.append(DiscreteChainBelief(
+            {n: variables[n] for n in group}, over=scan_of[steps[0]],
+            length=program.scans[scan_of[steps[0]]].length, lags=lags(list(group)),
+            starts={n: starts[n] for n in group if n in starts}, sizes=sizes,
+            plates=own.plates, held=own.site.held))
+    return found
+
+
+def _tables(discrete: list[str], variables: Mapping[str, Variable], factors: tuple[Factor, ...]
+            ) -> list[tuple[str, ...]]:
+    """Those that one table holds: all in the same plates, or some in a part of those of the
+    others."""
+    groups = Groups(discrete)
+
+    def one_table(members: list[str]) -> bool:
+        plates = sorted({variables[n].plates for n in members}, key=len)
+        nested = len(plates) == 1 or (len(plates) == 2 and set(plates[0]) < set(plates[1]))
+        size = prod(len(variables[n].site.values) for n in members)
+        return nested and size <= LARGEST and len({variables[n].site.held for n in members}) == 1
+
+    for f in factors:
+        met = [r.site for r, _ in f.fixed if r.site in discrete]
+        for other in met[1:]:
+            roofs = {groups.find(met[0]), groups.find(other)}
+            if one_table([n for n in discrete if groups.find(n) in roofs]):
+                groups.union(met[0], other)
+    return [g for g in groups.groups() if len(g) > 1]
