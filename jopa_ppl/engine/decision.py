@@ -39,13 +39,17 @@ from jopa_ppl.program.refs import Ref
 
 Policy = list[dict[str, Rule]]          # by context, for every decision
 AMPLITUDE = 0.75        # of the waves that plans begin with, in standard deviations of the prior
-WAVES = (4, 8)          # steps after which they turn
+WAVES = (8, 4)          # in how many parts of a plan they turn, once each
+
+
+def turns(length: int) -> list[int]:
+    """After how many steps the waves turn that a plan begins with."""
+    return sorted({max(1, round(length / parts)) for parts in WAVES})
 
 
 def names_of_starts(length: int) -> tuple[str, ...]:
-    """What `starts` begins with, in its order."""
-    waves = [f"{sign}, turning every {n} steps" for n in WAVES if n < length
-             for sign in ("high", "low")]
+    """What plans begin with: the actions that were given, those of the prior, waves about it."""
+    waves = [f"{sign}, turning every {n} steps" for n in turns(length) for sign in ("high", "low")]
     return ("given", "prior", "high", "low", *waves)
 
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs.layout import align
-from jopa_ppl.engine.decision import AMPLITUDE, WAVES, Affine, Decision, Policy, Problem
+from jopa_ppl.engine.decision import AMPLITUDE, Affine, Decision, Policy, Problem, turns
 from jopa_ppl.engine.forward import walk
 from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.engine.value import Rule
@@ -62,7 +62,7 @@ def offsets(length: int) -> Array:
     """How far the starts but for the given one lie off the prior, in its standard deviations:
     (starts, T)."""
     t = jnp.arange(length)
-    waves = [sign * (1 - 2 * ((t // n) % 2)) for n in WAVES if n < length for sign in (1.0, -1.0)]
+    waves = [sign * (1 - 2 * ((t // n) % 2)) for n in turns(length) for sign in (1.0, -1.0)]
     return AMPLITUDE * jnp.stack([jnp.zeros(length), jnp.ones(length), -jnp.ones(length), *waves])
 
 
