@@ -43,6 +43,9 @@ from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.state import StateBelief
 
 
+BEGINNING = 10      # times `max_iters` policies are tried in the first plan of an episode
+
+
 class _Power(Messenger):
     def __init__(self, sites: frozenset[str], power: Any) -> None:
         super().__init__(None)
@@ -103,7 +106,8 @@ class Agent:
             state, states and parameters are told apart by several steps only.
         forget: power in (0, 1] to which the old evidence about them is raised for every step: about
             the last 1 / (1 - forget) of them count.
-        max_iters: policies tried at most in a plan that is not affine.
+        max_iters: policies tried at most in a plan that is not affine, which begins with the last
+            one, a step on; ten times as many in the first one of an episode.
         messages, tol: as in `jp.VMP`.
 
     Raises (in `act`): what `VMP.run` raises of the first plan; later ones that fail leave the last
@@ -260,18 +264,22 @@ class Agent:
         wide = np.broadcast_to(self._goal, (self.horizon, *frame.shape)).astype(frame.dtype)
         window = np.concatenate([np.full((1, *frame.shape), np.nan, frame.dtype), wide])
         model = given(self._about(self.learned), self.state, update=True)
-        curved = bool(self.steps) and self.steps[-1].plan.start is not None
-        init = self.steps[-1].plan.shifted(1) if curved else None
+        vmp = self._vmp(model, decide=self.decide, max_iters=self.max_iters, tol=self.tol)
+        before = self.steps[-1].plan if self.steps else None
+        init = before.shifted(1) if before is not None and before.start is not None else None
+        plan, tries = None, 1 if self.steps else BEGINNING
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                return self._vmp(model, decide=self.decide, max_iters=self.max_iters, tol=self.tol
-                                 ).run(window, T=self.horizon + 1, init=init, **self.arguments,
-                                       **self.planning), None
+                while tries and (plan is None or not plan.converged):
+                    plan = vmp.run(window, T=self.horizon + 1, init=init, **self.arguments,
+                                   **self.planning)
+                    tries, init = tries - 1, plan.shifted(0)
         except NumericalError as error:
             if not self.steps:
                 raise
             return None, str(error)
+        return plan, None
 
     def _vmp(self, model: Callable, **options: Any) -> VMP:
         return VMP(model, progress=False, messages=self.messages, **options)
