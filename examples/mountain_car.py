@@ -28,7 +28,7 @@ TOP = 0.6                           # where to be, at any speed; the flag stands
 
 
 def car(y: Array | None = None, *, T: int, seen: float = 0.01) -> None:
-    """x_{t+1} ~ N(x_t + A phi(x_t, tanh u_t), W^-1), phi cubic in the position; y_t ~ N(x_t, seen)."""
+    """x_{t+1} ~ N(x_t + A phi(x_t, tanh u_t), W^-1), phi cubic in position; y_t ~ N(x_t, seen)."""
     A = jp.latent("A", dist.Normal(jnp.zeros((2, 6)), 0.3).to_event(2))
     W = jp.latent("W", dist.Wishart(4.0, rate_matrix=1e-4 * jnp.eye(2)))
     x0 = jp.latent("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1))

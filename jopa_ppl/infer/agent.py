@@ -42,7 +42,6 @@ from jopa_ppl.language.query import _Query, condition
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.state import StateBelief
 
-
 BEGINNING = 10      # times `max_iters` policies are tried in the first plan of an episode
 
 
