@@ -13,7 +13,7 @@ from jax import Array, lax, random
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import often, once, together
-from jopa_ppl.engine.compiled import Compiled
+from jopa_ppl.engine.compiled import Compiled, compiled_for
 from jopa_ppl.engine.engine import Engine, Evidence
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.signature import Call, split_call
@@ -25,7 +25,6 @@ from jopa_ppl.linalg.nonconjugate import drawn_score
 
 if TYPE_CHECKING:
     from jopa_ppl.infer.variational_em import Progress, VariationalEM
-
 
 class Data(NamedTuple):
     """The arguments of a run, as calls of the whole model and of its minibatches."""
@@ -76,16 +75,18 @@ class Learner:
     def __init__(self, em: VariationalEM, weights: Weights, args: tuple, kwargs: dict) -> None:
         self.em, self.plate, self.size = em, None, 1
         self.optim = optax.with_extra_args_support(em.optim)
-        vmp = partial(VMP, damping=em.damping, messages=em.messages, blocks=em.blocks,
-                      progress=False)
-        self.full, call = vmp(WithWeights(em.model, weights)).unchecked(args, kwargs)
+        self.full, call = self._compiled(WithWeights(em.model, weights), args, kwargs)
         self.traced = call.traced
-        self.factors = scored(self.full.engine)
         self.local = self._blocks(self.full.engine)
         self.small = self.full
         if em.batch is not None:
             self.plate, self.size = self._plate(em.batch)
-            self.small = self._part(vmp, weights, args, kwargs)
+            self.small = self._part(weights, args, kwargs)
+            if self.small.checked != self.full.checked:     # one belief of what they share
+                self.full, self.small = (self._compiled(model, args, kwargs, False)[0] for model in (
+                    WithWeights(em.model, weights), self._model(weights, jnp.arange(em.batch))))
+                self.local = self._blocks(self.full.engine)
+        self.factors = scored(self.full.engine)
         self.call = self.data(weights, args, kwargs).batch      # for its static parts
         self.begin = jax.jit(self._begin, compiler_options=once())
         self.traces, self.light = 0, None
@@ -102,9 +103,24 @@ class Learner:
                                     key)),
                      (self.e_step, (leaves, now.moments, key, 1)))
 
-    def _part(self, vmp: Callable, weights: Weights, args: tuple, kwargs: dict) -> Compiled:
+    def fits(self, weights: Weights, args: tuple, kwargs: dict) -> bool:
+        """Whether its beliefs have a form for these numbers."""
+        return all(compiled.fits(call) for compiled, call in zip(
+            (self.full, self.small), self.data(weights, args, kwargs)))
+
+    def _compiled(self, model: Callable, args: tuple, kwargs: dict, structured: bool = True
+                  ) -> tuple[Compiled, Call]:
+        """A model compiled for these arguments, matrices in a form of their own where they may."""
+        em = self.em
+        vmp = VMP(model, damping=em.damping, messages=em.messages, blocks=em.blocks, progress=False)
+        compiled, call = compiled_for(model, vmp.options, args, kwargs, structured)
+        if structured and not compiled.fits(call):
+            return compiled_for(model, vmp.options, args, kwargs, False)
+        return compiled, call
+
+    def _part(self, weights: Weights, args: tuple, kwargs: dict) -> Compiled:
         try:
-            return vmp(self._model(weights, jnp.arange(self.em.batch))).unchecked(args, kwargs)[0]
+            return self._compiled(self._model(weights, jnp.arange(self.em.batch)), args, kwargs)[0]
         except (TypeError, ValueError) as error:
             if isinstance(error, JopaError):
                 raise

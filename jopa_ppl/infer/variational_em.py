@@ -171,7 +171,7 @@ class VariationalEM:
         """The compiled model, and what tells this run from others: its values."""
         call = split_call(WithWeights(self.model, weights), args, kwargs)
         key = traced(call).key
-        if key not in self._learners:
+        if key not in self._learners or not self._learners[key].fits(weights, args, kwargs):
             self._learners[key] = Learner(self, weights, args, kwargs)
         digest = hashlib.blake2b(digest_size=32)
         plain = [x for x in call.static if isinstance(x, bool | int | float | str)]

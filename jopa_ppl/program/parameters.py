@@ -153,7 +153,9 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     weight = None if mask is None else mask.astype(jnp.result_type(float))
     if scale is not None:
         factor = jnp.asarray(scale, jnp.result_type(float))
-        factor = factor.reshape(factor.shape + (1,) * len(fn.event_shape))
+        # An amortised site is a Gaussian over one vector, whatever the event that its data are.
+        events = 1 if amortized else len(fn.event_shape)
+        factor = factor.reshape(factor.shape + (1,) * events)
         if jnp.broadcast_shapes(factor.shape, shape) != shape and not amortized:
             raise ShapeError("handlers.scale does not fit the site", site=name,
                              found=f"scale of shape {jnp.shape(scale)}",
