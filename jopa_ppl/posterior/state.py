@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from jopa_ppl.beliefs import ChainBelief
-from jopa_ppl.compilation import once
+from jopa_ppl.compilation import often
 from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Engine, Evidence
@@ -69,7 +69,7 @@ def state(compiled: Compiled, moments: dict, bound: Evidence, step: int) -> Stat
     (block,) = chains
     stage = compiled.stage("state", lambda: jax.jit(
         lambda moments, bound, at: _moments(compiled.engine, block, moments, bound, at),
-        compiler_options=once()))
+        compiler_options=often()))
     mean, cov = stage(moments, bound, np.asarray(step))
     variables = compiled.graph.variables
     shapes = tuple((n, (variables[n].site.shape, len(variables[n].local))) for n in block.head)
