@@ -83,8 +83,9 @@ class Learner:
             self.plate, self.size = self._plate(em.batch)
             self.small = self._part(weights, args, kwargs)
             if self.small.checked != self.full.checked:     # one belief of what they share
-                self.full, self.small = (self._compiled(model, args, kwargs, False)[0] for model in (
-                    WithWeights(em.model, weights), self._model(weights, jnp.arange(em.batch))))
+                self.full, self.small = (
+                    self._compiled(self._model(weights, index), args, kwargs, False)[0]
+                    for index in (None, jnp.arange(em.batch)))
                 self.local = self._blocks(self.full.engine)
         self.factors = scored(self.full.engine)
         self.call = self.data(weights, args, kwargs).batch      # for its static parts

@@ -1,0 +1,67 @@
+"""Gymnasium's Pendulum-v1 exactly as it ships, seen through small grey frames.
+
+Torques of up to 2 N m, steps of 0.05 s, episodes of 200 steps, starts of `env.reset()`, its own
+renderer. Two things are done to what it draws: the arrow that shows the torque is left out, and the
+middle of the picture is averaged to 24 x 24 pixels. (Gymnasium's ResizeObservation would do that
+as well; it needs OpenCV, and keeps the empty border.)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import AddRenderObservation, GrayscaleObservation, TransformObservation
+
+# Without a desktop SDL complains that it has no such folder; nothing is written to it.
+os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+
+SIZE = 24               # pixels a side
+TORQUE = 2.0            # N m, as the environment ships
+STEPS = 200             # of an episode
+_SCREEN = 500           # pixels a side of what Pendulum-v1 draws, 4.4 lengths of the arm
+_BLOCK = 11             # pixels a side that make one of ours: the arm, 1.1 long, and a margin
+_FIRST = (_SCREEN - SIZE * _BLOCK) // 2
+_MEAN = np.kron(np.eye(SIZE), np.full((1, _BLOCK), 1 / _BLOCK)).astype(np.float32)
+
+
+class WithoutArrow(gym.Wrapper):
+    """The renderer draws the last torque as an arrow over the arm: nobody drives by that."""
+
+    def step(self, action: Any) -> tuple:
+        found = self.env.step(action)
+        self.unwrapped.last_u = None
+        return found
+
+
+def shrink(screen: np.ndarray) -> np.ndarray:
+    """The middle of the screen in blocks of 11 x 11 pixels, (24, 24, 3) of bytes."""
+    last = _FIRST + SIZE * _BLOCK
+    middle = screen[_FIRST:last, _FIRST:last].astype(np.float32)
+    rows = np.tensordot(_MEAN, middle, 1)
+    return np.rint(np.tensordot(_MEAN, rows.swapaxes(0, 1), 1)).astype(np.uint8).swapaxes(0, 1)
+
+
+def make() -> gym.Env:
+    """Pendulum-v1 whose observations are frames (24, 24, 1) in [0, 1], a dark arm on white."""
+    env = WithoutArrow(gym.make("Pendulum-v1", render_mode="rgb_array"))
+    env = AddRenderObservation(env)
+    colours = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+    env = GrayscaleObservation(TransformObservation(env, shrink, colours), keep_dim=True)
+    grey = gym.spaces.Box(0.0, 1.0, (SIZE, SIZE, 1), np.float32)
+    return TransformObservation(env, lambda y: (y / 255).astype(np.float32), grey)
+
+
+def angle(env: gym.Env) -> float:
+    """The true angle in (-pi, pi], 0 upright: for scoring alone."""
+    return float(np.angle(np.exp(1j * env.unwrapped.state[0])))
+
+
+def upright(env: gym.Env) -> np.ndarray:
+    """The goal: a picture of the arm upright, where it stays without a torque. (24, 24, 1)."""
+    env.reset()
+    env.unwrapped.state = np.zeros(2)
+    return env.step(np.zeros(1, np.float32))[0]

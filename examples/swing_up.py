@@ -1,0 +1,200 @@
+"""Gymnasium's Pendulum-v1 from pixels and torques alone: one program learns, imagines and acts.
+
+    python -m examples.swing_up --seed 0
+
+The arm is the environment's own: 2 N m at most, where gravity takes up to 5, so that it has to be
+swung up. No state and no reward is used; the true angle and the rewards serve for scoring.
+
+1. collects ten episodes of random torques, 2,000 steps;
+2. learns the program of `models.swing` by variational EM: encoder, decoder and the polynomial
+   dynamics of the poses on one free energy, from a VAE that only knows the principal components of
+   a cover of the frames;
+3. imagines: predicts held-out episodes 40 steps ahead, from 20 frames and the torques alone.
+
+The folder --out gets summary.json: `open_loop_ratio` are errors of predicted poses 1, 5, 10, 20 and
+40 steps ahead (root mean square), over those of the mean pose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm.auto import tqdm
+
+import jopa_ppl as jp
+from examples import _swing_up_env as arm
+from models.swing import following, swing
+from models.vae import VAE, covering
+
+EPISODES = 10              # of random torques, 200 steps each
+WINDOW = 50                # steps of a trajectory that is learned from: four of an episode
+SWEEPS, STEPS = 2, 80      # of message passing, and of Adam, a round
+ROUNDS, RATE = 15, 3e-3    # of variational EM; Adam's rate at first, by a cosine to a 20th
+BATCH = 2                  # trajectories of an Adam step: 100 frames
+SEEN, AHEAD = 20, (1, 5, 10, 20, 40)        # frames that are seen, and steps that are predicted
+SATURATED = 0.999          # of the largest torque, as a draw of the program has to be finite
+LINEARISE = {"x": "linearise"}
+
+
+class Episodes(NamedTuple):
+    """`frames[e, t]` is seen, then `actions[e, t]` acts: (E, T, 24, 24, 1), (E, T, 1).
+
+    Actions are as the program draws them: the torque is 2 tanh(action) N m.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+
+
+class World(NamedTuple):
+    """What was learned: the networks, the beliefs about the dynamics, the unit of velocities."""
+
+    vae: VAE
+    learned: jp.Posterior
+    speed: float
+
+
+@contextmanager
+def timed(clock: dict[str, float], name: str) -> Iterator[None]:
+    """Put the seconds that the block takes into clock[name]."""
+    start = time.perf_counter()
+    yield
+    clock[name] = time.perf_counter() - start
+
+
+def to_torque(action: np.ndarray) -> np.ndarray:
+    """The torque of an action of the program, N m."""
+    return arm.TORQUE * np.tanh(action)
+
+
+def collect(episodes: int, seed: int) -> Episodes:
+    """Episodes of torques that are uniform, and held for 1 to 8 steps."""
+    env, rng = arm.make(), np.random.default_rng(seed)
+    frames, parts = [], []
+    for e in tqdm(range(episodes), desc="random torques", unit="episode"):
+        y, _ = env.reset(seed=1000 * seed + e)
+        part = np.repeat(rng.uniform(-1, 1, arm.STEPS), rng.integers(1, 9, arm.STEPS))[:arm.STEPS]
+        for p in part:
+            frames.append(y)
+            y, *_ = env.step(np.array([arm.TORQUE * p], np.float32))
+        parts.append(part)
+    env.close()
+    shape = (episodes, arm.STEPS)
+    actions = np.arctanh(np.clip(parts, -SATURATED, SATURATED)).astype(np.float32)
+    return Episodes(np.reshape(frames, (*shape, *frames[0].shape)), actions.reshape(*shape, 1))
+
+
+def cut(array: np.ndarray, length: int) -> np.ndarray:
+    """Episodes (E, T, ..) in trajectories, time first: (length, E T / length, ..)."""
+    parts = array.shape[0] * (array.shape[1] // length)
+    return array.reshape(parts, length, *array.shape[2:]).swapaxes(0, 1)
+
+
+def learn(data: Episodes, seed: int, rounds: int = ROUNDS) -> World:
+    """The networks and the beliefs, on one free energy."""
+    key = jax.random.key(seed)
+    vae = covering(data.frames.reshape(-1, *data.frames.shape[2:]), key)
+    speed = float(np.diff(encode(vae, data.frames), axis=1).std())
+    frames = cut(data.frames, WINDOW)
+    model = jp.condition(swing, {"u": cut(data.actions, WINDOW)})
+    optim = optax.adam(optax.cosine_decay_schedule(RATE, rounds * STEPS, 0.05))
+    em = jp.VariationalEM(model, optim, e_sweeps=SWEEPS, m_steps=STEPS, batch=BATCH,
+                          messages=LINEARISE)
+    learned, weights = em.run(key, rounds, frames, T=WINDOW, trajectories=frames.shape[1], vae=vae,
+                              speed=speed)
+    graph, state = nnx.split(vae)
+    nnx.replace_by_pure_dict(state, weights["vae"])
+    return World(nnx.merge(graph, state), learned, speed)
+
+
+@jax.jit
+def _encode(vae: VAE, frames: jax.Array) -> jax.Array:
+    return vae.encode(frames)[0]
+
+
+def encode(vae: VAE, frames: np.ndarray) -> np.ndarray:
+    """Mean poses of frames, (.., d)."""
+    return np.asarray(_encode(vae, jnp.asarray(frames)))
+
+
+def believing(world: World) -> Callable:
+    """The program with what was learned of the dynamics."""
+    return jp.given(swing, world.learned, ["A", "W"])
+
+
+def imagine(world: World, data: Episodes) -> tuple[np.ndarray, np.ndarray]:
+    """Poses that follow SEEN frames by the torques alone, and those of the frames that came:
+    (max(AHEAD), windows, d) both."""
+    length = SEEN + max(AHEAD)
+    every = range(0, data.frames.shape[1] - length + 1, SEEN)
+    frames, actions = (np.concatenate([x[:, t:t + length] for t in every]).swapaxes(0, 1)
+                       for x in data)
+    seen = jp.VMP(jp.condition(believing(world), {"u": actions[:SEEN]}), messages=LINEARISE,
+                  tol=1e-4).run(frames[:SEEN], T=SEEN, trajectories=frames.shape[1], vae=world.vae,
+                                speed=world.speed)
+    last, pose = seen.mean("x")[-2:]           # of the last frame that is seen, and of the next
+    path, A = [], jnp.asarray(world.learned.mean("A"))
+    for action in actions[SEEN:]:
+        path.append(np.asarray(pose))
+        last, pose = pose, following(A, last, pose, action, world.speed)
+    return np.stack(path), encode(world.vae, frames[SEEN:])
+
+
+def open_loop(world: World, data: Episodes, held: Episodes) -> list[float]:
+    """Errors of predicted poses AHEAD steps on, over those of the mean pose."""
+    predicted, came = imagine(world, held)
+    mean = encode(world.vae, data.frames).mean((0, 1))
+    size = lambda gap: np.sqrt((gap**2).sum(-1).mean(1))
+    return [float((size(predicted - came) / size(mean - came))[h - 1]) for h in AHEAD]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m examples.swing_up", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of data, training and starts (0)")
+    parser.add_argument("--starts", type=int, default=100, help="episodes that are scored (100)")
+    parser.add_argument("--steps", type=int, default=EPISODES * arm.STEPS,
+                        help=f"random steps that are learned from ({EPISODES * arm.STEPS})")
+    parser.add_argument("--fast", action="store_true",
+                        help="a smoke test: 2 episodes, 2 rounds of variational EM")
+    parser.add_argument("--out", type=Path, default=Path("outputs/swing_up"),
+                        help="folder of the results (outputs/swing_up)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the job; returns the summary that is written to summary.json."""
+    args = parse(argv)
+    episodes, rounds = (2, 2) if args.fast else (args.steps // arm.STEPS, ROUNDS)
+    clock: dict[str, float] = {}
+    with timed(clock, "seconds_total"):
+        with timed(clock, "seconds_collecting"):
+            data = collect(episodes, args.seed)
+        held = collect(1 if args.fast else 4, args.seed + 1000)
+        with timed(clock, "seconds_learning"):
+            world = learn(data, args.seed, rounds)
+        with timed(clock, "seconds_imagining"):
+            ratio = open_loop(world, data, held)
+    summary = {**clock, "seed": args.seed, "environment_steps": episodes * arm.STEPS,
+               "open_loop_ratio": ratio, "ahead": AHEAD,
+               "free_energy": float(world.learned.free_energy[-1])}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2))
+    print(json.dumps(summary, indent=2))
+    return summary
+
+
+if __name__ == "__main__":
+    main()
