@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +13,8 @@ from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.compilation import Stages, once
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Engine, Evidence, State
-from jopa_ppl.engine.forward import own_conditional, roll, settled
+from jopa_ppl.engine.forward import own_conditional, roll, settled, walk
+from jopa_ppl.engine.functions import affine, means_of
 from jopa_ppl.engine.steps import Coordinates, SiteMap, mixture, site_map
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.program.refs import Ref
@@ -103,32 +103,28 @@ def forward(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence
             ) -> tuple[Array, Array]:
     """Smoothed moments of the sites of every step, predicted ones where no observation reaches."""
     c, start = Coordinates(block), settled(engine, block, moments, bound)
-
-    def rolled(bound: Evidence) -> tuple[Array, Array]:
-        segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
-                    for n, sites in chain_segments(engine, block, moments, bound)]
-        return roll(start, segments, c)
-
-    return along(engine, block, moments, bound, rolled)
+    bound = at_own_path(engine, block, moments, bound)
+    segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
+                for n, sites in chain_segments(engine, block, moments, bound)]
+    return roll(start, segments, c)
 
 
-def along(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence,
-          rolled: Callable[[Evidence], tuple[Array, ...]]) -> tuple[Array, ...]:
-    """What `rolled` makes of the evidence, its means (T, *plates, w) first; where a step is not
-    affine in the one before, linearised at these very means: each pass gets one more step right,
-    and it stands when they do."""
-    if not any(f.curved for f in engine.graph.factors if f.instances_of(block)):
-        return rolled(bound)
+def at_own_path(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Evidence:
+    """The evidence with what is not affine linearised where the chain is: at its smoothed means,
+    and ahead of what is seen at those that follow by the program's own functions."""
+    exact = means_of(engine, block, bound, moments)
+    if not any(exact):
+        return bound
+    scan, c = engine.graph.program.scans[block.scan], Coordinates(block)
+    names = [n for n in scan.sites if n in block.variables]
+    segments = []
+    for (steps, sites), own in zip(
+            chain_segments(engine, block, moments, engine.at(moments, bound)), exact):
+        segments.append((steps, [
+            (where, jnp.arange(steps), own[name]) if name in own
+            else (where, own_conditional(site, where).mean, affine)
+            for name, (where, site) in zip(names, sites)]))
+    path = walk(settled(engine, block, moments, bound), segments, c)
     stats = engine.stats(moments, bound.clamps)[block.name]
-    most = engine.graph.program.scans[block.scan].length + 1
-
-    def again(carry: tuple) -> tuple:
-        passes, old, _ = carry
-        at = engine.at(moments, bound, **{block.name: block.with_means(stats, old[0])})
-        new = rolled(at)
-        gap = jnp.abs(new[0] - old[0]) > 1e-10 * (1 + jnp.abs(old[0]))
-        return passes + 1, new, gap.any()
-
-    first = rolled(engine.at(moments, bound))
-    return jax.lax.while_loop(lambda c: c[2] & (c[0] < most), again,
-                              (jnp.zeros((), int), first, jnp.ones((), bool)))[1]
+    means = block.with_means(stats, path[..., c.size - c.width:])
+    return engine.at(moments, bound, **{block.name: means})

@@ -27,12 +27,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.decision import AMPLITUDE, Affine, Decision, Policy, Problem, turns
 from jopa_ppl.engine.forward import walk
-from jopa_ppl.engine.likelihoods import Placement
+from jopa_ppl.engine.functions import Mean, affine, means_of
 from jopa_ppl.engine.value import Rule
-from jopa_ppl.graph.factor import Factor
 from jopa_ppl.program.refs import Ref
 
 LEAST = 0.01            # share of the way to a new policy
@@ -91,56 +89,29 @@ def starts(decision: Decision, nodes: list, given: dict[str, Array]) -> Policy:
 
 
 class Paths:
-    """What the paths of a decision are made of: one run's evidence and beliefs; `means`: by site
-    that is not of the chain its mean."""
+    """What the paths of a decision are made of: one run's evidence and beliefs."""
 
-    def __init__(self, problem: Problem, means: dict[str, Array]) -> None:
+    def __init__(self, problem: Problem) -> None:
         self.problem, self.decision, self.c = problem, problem.decision, problem.decision.c
-        self.exact = {f.name: self._function(f, means) for f in self.decision.in_scan
-                      if f.curved and f.value is not None}
-
-    def _function(self, f: Factor, means: dict[str, Array]) -> Callable[[Array, Array], Array]:
-        """The mean of a site at (step of its context, h): the program's own function."""
-        block, arrays = self.decision.block, self.problem.bound.arrays[f.name]
-        refs, own, want = f.instances_of(block), f.site.ref(), [p.name for p in f.plates]
-        shared = {r: means[r.site] for r in f.latents if r not in refs}
-        place = Placement(self.decision.engine.graph, f, refs, arrays)
-
-        def at(step: Array, h: Array) -> Array:
-            parts = [jnp.zeros((*h.shape[:-1], f.dims)) if r == own else h[..., self.c.of(r)]
-                     for r in refs]
-            x = align(jnp.concatenate(parts, -1), 0, block.plates, want, 1)
-            return align(-place.residual_at(step, x, shared), 0, want, block.plates, 1)
-
-        return at
+        self.exact = means_of(self.decision.engine, self.decision.block, problem.bound,
+                              problem.moments)
 
     def path(self, policy: Policy, program: Affine) -> Array:
         """h of every step, (T, *plates, H): means alone, by the program's own functions and what is
         affine of `program`."""
         segments = []
-        for ctx, (steps, sites), mine in zip(self.decision.contexts, program.nodes, policy):
+        for (steps, sites), mine, exact in zip(program.nodes, policy, self.exact):
             here, times = [], jnp.arange(steps)
-            factors = {f.site.name: f for f in self.decision.in_scan if f.context == ctx}
             for name, node in sites:
-                where, f = self.c.of(Ref(name, 0)), factors[name]
+                where = self.c.of(Ref(name, 0))
                 if name in mine:
-                    here.append((where, mine[name].gain, _affine))
-                elif f.name in self.exact:
-                    here.append((where, (node.fix, times), self._fixed(f)))
+                    here.append((where, mine[name].gain, affine))
+                elif name in exact:
+                    here.append((where, (node.fix, times), _fixed(exact[name])))
                 else:
-                    here.append((where, node.rule.mean, _affine))
+                    here.append((where, node.rule.mean, affine))
             segments.append((steps, here))
         return walk(self.problem.start, segments, self.c)
-
-    def _fixed(self, f: Factor) -> Callable[[Any, Array], Array]:
-        exact = self.exact[f.name]
-
-        def mean(numbers: tuple, h: Array) -> Array:
-            fix, step = numbers
-            found = exact(step, h)
-            return found if fix is None else _affine(fix[0], found) + fix[1]
-
-        return mean
 
     def improved(self, begun: Policy, tol: float, most: int) -> Found:
         """From one policy to one that no step improves by more than `tol`, each pass of the loop
@@ -176,7 +147,7 @@ class Paths:
             mixed = {}
             for name, rule in here.items():
                 h = old.path[at:at + steps]
-                gap = h[..., self.c.of(Ref(name, 0))] - _affine(rule.gain, h)
+                gap = h[..., self.c.of(Ref(name, 0))] - affine(rule.gain, h)
                 gain = rule.gain.at[..., 0].add((1 - old.share[..., None]) * gap)
                 mixed[name] = rule._replace(gain=gain)
             found.append(mixed)
@@ -184,8 +155,14 @@ class Paths:
         return found
 
 
-def _affine(gain: Array, h: Array) -> Array:
-    return jnp.einsum("...nh,...h->...n", gain, h)
+def _fixed(exact: Mean) -> Callable[[Any, Array], Array]:
+    """A mean where the site may be data in part (`value.fix_of`)."""
+    def mean(numbers: tuple, h: Array) -> Array:
+        fix, step = numbers
+        found = exact(step, h)
+        return found if fix is None else affine(fix[0], found) + fix[1]
+
+    return mean
 
 
 def _where(fine: Array, new: Any, old: Any) -> Any:

@@ -85,9 +85,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
     moments, digits = _known(decision, bound)
     problem = Problem(decision, bound, moments, split)
     if decision.curved:
-        means = {n: b.shaped(n, p)[0] for b in engine.graph.blocks if b is not decision.block
-                 for n, p in b.marginal(moments[b.name]).items()}
-        paths = Paths(problem, means)
+        paths = Paths(problem)
         found = jax.vmap(lambda p: paths.improved(p, tol, len(history)))(
             starts(decision, problem.affine.nodes, given))
         policy, path, past, which = best_of(found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ from jopa_ppl.compilation import Stages, in_batches, often
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Engine, Evidence, State
 from jopa_ppl.engine.forward import Conditional, Smoothed, over_time, own_conditional, settled
-from jopa_ppl.engine.marginals import along, chain_segments
+from jopa_ppl.engine.functions import affine, means_of
+from jopa_ppl.engine.marginals import chain_segments
 from jopa_ppl.engine.steps import Coordinates
 from jopa_ppl.engine.value import fix_of, told
 from jopa_ppl.linalg.factors import augment
@@ -74,38 +74,46 @@ def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Evidence
     drawn, _ = block.draw(moments[block.name], smooth, bound.clamps[block.name])
     given = settled(engine, block, {**moments, block.name: drawn}, bound)
     plan = plan if plan is not None and plan.about(block) else None
-    path = partial(_path, engine, block, fixed, plan, given, noise, c)
-    (nodes,) = along(engine, block, {**moments, block.name: drawn}, bound, path)
+    here = engine.at({**moments, block.name: drawn}, bound)
+    nodes = _path(engine, block, fixed, plan, given, noise, c, here)
     found = {n: take(nodes, [block.node[n]], [-1]) for n in block.variables}
     found |= {n: block.site(drawn, n)[0] for n in block.head}
     return {n: engine.graph.variables[n].values(x) for n, x in found.items()}
 
 
 def _path(engine: Engine, block: ChainBelief, fixed: dict, plan: Any, given: Smoothed,
-          noise: Array, c: Coordinates, bound: Evidence) -> tuple[Array]:
+          noise: Array, c: Coordinates, bound: Evidence) -> Array:
     """The steps of one draw (T, *plates, w): those given, the others by the program."""
     segments = chain_segments(engine, block, fixed, bound)
+    exact = means_of(engine, block, bound, fixed)
     nodes, at = [], 0
     carry = given.state_mean[0]
     for j, (length, sites) in enumerate(segments):
-        rules = []
+        rules, own = [], []
         for (where, site), name in zip(sites, _names(engine, block)):
+            fix = None
             rule = own_conditional(site, where)._replace(K=None, slots=())
             if plan is not None and name in plan.gains[j]:
                 rule = Conditional(*plan.gains[j][name])
             elif plan is not None and name in plan.told[j]:
-                rule = told(rule, fix_of(site, *plan.told[j][name]))
-            rules.append((where, rule))
+                fix = fix_of(site, *plan.told[j][name])
+                rule = told(rule, fix)
+            rules.append((where, (rule, fix)))
+            decided = plan is not None and name in plan.gains[j]
+            own.append(None if decided else exact[j].get(name))
         places = [w for w, _ in rules]
         here = jax.tree.map(lambda a, at=at, n=length: a[at:at + n], given)
         keys = random.split(random.fold_in(noise, j), length)
 
-        def step(mean: Array, inputs: Any, places: list = places) -> tuple[Array, Array]:
-            here, rules, k = inputs
+        def step(mean: Array, inputs: Any, places: list = places, own: list = own
+                 ) -> tuple[Array, Array]:
+            here, rules, (k, t) = inputs
             mean = jnp.where(here.settled, here.state_mean, mean)
             h = jnp.pad(augment(mean), [(0, 0)] * (mean.ndim - 1) + [(0, c.width)])
-            for i, (where, rule) in enumerate(zip(places, rules)):
-                drift = jnp.einsum("...nh,...h->...n", rule.mean, h)
+            for i, (where, (rule, fix), mean_at) in enumerate(zip(places, rules, own)):
+                drift = affine(rule.mean, h) if mean_at is None else mean_at(t, h)
+                if mean_at is not None and fix is not None:
+                    drift = affine(fix[0], drift) + fix[1]
                 eps = random.normal(random.fold_in(k, i), drift.shape, drift.dtype)
                 spread = jnp.einsum("...nm,...m->...n", square_root(rule.cov), eps)
                 node = where - (c.size - c.width)
@@ -115,10 +123,11 @@ def _path(engine: Engine, block: ChainBelief, fixed: dict, plan: Any, given: Smo
             return h[..., c.shift()[1:]], h[..., c.size - c.width:]
 
         # Keys must step with time even where a segment has one step.
-        carry, out = over_time(step, carry, (here, [r for _, r in rules], keys), length)
+        inputs = here, [r for _, r in rules], (keys, jnp.arange(length))
+        carry, out = over_time(step, carry, inputs, length)
         nodes.append(out)
         at += length
-    return (jnp.concatenate(nodes),)
+    return jnp.concatenate(nodes)
 
 
 def _names(engine: Engine, block: ChainBelief) -> list[str]:

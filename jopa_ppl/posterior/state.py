@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.engine import Engine, Evidence
 from jopa_ppl.engine.forward import own_conditional, roll, settled
-from jopa_ppl.engine.marginals import along, chain_segments
+from jopa_ppl.engine.marginals import at_own_path, chain_segments
 from jopa_ppl.engine.steps import Coordinates
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.language.given import JointBelief
@@ -84,12 +84,10 @@ def _moments(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence,
     places = np.concatenate([c.of(Ref(*block.seeds[n])) for n in block.head]) - 1
     look = jnp.broadcast_to(step, block.batch)
 
-    def rolled(bound: Evidence) -> tuple[Any, ...]:
-        segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
-                    for n, sites in chain_segments(engine, block, moments, bound)]
-        return roll(start, segments, c, look)
-
-    *_, h, S = along(engine, block, moments, bound, rolled)
+    bound = at_own_path(engine, block, moments, bound)
+    segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
+                for n, sites in chain_segments(engine, block, moments, bound)]
+    *_, h, S = roll(start, segments, c, look)
     mean, cov = h[..., 1 + places], S[..., 1 + places[:, None], 1 + places[None, :]]
     known = start.settled[step][..., places].all(-1)          # steps that were not rolled out
     at = start.state_cov[step][..., places[:, None], places[None, :]]

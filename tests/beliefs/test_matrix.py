@@ -128,7 +128,8 @@ def polynomial(y, u, *, transposed=False):
     jp.scan(step, x0, y)
 
 
-@pytest.mark.parametrize("transposed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("transposed", [False, True])
 def test_products_with_any_function_of_a_step(monkeypatch, transposed):
     """A @ phi(x, u), linearised: the form that plain products have, and the dense one's numbers."""
     (y, u), (z, v) = data(missing=True), data(du=1)

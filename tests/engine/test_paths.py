@@ -85,6 +85,7 @@ def test_an_affine_program_in_disguise_has_the_plan_of_the_plain_one(N, case):
         assert_allclose(hidden.variance(name), plain.variance(name), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_swing_up_follows_the_program_and_no_gradient_improves_it():
     steps = 40
     goal = np.tile([1.0, 0, 0], (steps, 1))

@@ -137,6 +137,7 @@ def test_a_lost_frame_leaves_the_state_to_what_moves_it(learned):
     assert (np.diagonal(lost.state.cov) > 1.5 * np.diagonal(before.state.cov)).all()
 
 
+@pytest.mark.slow
 def test_copies_of_a_vector_environment_have_agents_of_their_own(learned):
     envs = gym.vector.SyncVectorEnv([lambda: Turning(steps=5)] * 2)
     found = jp.rollout(envs, agent_of(learned), episodes=2, seed=0, progress=False)
@@ -159,6 +160,7 @@ def test_a_plant_that_changes_is_followed_by_an_agent_that_forgets(learned):
     assert np.median(ends["adapts"]) > 0.2 * np.median(ends["fixed"])
 
 
+@pytest.mark.slow
 def test_learning_from_an_episode_moves_what_is_global(learned):
     agent = agent_of(learned)
     message(DataError, agent.learn, "nothing to learn from")
@@ -201,6 +203,7 @@ def test_a_plan_that_fails_leaves_the_last_one_in_force(learned, monkeypatch):
     assert_allclose(agent.steps[2].drawn, np.clip(good.mean("u")[2], -2, 2))
 
 
+@pytest.mark.slow
 def test_a_state_is_the_belief_that_a_later_program_begins_with():
     def oscillator(y=None, *, T):
         last = jp.latent("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
