@@ -81,3 +81,11 @@ def test_controlled_digits_fast(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert summary["predicted"]["mean"] < 1.0 and summary["planned"]["max"] < 1.0    # degrees
     assert (tmp_path / "controlled_digits.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_mountain_car_fast(tmp_path):
+    from examples.mountain_car import main
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert summary["starts"] == 1 and summary["steps"] == [60]
+    assert (tmp_path / "drives.png").exists() and (tmp_path / "summary.json").exists()
