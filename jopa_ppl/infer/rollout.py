@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -12,7 +13,8 @@ from jopa_ppl.errors import JopaError, whole
 from jopa_ppl.infer.agent import Agent, Step
 
 
-class Rollout(NamedTuple):
+@dataclass(frozen=True)
+class Rollout:
     """Episodes as arrays, NaN (False) after an episode's end: axes (episodes, steps, ..).
 
     frames: what the agent saw; actions: what the environment took; rewards: its own, which no agent
