@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
 
-Y = np.exp(0.3 * np.cumsum(np.random.default_rng(5).normal(size=8)))
+Y = np.exp(0.3 * np.cumsum(np.random.default_rng(5).normal(size=5)))
 
 
 def growing(y, logs):
