@@ -13,7 +13,7 @@ from jopa_ppl.errors import JopaError, whole
 from jopa_ppl.infer.agent import Agent, Step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rollout:
     """Episodes as arrays, NaN (False) after an episode's end: axes (episodes, steps, ..).
 
