@@ -11,10 +11,9 @@ knows of it: the torque is tanh a of what there is at most.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from itertools import combinations_with_replacement
+from math import comb
 
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
@@ -26,11 +25,12 @@ DEGREE = 3
 
 def polynomials(z: Array, degree: int = DEGREE) -> Array:
     """All monomials of this degree or less: z (.., n) -> (.., (n + degree)! / n! / degree!)."""
-    one = jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
-    factors = np.array([*combinations_with_replacement(range(one.shape[-1]), degree)])
-    found = one[..., factors[:, 0]]
-    for i in range(1, degree):
-        found = found * one[..., factors[:, i]]
+    one = jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)       # products of `degree` of these
+    count, found = one.shape[-1], one
+    for made in range(1, degree):           # one_i times what is made of one_i, .., one_n alone
+        tails = [comb(count - i + made - 1, made) for i in range(count)]
+        found = jnp.concatenate([one[..., i:i + 1] * found[..., -tail:]
+                                 for i, tail in enumerate(tails)], -1)
     return found
 
 

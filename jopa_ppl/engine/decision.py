@@ -187,12 +187,16 @@ class Decision:
 
     # -- backward --------------------------------------------------------------------------------
 
-    def nodes(self, bound: Evidence, moments: dict, split: Split) -> tuple[list, list]:
-        """By context: (steps, latent sites of a step in program order), and the summed costs."""
-        nodes, costs = [], []
+    def nodes(self, bound: Evidence, moments: dict, split: Split, old: Affine | None = None
+              ) -> Affine:
+        """The sites of every step and what they cost; those of an `old` program that no path
+        changes are as they were."""
+        nodes, costs, steady = [], [], []
         c, stats = self.c, self.engine.stats(moments, bound.clamps)
-        for ctx in self.contexts:
-            sites, total = [], jnp.zeros((1, *(1,) * len(self.block.batch), c.size, c.size))
+        for i, ctx in enumerate(self.contexts):
+            sites, before = [], {} if old is None else dict(old.nodes[i][1])
+            none = jnp.zeros((1, *(1,) * len(self.block.batch), c.size, c.size))
+            parts = {True: none, False: none if old is None else old.steady[i]}
             here = {f.site.name: f for f in self.in_scan if f.context == ctx}
             for f in (here[name] for name in self.order if name in here):
                 if not density_of(f).gaussian:
@@ -200,17 +204,22 @@ class Decision:
                                          site=f.site.name, found=f.family, expected="normal, mvn",
                                          fix="give it an encoder, jp.Amortized"
                                          if f.scored else "move it out of the scan")
+                if old is not None and not f.curved:
+                    if f.value is not None:
+                        sites.append((f.site.name, before[f.site.name]))
+                    continue
                 site = site_map(self.engine, c, f, bound, moments)
                 logdet = self.engine.energy.noise(f, bound.arrays[f.name], stats)[1]
                 logdet = logdet if ctx.at is None else logdet[None]
                 if f.value is None:
-                    total = total + to_chain_plates(cost(site, split.later[f.name], logdet), f,
-                                                    self.block, 2)
+                    parts[bool(f.curved)] += to_chain_plates(
+                        cost(site, split.later[f.name], logdet), f, self.block, 2)
                 else:
                     sites.append((f.site.name, self._node(f, site, logdet, bound, split)))
             nodes.append((self.length - ctx.first if ctx.at is None else 1, sites))
-            costs.append(total)
-        return nodes, costs
+            costs.append(parts[True] + parts[False])
+            steady.append(parts[False])
+        return Affine(nodes, costs, steady)
 
     def _node(self, f: Factor, site: SiteMap, logdet: Array, bound: Evidence, split: Split) -> Node:
         name, n, plates = f.site.name, f.dims, len(self.block.batch)
@@ -280,10 +289,11 @@ class Decision:
 
 class Affine(NamedTuple):
     """A program that is affine, or linearised: by context (steps, latent sites of a step in program
-    order), and the summed costs of a step."""
+    order), the summed costs of a step, and those `steady` ones that no path changes."""
 
     nodes: list[tuple[int, list[tuple[str, Node]]]]
     costs: list[Array]
+    steady: list[Array]
 
 
 class Solved(NamedTuple):
@@ -305,7 +315,7 @@ class Problem:
         self.stats = engine.stats(moments, bound.clamps)
         self.start = settled(engine, block, *complete(engine, moments, bound, (block,)))
         here = engine.at(moments, bound) if decision.curved else bound
-        self.affine = Affine(*decision.nodes(here, moments, split))
+        self.affine = decision.nodes(here, moments, split)
         *_, h, S = self.rolled(self.affine, self.own)
         self.second = S + h[..., :, None] * h[..., None, :]
 
@@ -320,10 +330,10 @@ class Problem:
         d = self.decision
         means = d.block.with_means(self.stats[d.block.name], path[..., d.c.size - d.c.width:])
         bound = d.engine.at(self.moments, self.bound, **{d.block.name: means})
-        return Affine(*d.nodes(bound, self.moments, self.split))
+        return d.nodes(bound, self.moments, self.split, self.affine)
 
     def backward(self, program: Affine, policy: Policy | None = None) -> Solved:
-        return self.decision.backward(*program, self.step, policy)
+        return self.decision.backward(program.nodes, program.costs, self.step, policy)
 
     def expected(self, value: Array) -> Array:
         """What is to be expected of the future (*plates), from its value at the first decision."""

@@ -116,11 +116,6 @@ def score_of(place: Placement) -> Score:
         *leaves, value = [next(found if m else fixed) for m in moves]
         return leaves, value
 
-    def flat(array: Array) -> Array:
-        """(*lead, *shape of the site) -> (*batch, dims)."""
-        array = jnp.broadcast_to(array, (*array.shape[:lead], *shape))
-        return split(array, factor.site, factor.plates)
-
     def log_prob(moved: Sequence[Array]) -> Array:
         leaves, value = whole(moved)
 
@@ -134,13 +129,23 @@ def score_of(place: Placement) -> Score:
         density, *change = (jax.vmap(one) if lead else one)(leaves, value)
         return sum(map(laid, change), arrays.weight * laid(density))
 
-    def laid(density: Array) -> Array:
+    plates = range(lead, lead + len(factor.plates))
+    places = [lead + p.axis for p in factor.plates]
+
+    def laid(array: Array) -> Array:
+        """(*lead, *shape of the value) -> (*batch, elements)."""
         # What the base distribution has for an event is summed already.
-        own = shape[:density.ndim - lead]
-        density = jnp.broadcast_to(density, (*density.shape[:lead], *own))
-        axes = range(lead, lead + len(factor.plates))
-        moved = jnp.moveaxis(density, [lead + p.axis for p in factor.plates], axes)
+        own = shape[:array.ndim - lead]
+        array = jnp.broadcast_to(array, (*array.shape[:lead], *own))
+        moved = jnp.moveaxis(array, places, plates)
         return moved.reshape((*moved.shape[:lead + len(factor.plates)], -1))
+
+    def unlaid(array: Array) -> Array:
+        """The reverse, from a batch that may hold 1s."""
+        rest = [n for i, n in enumerate(shape) if lead + i not in places]
+        array = array.reshape((*array.shape[:-1], *rest))
+        array = jnp.moveaxis(array, plates, places)
+        return jnp.broadcast_to(array, (*array.shape[:lead], *shape))
 
     seen = (arrays.weight > 0).any(-1) | (factor.site.transform is not None)
 
@@ -160,11 +165,11 @@ def score_of(place: Placement) -> Score:
 
     def parameters(x: Array) -> list[Array]:
         found = place.each(moving, quiet(x))
-        return [flat(m.inv(_off_the_edge(m, a))) for m, a in zip(maps, found)]
+        return [laid(jnp.broadcast_to(m.inv(_off_the_edge(m, a)), (*a.shape[:lead], *shape)))
+                for m, a in zip(maps, found)]
 
     def density(moved: Sequence[Array]) -> Array:
-        unsplit = [join(a, factor.site, factor.plates, lead) for a in moved]
-        found = log_prob([m(a) for m, a in zip(maps, unsplit)])
+        found = log_prob([m(unlaid(a)) for m, a in zip(maps, moved)])
         return jnp.where(seen[..., None], found, 0.0)
 
     return Score(score, parameters, density)

@@ -67,22 +67,23 @@ def offsets(length: int) -> Array:
 def starts(decision: Decision, nodes: list, given: dict[str, Array]) -> Policy:
     """Policies to begin with, (starts, T, *plates, ..): first the actions that were `given`,
     (T, *plates, n) by site, where they are not NaN; then the prior moved by `offsets`."""
-    found, at, off = [], 0, offsets(decision.length)
+    found, at, off, plates = [], 0, offsets(decision.length), decision.block.batch
     for steps, sites in nodes:
         here = {}
         for name, node in sites:
             if name not in decision.decide:
                 continue
             rule, window = Rule.of(node), slice(at, at + steps)
-            gain = jnp.broadcast_to(rule.gain, (steps, *rule.gain.shape[1:]))
-            sd = jnp.sqrt(jnp.diagonal(rule.cov, axis1=-2, axis2=-1))
+            gain, cov, logdet = (
+                jnp.broadcast_to(x, (steps, *plates, *x.shape[1 + len(plates):])) for x in rule)
+            sd = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1))
             shift = off[:, window].reshape((len(off), steps, *(1,) * (sd.ndim - 1))) * sd
             moved = jnp.broadcast_to(gain, (len(off), *gain.shape)).at[..., 0].add(shift)
             first = jnp.where(node.given > 0, node.value, given[name][window])[..., None]
             own = jnp.where(jnp.isnan(first), gain, jnp.zeros_like(gain).at[..., :1].set(first))
             gains = jnp.concatenate([own[None], moved])
-            wide = [jnp.broadcast_to(x, (len(gains), steps, *x.shape[1:])) for x in rule[1:]]
-            here[name] = Rule(gains, *wide)
+            here[name] = Rule(gains, *(jnp.broadcast_to(x, (len(gains), *x.shape))
+                                       for x in (cov, logdet)))
         found.append(here)
         at += steps
     return found

@@ -191,10 +191,15 @@ def decision(form: Form, node: Node, where: np.ndarray
 
 
 def _substitute(form: Form, rows: Array, where: np.ndarray) -> Form:
-    """The form after z = rows h: T' Q T with T the identity but for the rows of z."""
-    T = jnp.broadcast_to(jnp.eye(form.Q.shape[-1], dtype=form.Q.dtype), form.Q.shape)
-    T = T.at[..., where, :].set(rows)
-    return Form(*jnp.einsum("...ab,n...ac,...cd->n...bd", T, jnp.stack(form), T))
+    """The form after z = rows h, T' Q T with T the identity but for the rows R of z: of a symmetric
+    Q what is not of z, and U' R + R' U, where U = Q_z. + Q_zz R / 2."""
+    Q = jnp.stack(form)
+    Q_zz = Q[..., where[:, None], where[None, :]]
+    others = np.ones(Q.shape[-1])
+    others[where] = 0.0
+    U = Q[..., where, :] * others + 0.5 * Q_zz @ rows
+    half = (U[..., :, :, None] * rows[..., :, None, :]).sum(-3)
+    return Form(*(Q * others[:, None] * others + half + jnp.swapaxes(half, -1, -2)))
 
 
 def _solve_lower(chol: Array, rhs: Array, transpose: bool = False) -> Array:

@@ -4,7 +4,9 @@ For q = N(m, S) the complete message of a likelihood p(y | x) is the gradient of
 
     dU/dm = E_q[d log p / dx],      dU/dS = -C / 2,   C = -E_q[d^2 log p / dx^2]   (Bonnet, Price)
 
-with the positive part of C for C, so that a message never has negative precision. The derivatives
+with the positive part of C for C, so that a message never has negative precision; where that is not
+all of C, of a density of independent elements the positive part of each in its parameters (logits,
+a mean): a decoder far from its frame bends any way. The derivatives
 are those of x -> log p(y | x) as a whole: how a likelihood is written (logits or probabilities, a
 network or a formula) makes no difference. The expectations are sums over points m + L z, S = L L':
 "linearise" takes the mean alone (at its fixed point, the mode and the curvature there: Laplace's
@@ -71,24 +73,28 @@ def expected_score(score: Score, at: Moments, rule: str, held: Array | None = No
     """
     spread = at.cov
     if by_element(score, at, rule):
-        score, at, spread = _of_elements(score, at)
+        cov = at.cov
+        score, at, J = _of_elements(score, at)
+        spread = _spread(lax.stop_gradient(J), cov)
     total = over_points(lambda x: jnp.sum(score(x)), at, rule)
     return total if held is None else total - 0.5 * jnp.sum(held * spread)
 
 
 def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments, Array]:
     """The density of every element as a function of its parameters eta (*batch, d, k), the moments
-    of these, and their covariance with the slope of eta in x a number: what a remainder is of."""
+    of these, and their slope in x (*batch, d, k, n)."""
     n = at.mean.shape[-1]
-    join = lambda x: jnp.stack(score.parameters(x), -1)
+    join = lambda x: jnp.stack(score.parameters(x), -1).astype(x.dtype)   # networks have their own
     eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
     tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
     slope = jax.vmap(lambda t: jax.jvp(join, (at.mean,), (t,))[1])(tangents)
-    J = jnp.moveaxis(slope, 0, -1)                                     # (*batch, d, k, n)
-    spread = lambda J: jnp.einsum("...dkn,...nm,...dlm->...dkl", J, at.cov, J)
+    J = jnp.moveaxis(slope, 0, -1)
     unstacked = lambda eta: score.density([eta[..., i] for i in range(eta.shape[-1])])
-    return (Score(unstacked), Moments(join(at.mean), spread(J)),
-            spread(lax.stop_gradient(J)))
+    return Score(unstacked), Moments(join(at.mean), _spread(J, at.cov)), J
+
+
+def _spread(J: Array, cov: Array) -> Array:
+    return jnp.einsum("...dkn,...nm,...dlm->...dkl", J, cov, J)
 
 
 def curvature(score: Score, at: Moments, rule: str) -> Array:
@@ -107,6 +113,10 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
         score, at, _ = _of_elements(score, at)
     own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
     C = _bend(score, at, rule)
+    if rule in ("linearise", "cubature") and score.parameters is not None:
+        values = jnp.linalg.eigvalsh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
+        fine = values[..., 0] >= -1e-9 * jnp.abs(values).max(-1)
+        C = jnp.where(fine[..., None, None], C, _bend_of_elements(score, at, rule))
     C = jnp.where((C == 0).all((-2, -1), keepdims=True), -own, C)
     return lax.stop_gradient(_positive(C) + own)
 
@@ -126,8 +136,24 @@ def _bend(score: Score, at: Moments, rule: str) -> Array:
     return over_points(bend, at, rule)
 
 
+def _bend_of_elements(score: Score, at: Moments, rule: str) -> Array:
+    """E_q[J' C J] with C the positive part of the curvature of every element in its parameters, J
+    their slope in x: of no negative part, however the parameters bend (Gauss and Newton's)."""
+    def bend(x: Array) -> Array:
+        of, inner, J = _of_elements(score, at._replace(mean=x))
+        C = _positive(_bend(of, inner, "linearise"))
+        found = jnp.einsum("...dkn,...dkl,...dlm->...nm", J, C, J)
+        # Elements that one latent serves add up.
+        shared = tuple(i for i, size in enumerate(x.shape[:-1]) if size < found.shape[i])
+        return found.sum(shared, keepdims=True)
+
+    return over_points(bend, at, rule)
+
+
 def _positive(C: Array) -> Array:
     """The positive part of matrices, as if they were symmetric."""
+    if C.shape[-1] == 1:
+        return jnp.maximum(C, 0.0)
     values, vectors = jnp.linalg.eigh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
     return jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
 

@@ -76,7 +76,8 @@ def test_an_affine_program_in_disguise_has_the_plan_of_the_plain_one(N, case):
         y[:3] = 0.4 * rng.normal(size=y[:3].shape)
     if case == "given":
         u[1], u[5] = 0.3, -0.2
-    plain, hidden = (plan(linear, y, conditions={"u": u}, N=N, hide=h) for h in (False, True))
+    told = {} if case == "goal" else {"u": u}
+    plain, hidden = (plan(linear, y, conditions=told, N=N, hide=h) for h in (False, True))
     assert plain.start is None and hidden.converged
     assert np.shape(hidden.start) == tuple(plates)
     assert_allclose(hidden.free_energy[-1], plain.free_energy[-1], rtol=1e-12)
