@@ -47,7 +47,7 @@ ROUNDS, RATE = 15, 3e-3    # of variational EM; Adam's rate at first, by a cosin
 BATCH = 2                  # trajectories of an Adam step: 100 frames
 SEEN, AHEAD = 20, (1, 5, 10, 20, 40)        # frames that are seen, and steps that are predicted
 SATURATED = 0.999          # of the largest torque, as a draw of the program has to be finite
-HORIZON, POLICIES = 30, 3     # of a plan: steps, and policies tried at most
+HORIZON, POLICIES = 30, 2     # of a plan: steps, and policies tried at most
 TOLERANCE = 0.45           # of the goal's pose, a third of the radius of the ring of poses
 LINEARISE = {"x": "linearise"}
 

@@ -87,20 +87,34 @@ def expand_at(fn: Callable, points: Sequence[Array]) -> Array:
     if not points:
         return fn()
     point, *rest = points
-    size = point.shape[-1]
 
     def first(vector: Array) -> Array:
         return expand_at(lambda *others: fn(vector, *others), rest)
 
-    value = first(point)
+    value, slope = _slope(first, point)
     axis = value.ndim - len(rest)
-    eye = jnp.eye(size).reshape((size, *(1,) * (point.ndim - 1), size))
-    tangents = jnp.broadcast_to(eye, (size, *point.shape))
-    slope = jax.vmap(lambda t: jax.jvp(first, (point,), (t,))[1])(tangents)
     at = jnp.moveaxis(point, -1, 0)
     at = at.reshape((*at.shape, *(1,) * (value.ndim - point.ndim + 1)))
     constant = value - (slope * at).sum(0)
     return jnp.concatenate([jnp.expand_dims(constant, axis), jnp.moveaxis(slope, 0, axis)], axis)
+
+
+def _slope(fn: Callable, point: Array) -> tuple[Array, Array]:
+    """fn at a point (*batch|1, p), every element of the batch for itself, and its slope, p in front
+    of the value's axes; backward where its values (*batch, n) are fewer than p."""
+    size, aval = point.shape[-1], jax.eval_shape(fn, point)
+    if aval.shape[:-1] == point.shape[:-1] and aval.shape[-1] < size:
+        try:
+            value, back = jax.vjp(fn, point)
+            eye = jnp.eye(aval.shape[-1], dtype=aval.dtype)
+            eye = eye.reshape((len(eye), *(1,) * (point.ndim - 1), len(eye)))
+            rows = jax.vmap(lambda c: back(c)[0])(jnp.broadcast_to(eye, (len(eye), *aval.shape)))
+            return value, jnp.moveaxis(rows, (0, -1), (-1, 0))
+        except ValueError:          # a while loop goes forward alone
+            pass
+    eye = jnp.eye(size).reshape((size, *(1,) * (point.ndim - 1), size))
+    tangents = jnp.broadcast_to(eye, (size, *point.shape))
+    return fn(point), jax.vmap(lambda t: jax.jvp(fn, (point,), (t,))[1])(tangents)
 
 
 def expand(fn: Callable, sizes: Sequence[int]) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -238,23 +239,24 @@ class Decision:
             rule, form = told(rule, fix), cost_of_data(site, logdet, given)
         return Node(rule, form, given, value, self._past(f, split.first), fix)
 
-    def backward(self, nodes: list, costs: list, first: Array, policy: Policy | None = None
-                 ) -> Solved:
+    def backward(self, nodes: list, costs: list, first: Array, policy: Policy | None = None,
+                 watched: bool = True) -> Solved:
         """From the last step to the first decision, taken at the steps `first`: each decision the
-        best one, or as a `policy` takes it."""
+        best one, or as a `policy` takes it; `watched`: with what rounding takes."""
         c, found = self.c, []
         shift, inner, size = c.shift(), slice(0, 1 + c.state), (*self.block.batch, c.size, c.size)
-        whole = Form(jnp.zeros(size), jnp.zeros(size))
-        carry = Form(*(x[..., inner, inner] for x in whole)), whole.Q, (jnp.zeros(()),) * 2
+        whole = Form(jnp.zeros(size), jnp.zeros(size) if watched else None)
+        within = lambda x: x[..., inner, inner]
+        carry = jax.tree.map(within, whole), whole.Q, (jnp.zeros(()),) * 2
         opening = jnp.arange(self.length).reshape((-1, *(1,) * first.ndim)) == first
         end = self.length
         rules = policy or [{} for _ in nodes]
         for (steps, sites), total, mine in zip(nodes[::-1], costs[::-1], rules[::-1]):
             def step(carry: tuple, inputs: Any, sites: list = sites) -> tuple[Any, Any]:
                 (V, value, (tied, squares)), (total, here, mine, opens) = carry, inputs
-                Q, lost = (x.at[..., shift[:, None], shift[None, :]].set(v)
-                           for x, v in zip(whole, V))
-                form = Form(Q + total, lost)
+                form = jax.tree.map(lambda x, v: x.at[..., shift[:, None], shift[None, :]].set(v),
+                                    whole, V)
+                form = form._replace(Q=form.Q + total)
                 gains = {}
                 for (name, _), node in zip(sites[::-1], here[::-1]):
                     where = c.of(Ref(name, 0))
@@ -267,7 +269,7 @@ class Decision:
                         new = average(form, node, where)
                     form = new.where(node.past, form)
                 value = jnp.where(opens[..., None, None], form.Q, value)
-                V = Form(*(symmetric(x[..., inner, inner]) for x in form))
+                V = jax.tree.map(lambda x: symmetric(within(x)), form)
                 return (V, value, (tied, squares)), gains
 
             inputs = (total, [node for _, node in sites], mine, opening[end - steps:end])
@@ -332,8 +334,10 @@ class Problem:
         bound = d.engine.at(self.moments, self.bound, **{d.block.name: means})
         return d.nodes(bound, self.moments, self.split, self.affine)
 
-    def backward(self, program: Affine, policy: Policy | None = None) -> Solved:
-        return self.decision.backward(program.nodes, program.costs, self.step, policy)
+    def backward(self, program: Affine, policy: Policy | None = None, watched: bool = False
+                 ) -> Solved:
+        """As `Decision.backward`, from the first decision on."""
+        return self.decision.backward(program.nodes, program.costs, self.step, policy, watched)
 
     def expected(self, value: Array) -> Array:
         """What is to be expected of the future (*plates), from its value at the first decision."""

@@ -20,7 +20,6 @@ movement systems"; Tassa, Erez & Todorov 2012 (the line search on paths that are
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,8 +40,7 @@ class Found(NamedTuple):
 
     ahead: the policy that is best along this path; share (*plates): how far towards it the next
     one goes; settled (*plates): whether no share improves F by more than `tol`; passes: policies
-    that were tried, and past (most, *plates): F after each; tied: what rounding takes of `ahead`
-    (`plan.Solved`).
+    that were tried, and past (most, *plates): F after each.
     """
 
     policy: Policy
@@ -53,7 +51,6 @@ class Found(NamedTuple):
     settled: Array
     passes: Array
     past: Array
-    tied: tuple[Array, Array]
 
 
 def offsets(length: int) -> Array:
@@ -133,12 +130,11 @@ class Paths:
             cost = jnp.where(fine, cost, old.cost)
             return Found(_where(fine, policy, old.policy), _where(fine, path, old.path), cost,
                          _where(fine, solved.policy, old.ahead), share, old.settled | stuck,
-                         old.passes + 1, old.past.at[old.passes].set(cost),
-                         jax.tree.map(partial(jnp.where, fine.any()), solved.tied, old.tied))
+                         old.passes + 1, old.past.at[old.passes].set(cost))
 
         first = Found(begun, jnp.zeros((self.decision.length, *plates, c.size)),
                       jnp.full(plates, jnp.inf), begun, jnp.ones(plates), jnp.zeros(plates, bool),
-                      jnp.zeros((), int), jnp.zeros((most, *plates)), (jnp.zeros(()),) * 2)
+                      jnp.zeros((), int), jnp.zeros((most, *plates)))
         return jax.lax.while_loop(lambda f: ~f.settled.all() & (f.passes < most), tried, first)
 
     def _mixed(self, old: Found) -> Policy:

@@ -89,12 +89,13 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
         found = jax.vmap(lambda p: paths.improved(p, tol, len(history)))(
             starts(decision, problem.affine.nodes, given))
         policy, path, past, which = best_of(found)
-        program, tied = problem.along(path), jax.tree.map(jnp.max, found.tied)
+        program = problem.along(path)
+        tied = problem.backward(program, watched=True).tied
         passes = found.passes.max()
         settled = jnp.take_along_axis(found.settled, which[None], 0).all()
     else:
         program, which = problem.affine, None
-        solved = problem.backward(program)
+        solved = problem.backward(program, watched=True)
         policy, past, tied = solved.policy, problem.expected(solved.value)[None], solved.tied
         passes, settled = jnp.ones((), int), jnp.ones((), bool)
     mean, cov, *_ = problem.rolled(program, policy)

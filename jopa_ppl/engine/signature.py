@@ -13,7 +13,7 @@ from jax import Array
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import JopaError, ShapeError, StaleError
 from jopa_ppl.language.keys import is_key
-from jopa_ppl.language.missing import from_masked
+from jopa_ppl.language.missing import unmasked
 from jopa_ppl.language.tracing import LOCK, tracing
 from jopa_ppl.language.watch import Watch
 from jopa_ppl.program.fingerprint import fingerprint
@@ -84,10 +84,10 @@ def split_call(model: Callable, args: tuple, kwargs: dict) -> Call:
     Raises:
         ShapeError: an array is not numeric, or is complex.
     """
-    leaves, tree = jax.tree.flatten(from_masked((model, args, kwargs)))
+    leaves, tree = jax.tree.flatten((model, args, kwargs))
     dynamic, static, where = [], [], []
     for leaf in leaves:
-        leaf = leaf.item() if isinstance(leaf, np.integer | np.bool_) else leaf
+        leaf = leaf.item() if isinstance(leaf, np.integer | np.bool_) else unmasked(leaf)
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
         where.append(is_array)
         if not is_array:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -67,14 +68,15 @@ class Rule(NamedTuple):
 
 
 class Form(NamedTuple):
-    """Q (.., H, H), and the form of the numbers that rounding took digits of, lost (.., H, H)."""
+    """Q (.., H, H), and the form of the numbers that rounding took digits of, lost (.., H, H), or
+    None where nobody asks."""
 
     Q: Array
-    lost: Array
+    lost: Array | None
 
     def where(self, past: Array, old: Form) -> Form:
         """This form where the step is not of the `past`, else the `old` one."""
-        return Form(*(jnp.where(past[..., None, None], a, b) for a, b in zip(old, self)))
+        return jax.tree.map(lambda a, b: jnp.where(past[..., None, None], a, b), old, self)
 
 
 def corner(constant: Array, size: int) -> Array:
@@ -164,7 +166,8 @@ def followed(form: Form, node: Node, rule: Rule, where: np.ndarray) -> Form:
 def decision(form: Form, node: Node, where: np.ndarray
              ) -> tuple[Form, Rule, tuple[Array, Array]]:
     """Minimise a decision out; the rule by which it is taken, of covariance Q_zz^-1, and how many
-    eps of the covariance rounding takes (of its worst element, and root sum of squares)."""
+    eps of the covariance rounding takes (of its worst element, and the sum of squares; 0 where
+    nobody asks)."""
     n = len(where)
     eye = jnp.eye(n, dtype=form.Q.dtype)
     free = 1.0 - node.given
@@ -180,26 +183,28 @@ def decision(form: Form, node: Node, where: np.ndarray
     logdet = 2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
     out, after = _substitute(Form(Q, lost), gain, where)
     out = out + corner(logdet - free.sum(-1) * LOG_2PI, Q.shape[-1])
+    rule = Rule(gain.at[..., 0].add(node.given * node.value), cov, -logdet)
+    if lost is None:
+        return Form(out, None), rule, (jnp.zeros(()),) * 2
     # A form of no more than a constant has no digits that a decision could have used.
     before = jnp.maximum(diagonal(Q), 0.0).at[..., where].set(0.0).at[..., 0].set(0.0)
     after = after + before[..., None] * jnp.eye(Q.shape[-1])
     tied = (diagonal(Q_zz) + diagonal(lost)[..., where]) * diagonal(cov)
     tied = jnp.where(node.past[..., None], 0.0, tied)
-    rule = Rule(gain.at[..., 0].add(node.given * node.value), cov, -logdet)
-    return (Form(out, after), rule,
-            (tied.max(initial=0.0), (tied**2).sum()))
+    return Form(out, after), rule, (tied.max(initial=0.0), (tied**2).sum())
 
 
 def _substitute(form: Form, rows: Array, where: np.ndarray) -> Form:
     """The form after z = rows h, T' Q T with T the identity but for the rows R of z: of a symmetric
     Q what is not of z, and U' R + R' U, where U = Q_z. + Q_zz R / 2."""
-    Q = jnp.stack(form)
+    Q = jnp.stack(jax.tree.leaves(form))
     Q_zz = Q[..., where[:, None], where[None, :]]
     others = np.ones(Q.shape[-1])
     others[where] = 0.0
     U = Q[..., where, :] * others + 0.5 * Q_zz @ rows
     half = (U[..., :, :, None] * rows[..., :, None, :]).sum(-3)
-    return Form(*(Q * others[:, None] * others + half + jnp.swapaxes(half, -1, -2)))
+    found = Q * others[:, None] * others + half + jnp.swapaxes(half, -1, -2)
+    return Form(found[0], None if form.lost is None else found[1])
 
 
 def _solve_lower(chol: Array, rhs: Array, transpose: bool = False) -> Array:

@@ -71,14 +71,14 @@ class Step(NamedTuple):
     """What an agent did at one step.
 
     action: as the environment takes it; drawn: as the program has it; state: the belief it starts
-    from; plan: the posterior that it comes from, `late` steps old where later ones failed
-    (`failed`: why, or None).
+    from; ahead (horizon + 1, ..): the actions of the plan that it comes from, which was `late`
+    steps old where later ones failed (`failed`: why, or None).
     """
 
     action: np.ndarray
     drawn: np.ndarray
     state: StateBelief
-    plan: Posterior
+    ahead: np.ndarray
     late: int
     failed: str | None
 
@@ -105,6 +105,8 @@ class Agent:
             state, states and parameters are told apart by several steps only.
         forget: power in (0, 1] to which the old evidence about them is raised for every step: about
             the last 1 / (1 - forget) of them count.
+        copies: of an environment that one agent acts in side by side, each with a state of its own:
+            the program has a plate of them, y is (T, copies, ..).
         max_iters: policies tried at most in a plan that is not affine, which begins with the last
             one, a step on; ten times as many in the first one of an episode.
         messages, tol: as in `jp.VMP`.
@@ -120,9 +122,10 @@ class Agent:
                  arguments: Mapping[str, Any] | None = None,
                  seeing: Mapping[str, Any] | None = None,
                  planning: Mapping[str, Any] | None = None, adapt: int = 0,
-                 forget: float = 1.0, max_iters: int = 5, tol: float = 1e-3,
+                 forget: float = 1.0, copies: int | None = None, max_iters: int = 5,
+                 tol: float = 1e-3,
                  messages: Mapping[str, str] | None = None) -> None:
-        whole("jp.Agent", horizon=horizon, max_iters=max_iters)
+        whole("jp.Agent", horizon=horizon, max_iters=max_iters, copies=copies or 1)
         whole("jp.Agent", 0, adapt=adapt)
         within("jp.Agent", 0, 1, forget=1 - forget)
         if forget < 1 and not adapt:
@@ -136,7 +139,7 @@ class Agent:
         self.to_action, self.to_frame = to_action, to_frame
         self.arguments = dict(arguments or {})
         self.seeing, self.planning = dict(seeing or {}), dict(planning or {})
-        self.adapt, self.forget = int(adapt), float(forget)
+        self.adapt, self.forget, self.copies = int(adapt), float(forget), copies
         self.max_iters, self.tol, self.messages = int(max_iters), float(tol), messages
         self.learned = self._first = posterior
         self._made: dict[bool, tuple[Any, Callable]] = {}
@@ -148,13 +151,15 @@ class Agent:
         """Begin an episode: nothing is known of the state. `beliefs`: what was learned on the way
         is put back too."""
         self.state: StateBelief | None = None
+        self.plan: Posterior | None = None          # the last good one
         self.steps: list[Step] = []
         self.frames: list[np.ndarray] = []
         if beliefs:
             self.learned = self._first
 
     def goal(self, observation: Any) -> None:
-        """What is to be seen from now on: an observation, or one for each of `horizon` steps."""
+        """What is to be seen from now on: an observation, or one for each of `horizon` steps; of
+        `copies`, of one or of every one."""
         found = np.asarray(observation if self.to_frame is None else self.to_frame(observation))
         if not np.isfinite(found).any():
             raise DataError("a goal that says nothing", found="NaN alone",
@@ -169,16 +174,17 @@ class Agent:
         frame = self._frame(observation)
         self.state = self._seen(frame)
         plan, failed = self._planned(frame)
-        late = 0
         if plan is None:            # the last good one, as many steps on
-            plan, late = self.steps[-1].plan, min(self.steps[-1].late + 1, self.horizon - 1)
-        drawn = np.asarray(plan.mean(self.decide), float)[late]
+            ahead, late = self.steps[-1].ahead, min(self.steps[-1].late + 1, self.horizon - 1)
+        else:
+            self.plan, ahead, late = plan, np.asarray(plan.mean(self.decide), float), 0
+        drawn = ahead[late]
         action = drawn if self.to_action is None else np.asarray(self.to_action(drawn))
         if self.space is not None:
             action = np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
             drawn = np.asarray(action, float) if self.to_action is None else drawn
         self.frames.append(frame)
-        self.steps.append(Step(action, drawn, self.state, plan, late, failed))
+        self.steps.append(Step(action, drawn, self.state, ahead, late, failed))
         return action
 
     def learn(self) -> Posterior | Mapping[str, Any]:
@@ -205,8 +211,15 @@ class Agent:
                 raise DataError("the first frame is lost", found="None", expected="an observation",
                                 fix="pass NaN in its shape")
             return np.full(self._shape, np.nan)
-        found = observation if self.to_frame is None else self.to_frame(observation)
-        frame = np.asarray(found, np.float32 if np.ndim(found) > 1 else float)
+        found = observation
+        if self.to_frame is not None:
+            found = (self.to_frame(observation) if self.copies is None
+                     else np.stack([self.to_frame(x) for x in observation]))
+        image = np.ndim(found) - (self.copies is not None) > 1
+        frame = np.asarray(found, np.float32 if image else float)
+        if self.copies is not None and len(frame) != self.copies:
+            raise ShapeError("there are other copies than the agent has", found=len(frame),
+                             expected=self.copies, fix=f"jp.Agent(copies={len(frame)})")
         if self._shape is not None and frame.shape != self._shape:
             raise ShapeError("observations have changed their shape", found=frame.shape,
                              expected=self._shape, fix="wrap the environment so that all are alike")
@@ -260,11 +273,14 @@ class Agent:
 
     def _planned(self, frame: np.ndarray) -> tuple[Posterior | None, str | None]:
         """A plan from the belief about the state now, or why there is none."""
-        wide = np.broadcast_to(self._goal, (self.horizon, *frame.shape)).astype(frame.dtype)
+        goal = self._goal
+        if self.copies is not None and goal.ndim == frame.ndim:         # a value a step
+            goal = goal[:, None] if goal.shape != frame.shape else goal
+        wide = np.broadcast_to(goal, (self.horizon, *frame.shape)).astype(frame.dtype)
         window = np.concatenate([np.full((1, *frame.shape), np.nan, frame.dtype), wide])
         model = given(self._about(self.learned), self.state, update=True)
         vmp = self._vmp(model, decide=self.decide, max_iters=self.max_iters, tol=self.tol)
-        before = self.steps[-1].plan if self.steps else None
+        before = self.plan
         init = before.shifted(1) if before is not None and before.start is not None else None
         plan, tries = None, 1 if self.steps else BEGINNING
         try:

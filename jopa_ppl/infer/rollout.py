@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from jopa_ppl.errors import JopaError, whole
-from jopa_ppl.infer.agent import Agent, Step
+from jopa_ppl.infer.agent import Agent
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,22 +18,37 @@ class Rollout:
     """Episodes as arrays, NaN (False) after an episode's end: axes (episodes, steps, ..).
 
     frames: what the agent saw; actions: what the environment took; rewards: its own, which no agent
-    sees; states (.., n): means of the beliefs about the state; lengths (episodes,): steps; ended
-    (episodes,): whether the environment ended it early; steps: what the agent did, by episode.
+    sees; states (.., n): means of the beliefs about the state; plans (.., horizon + 1, n): actions
+    ahead, as the program draws them; failed: whether a step's own plan failed, and an earlier one
+    went on; lengths (episodes,): steps; ended (episodes,): whether the environment ended it early.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     states: np.ndarray
+    plans: np.ndarray
+    failed: np.ndarray
     lengths: np.ndarray
     ended: np.ndarray
-    steps: list[list[Step]]
 
     @property
     def returns(self) -> np.ndarray:
         """Summed rewards of every episode, (episodes,)."""
         return np.nansum(self.rewards, 1)
+
+
+class _Row(NamedTuple):
+    """One step of all copies, (copies, ..); alive: those whose episode had not ended."""
+
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    states: np.ndarray
+    plans: np.ndarray
+    failed: np.ndarray
+    alive: np.ndarray
+    ended: np.ndarray
 
 
 def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = None,
@@ -42,13 +57,15 @@ def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = No
 
     Args:
         env: actions in a Box; observations (through the agent's `to_frame`) as its program has
-            them. Of a `gymnasium.vector` environment every copy has an agent of its own, and
-            `episodes` is a multiple of their number.
+            them. Of a `gymnasium.vector` environment `episodes` is a multiple of the number of
+            copies, and every copy has an agent of its own, unless this one is for as many
+            (`jp.Agent(copies=)`), which is faster.
         steps: at most in an episode; None: until the environment ends it.
         seed: of the first `env.reset`; later episodes go on from there.
 
     Raises:
-        JopaError: `episodes` does not fit the vector. As `Agent.act`.
+        JopaError: `episodes` does not fit the vector, nor the agent the environment. As
+            `Agent.act`.
     """
     whole("jp.rollout", episodes=episodes, steps=1 if steps is None else steps)
     copies = getattr(env, "num_envs", None)
@@ -56,51 +73,60 @@ def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = No
         raise JopaError("episodes of a vector environment run side by side",
                         found=f"{episodes} episodes", expected=f"a multiple of {copies}",
                         fix=f"episodes={copies}")
-    found: list[list[tuple]] = []
+    if agent.copies not in (None, copies):
+        raise JopaError("the agent is for copies side by side", found=copies or "one environment",
+                        expected=f"{agent.copies} copies", fix="gymnasium.vector.SyncVectorEnv")
+    found: list[list[_Row]] = []
     with tqdm(total=episodes, desc="episodes", disable=not progress) as bar:
         for i in range(episodes // (copies or 1)):
-            found += _side_by_side(env, agent, copies, steps, seed if i == 0 else None)
+            found.append(_side_by_side(env, agent, copies, steps, seed if i == 0 else None))
             bar.update(copies or 1)
     return _stacked(found)
 
 
 def _side_by_side(env: Any, agent: Agent, copies: int | None, most: int | None, seed: int | None
-                  ) -> list[list[tuple]]:
-    """One episode in every copy: [(step, frame, reward, ended), ..] each."""
-    agents = [agent] if copies is None else [copy.copy(agent) for _ in range(copies)]
+                  ) -> list[_Row]:
+    """One episode in every copy."""
+    apart = copies is not None and agent.copies is None
+    agents = [copy.copy(agent) for _ in range(copies)] if apart else [agent]
     for one in agents:
         one.reset()
+    joined = np.stack if agent.copies is None else lambda parts: parts[0]
     observation, _ = env.reset(seed=seed)
-    seen = [observation] if copies is None else list(observation)
-    found: list[list[tuple]] = [[] for _ in agents]
-    done = np.zeros(len(agents), bool)
-    while not done.all() and (most is None or max(map(len, found)) < most):
-        actions = []
-        for one, frame, over in zip(agents, seen, done):
-            actions.append(one.steps[-1].action if over else one.act(frame))
-        taken = actions[0] if copies is None else np.stack(actions)
-        observation, reward, ended, cut, _ = env.step(taken)
-        seen = [observation] if copies is None else list(observation)
-        reward, ended, cut = map(np.atleast_1d, (reward, ended, cut))
-        for one, mine, r, e, over in zip(agents, found, reward, ended, done):
-            if not over:
-                mine.append((one.steps[-1], one.frames[-1], float(r), bool(e)))
-        done |= ended | cut
-    return found
+    rows: list[_Row] = []
+    done = np.zeros(copies or 1, bool)
+    while not done.all() and (most is None or len(rows) < most):
+        for i, one in enumerate(agents):
+            if not (apart and done[i]):
+                one.act(observation[i] if apart else observation)
+        steps = [one.steps[-1] for one in agents]
+        taken = joined([s.action for s in steps])
+        observation, *told, _ = env.step(taken if copies is not None else taken[0])
+        reward, ended, cut = map(np.atleast_1d, told)
+        ahead = joined([s.ahead if agent.copies is None else s.ahead.swapaxes(0, 1) for s in steps])
+        failed = np.broadcast_to([s.failed is not None for s in steps], done.shape)
+        frames, states = [one.frames[-1] for one in agents], [s.state.mean for s in steps]
+        rows.append(_Row(joined(frames), taken, reward.astype(float), joined(states), ahead, failed,
+                         ~done, ended & ~done))
+        done = done | ended | cut
+    return rows
 
 
-def _stacked(found: list[list[tuple]]) -> Rollout:
+def _stacked(found: list[list[_Row]]) -> Rollout:
     longest = max(map(len, found))
 
-    def padded(rows: list[list[Any]]) -> np.ndarray:
-        out = np.full((len(rows), longest, *np.shape(rows[0][0])), np.nan)
-        for i, row in enumerate(rows):
-            out[i, :len(row)] = np.stack([np.asarray(x) for x in row])
-        return out
+    def episodes(rows: list[_Row]) -> _Row:
+        """(copies, longest, ..) of each, NaN or False where an episode had ended."""
+        wide = _Row(*(np.stack([np.asarray(x) for x in part], 1) for part in zip(*rows)))
 
-    return Rollout(padded([[x[1] for x in e] for e in found]),
-                   padded([[x[0].action for x in e] for e in found]),
-                   padded([[x[2] for x in e] for e in found]),
-                   padded([[x[0].state.mean for x in e] for e in found]),
-                   np.array([len(e) for e in found]), np.array([e[-1][3] for e in found]),
-                   [[x[0] for x in e] for e in found])
+        def cut(x: np.ndarray) -> np.ndarray:
+            kept = wide.alive.reshape((*wide.alive.shape, *(1,) * (x.ndim - 2)))
+            none = False if x.dtype == bool else np.nan
+            out = np.full((len(x), longest, *x.shape[2:]), none)
+            out[:, :x.shape[1]] = np.where(kept, x, none)
+            return out
+
+        return _Row(*map(cut, wide))
+
+    every = _Row(*map(np.concatenate, zip(*map(episodes, found))))
+    return Rollout(*every[:-2], every.alive.sum(1), every.ended.any(1))

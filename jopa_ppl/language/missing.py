@@ -22,10 +22,11 @@ def from_masked(tree: Any) -> Any:
     floats then; one without such arrays is returned as it is."""
     if not any(isinstance(x, np.ma.MaskedArray) for x in jax.tree.leaves(tree)):
         return tree
-    return jax.tree.map(_unmasked, tree)
+    return jax.tree.map(unmasked, tree)
 
 
-def _unmasked(x: Any) -> Any:
+def unmasked(x: Any) -> Any:
+    """As `from_masked`, of one leaf."""
     if not isinstance(x, np.ma.MaskedArray):
         return x
     if not np.ma.getmaskarray(x).any():

@@ -116,7 +116,8 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
     if rule in ("linearise", "cubature") and score.parameters is not None:
         values = jnp.linalg.eigvalsh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
         fine = values[..., 0] >= -1e-9 * jnp.abs(values).max(-1)
-        C = jnp.where(fine[..., None, None], C, _bend_of_elements(score, at, rule))
+        C = lax.cond(fine.all(), lambda: C, lambda: jnp.where(
+            fine[..., None, None], C, _bend_of_elements(score, at, rule)))
     C = jnp.where((C == 0).all((-2, -1), keepdims=True), -own, C)
     return lax.stop_gradient(_positive(C) + own)
 

@@ -122,7 +122,7 @@ class Posterior:
         """By site whose belief is about u, x = T(u): the T of this run."""
         with ours():
             return unconstrained.transforms(self.compiled.graph,
-                                            self.compiled.data(self.call.dynamic))
+                                            lambda: self.compiled.data(self.call.dynamic))
 
     def _marginal(self, name: str) -> Marginal:
         if not isinstance(name, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,14 +26,15 @@ from jopa_ppl.graph.factor import Graph
 POINTS, DRAWS = 64, 4096
 
 
-def transforms(graph: Graph, data: dict[str, Array]) -> dict[str, Transform]:
-    """T by latent site that has one, from the data of a run."""
+def transforms(graph: Graph, data: Callable[[], dict[str, Array]]) -> dict[str, Transform]:
+    """T by latent site that has one, from what `data` has of a run."""
     found = {n: v.site.transform for n, v in graph.variables.items()
              if v.site.transform is not None}
     if not found:
         return {}
-    known = {f"known/{n}": x for n, x in read_series(graph, data)[0].items()}
-    return {n: t.tree.unflatten(graph.program.evaluate(t.leaves, {**data, **known}))
+    given = data()
+    known = {f"known/{n}": x for n, x in read_series(graph, given)[0].items()}
+    return {n: t.tree.unflatten(graph.program.evaluate(t.leaves, {**given, **known}))
             for n, t in found.items()}
 
 

@@ -118,7 +118,9 @@ def test_episodes_filter_as_one_run_and_act_as_a_plan(learned):
     whole = jp.VMP(jp.condition(held, {"u": u}), progress=False).run(found.frames[0], T=12)
     assert_allclose(found.states[0, -1], whole.state_at(-1).mean, atol=2e-3)
     # The first action is the mean of a plan from the belief about the first state.
-    first = found.steps[0][0]
+    assert found.plans.shape == (2, 12, 9, DU) and not found.failed.any()
+    assert_allclose(found.plans[1], np.stack([s.ahead for s in agent.steps]))
+    first = agent.steps[0]
     model = jp.given(held, first.state, update=True)
     window = np.concatenate([LOST, np.tile(GOAL, (8, 1))])
     plan = jp.VMP(model, decide="u", progress=False).run(window, T=9, seen=0.1)
@@ -145,6 +147,22 @@ def test_copies_of_a_vector_environment_have_agents_of_their_own(learned):
     assert_allclose(found.rewards[0], one.rewards[0], rtol=1e-6)
     assert found.frames.shape == (2, 5, D) and (found.lengths == 5).all()
     message(JopaError, lambda: jp.rollout(envs, agent_of(learned), episodes=3), "multiple of 2")
+
+
+def test_one_agent_acts_in_all_copies_as_agents_of_their_own_do(learned):
+    envs = gym.vector.SyncVectorEnv([lambda: Turning(steps=5)] * 2)
+    options = {"horizon": 8, "space": envs.action_space, "planning": {"seen": 0.1}}
+    agent = jp.Agent(lds, learned, copies=2, arguments={"N": 2}, **options)
+    apart = jp.Agent(lds, learned, **{**options, "space": envs.single_action_space})
+    found = []
+    for one in (agent, apart):
+        one.goal(GOAL)
+        found.append(jp.rollout(envs, one, episodes=4, seed=0, progress=False))
+    for name in ("frames", "actions", "rewards", "states", "plans"):
+        assert_allclose(getattr(found[0], name), getattr(found[1], name), atol=1e-6)
+    assert found[0].plans.shape == (4, 5, 9, DU) and (found[0].lengths == 5).all()
+    message(JopaError, lambda: jp.rollout(Turning(), agent), "copies side by side", "2 copies")
+    message(ShapeError, lambda: agent.act(np.zeros((3, D))), "other copies", "copies=3")
 
 
 @pytest.mark.slow
@@ -187,7 +205,7 @@ def test_bad_input_is_refused_by_name(learned):
 def test_a_plan_that_fails_leaves_the_last_one_in_force(learned, monkeypatch):
     agent = agent_of(learned)
     agent.act(np.zeros(D))
-    good = agent.steps[0].plan
+    good = agent.plan
     run = jp.VMP.run
 
     def failing(self, *args, **kwargs):
@@ -199,7 +217,7 @@ def test_a_plan_that_fails_leaves_the_last_one_in_force(learned, monkeypatch):
     agent.act(np.zeros(D))
     agent.act(np.zeros(D))
     assert [s.late for s in agent.steps] == [0, 1, 2] and "it diverged" in agent.steps[2].failed
-    assert agent.steps[2].plan is good
+    assert agent.plan is good
     assert_allclose(agent.steps[2].drawn, np.clip(good.mean("u")[2], -2, 2))
 
 
