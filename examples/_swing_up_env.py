@@ -55,9 +55,19 @@ def make() -> gym.Env:
     return TransformObservation(env, lambda y: (y / 255).astype(np.float32), grey)
 
 
-def angle(env: gym.Env) -> float:
-    """The true angle in (-pi, pi], 0 upright: for scoring alone."""
-    return float(np.angle(np.exp(1j * env.unwrapped.state[0])))
+class Watched(gym.vector.VectorWrapper):
+    """Copies whose true angles are noted before every step, in (-pi, pi], 0 upright: for scoring
+    alone."""
+
+    def __init__(self, copies: int) -> None:
+        super().__init__(gym.vector.SyncVectorEnv([make] * copies))
+        self.angles: list[list[float]] = []
+
+    def step(self, actions: Any) -> tuple:
+        """As the environments do."""
+        at = [env.unwrapped.state[0] for env in self.env.envs]
+        self.angles.append(list(np.angle(np.exp(1j * np.array(at)))))
+        return self.env.step(actions)
 
 
 def upright(env: gym.Env) -> np.ndarray:

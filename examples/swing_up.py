@@ -14,7 +14,9 @@ swung up. No state and no reward is used; the true angle and the rewards serve f
    torque, in episodes of 200 steps. *held* counts those whose last 50 steps stay within 0.3 rad.
 
 The folder --out gets summary.json: `open_loop_ratio` are errors of predicted poses 1, 5, 10, 20 and
-40 steps ahead (root mean square), over those of the mean pose.
+40 steps ahead (root mean square), over those of the mean pose; swing_up.png: returns, these errors
+and the angles of all starts; imagined.gif: what happens in an episode, and beside it what the
+program imagines of it, 20 steps from 20 frames.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +38,7 @@ from tqdm.auto import tqdm
 
 import jopa_ppl as jp
 from examples import _swing_up_env as arm
+from examples._swing_up_pictures import animate, draw
 from models.swing import following, swing
 from models.vae import VAE, covering
 
@@ -48,6 +50,7 @@ BATCH = 2                  # trajectories of an Adam step: 100 frames
 SEEN, AHEAD = 20, (1, 5, 10, 20, 40)        # frames that are seen, and steps that are predicted
 SATURATED = 0.999          # of the largest torque, as a draw of the program has to be finite
 HORIZON, POLICIES = 30, 2     # of a plan: steps, and policies tried at most
+TIMED = 50                 # control steps of one arm
 TOLERANCE = 0.45           # of the goal's pose, a third of the radius of the ring of poses
 LINEARISE = {"x": "linearise"}
 
@@ -166,27 +169,25 @@ def open_loop(world: World, data: Episodes, held: Episodes) -> list[float]:
 
 
 def act(world: World, starts: int, seed: int) -> tuple[jp.Rollout, np.ndarray, float]:
-    """Episodes towards the image of the upright arm, their angles (starts, steps) in radians, and
-    milliseconds a control step."""
-    env, angles = arm.make(), []
-    agent = jp.Agent(believing(world), {}, horizon=HORIZON, max_iters=POLICIES,
-                     space=env.action_space, to_action=to_torque, messages=LINEARISE,
-                     arguments={"vae": world.vae, "speed": world.speed},
-                     planning={"tolerance": TOLERANCE})
-    agent.goal(arm.upright(env))
-
-    class Watched(gym.Wrapper):
-        def step(self, action: np.ndarray) -> tuple:
-            angles.append(arm.angle(self))
-            return self.env.step(action)
-
-    watched = Watched(env)
-    agent.act(env.reset(seed=seed)[0])                  # compiles what an episode needs
-    clock = time.perf_counter()
-    found = jp.rollout(watched, agent, episodes=starts, seed=10_000 + seed)
-    ms = 1e3 * (time.perf_counter() - clock) / len(angles)
-    env.close()
-    return found, np.reshape(angles, (starts, -1)), ms
+    """Episodes towards the image of the upright arm, side by side, their angles (starts, steps) in
+    radians, and milliseconds that a control step takes of one arm alone."""
+    single, options = arm.make(), {"horizon": HORIZON, "max_iters": POLICIES, "messages": LINEARISE,
+                                   "to_action": to_torque, "planning": {"tolerance": TOLERANCE}}
+    goal, arguments = arm.upright(single), {"vae": world.vae, "speed": world.speed}
+    envs = arm.Watched(starts)
+    agent = jp.Agent(believing(world), {}, copies=starts, space=envs.action_space,
+                     arguments={**arguments, "trajectories": starts}, **options)
+    agent.goal(goal)
+    found = jp.rollout(envs, agent, episodes=starts, seed=10_000 + seed)
+    envs.close()
+    one = jp.Agent(believing(world), {}, space=single.action_space, arguments=arguments, **options)
+    one.goal(goal)
+    clocks = []
+    for frame in found.frames[0, :TIMED]:
+        one.act(frame)
+        clocks.append(time.perf_counter())
+    single.close()
+    return found, np.array(envs.angles).T, 1e3 * float(np.median(np.diff(clocks)))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -195,8 +196,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of data, training and starts (0)")
     parser.add_argument("--starts", type=int, default=100, help="episodes that are scored (100)")
-    parser.add_argument("--steps", type=int, default=EPISODES * arm.STEPS,
-                        help=f"random steps that are learned from ({EPISODES * arm.STEPS})")
+    parser.add_argument("--steps", type=int, nargs="+", default=[EPISODES * arm.STEPS],
+                        help="random steps that are learned from, each number by itself "
+                             f"({EPISODES * arm.STEPS})")
     parser.add_argument("--fast", action="store_true",
                         help="a smoke test: 2 episodes, 2 rounds of variational EM")
     parser.add_argument("--out", type=Path, default=Path("outputs/swing_up"),
@@ -207,26 +209,38 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the job; returns the summary that is written to summary.json."""
     args = parse(argv)
-    episodes, rounds = (2, 2) if args.fast else (args.steps // arm.STEPS, ROUNDS)
+    counts, rounds = ([400], 2) if args.fast else (sorted(args.steps), ROUNDS)
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
         with timed(clock, "seconds_collecting"):
-            data = collect(episodes, args.seed)
-        held = collect(1 if args.fast else 4, args.seed + 1000)
-        with timed(clock, "seconds_learning"):
-            world = learn(data, args.seed, rounds)
-        with timed(clock, "seconds_imagining"):
-            ratio = open_loop(world, data, held)
-        with timed(clock, "seconds_acting"):
-            found, angles, ms = act(world, 1 if args.fast else args.starts, args.seed)
-    held_up = (np.abs(angles[:, -50:]) < 0.3).all(1)
-    summary = {**clock, "seed": args.seed, "environment_steps": episodes * arm.STEPS,
-               "mean_return": float(found.returns.mean()), "held": int(held_up.sum()),
-               "starts": len(held_up), "ms_per_control_step": ms, "open_loop_ratio": ratio,
-               "ahead": AHEAD, "free_energy": float(world.learned.free_energy[-1])}
-    args.out.mkdir(parents=True, exist_ok=True)
+            data = collect(counts[-1] // arm.STEPS, args.seed)
+            held = collect(1 if args.fast else 4, args.seed + 1000)
+        curve = []
+        for count in counts:
+            seen = Episodes(*(x[:count // arm.STEPS] for x in data))
+            with timed(clock, "seconds_learning"):
+                world = learn(seen, args.seed, rounds)
+            with timed(clock, "seconds_imagining"):
+                ratio = open_loop(world, seen, held)
+            with timed(clock, "seconds_acting"):
+                found, angles, ms = act(world, 2 if args.fast else args.starts, args.seed)
+            up = (np.abs(angles[:, -50:]) < 0.3).all(1)
+            curve.append({"environment_steps": count, "mean_return": float(found.returns.mean()),
+                          "returns": found.returns.tolist(), "held": int(up.sum()),
+                          "open_loop_ratio": ratio})
+        with timed(clock, "seconds_drawing"):
+            args.out.mkdir(parents=True, exist_ok=True)
+            draw(args.out / "swing_up.png", curve, AHEAD, angles)
+            actions = np.arctanh(np.clip(found.actions / arm.TORQUE, -SATURATED, SATURATED))
+            came = Episodes(found.frames[:1].astype(np.float32), actions[:1])
+            poses = imagine(world, came)[0][:SEEN].swapaxes(0, 1)
+            animate(args.out / "imagined.gif", came.frames[0, SEEN:],
+                    np.concatenate(np.asarray(world.vae.decode(poses))))
+    summary = {**clock, **{k: v for k, v in curve[-1].items() if k != "returns"},
+               "seed": args.seed, "starts": len(up), "ms_per_control_step": ms, "ahead": AHEAD,
+               "free_energy": float(world.learned.free_energy[-1]), "curve": curve}
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2))
-    print(json.dumps(summary, indent=2))
+    print(json.dumps({k: v for k, v in summary.items() if k != "curve"}, indent=2))
     return summary
 
 
