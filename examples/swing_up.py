@@ -15,8 +15,8 @@ swung up. No state and no reward is used; the true angle and the rewards serve f
 
 The folder --out gets summary.json: `open_loop_ratio` are errors of predicted poses 1, 5, 10, 20 and
 40 steps ahead (root mean square), over those of the mean pose; swing_up.png: returns, these errors
-and the angles of all starts; imagined.gif: what happens in an episode, and beside it what the
-program imagines of it, 20 steps from 20 frames.
+and the angles of all starts; imagined.gif: what happens in a held-out episode, and beside it what
+the program imagines, 20 steps from 20 frames each.
 """
 
 from __future__ import annotations
@@ -231,10 +231,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         with timed(clock, "seconds_drawing"):
             args.out.mkdir(parents=True, exist_ok=True)
             draw(args.out / "swing_up.png", curve, AHEAD, angles)
-            actions = np.arctanh(np.clip(found.actions / arm.TORQUE, -SATURATED, SATURATED))
-            came = Episodes(found.frames[:1].astype(np.float32), actions[:1])
-            poses = imagine(world, came)[0][:SEEN].swapaxes(0, 1)
-            animate(args.out / "imagined.gif", came.frames[0, SEEN:],
+            poses = imagine(world, Episodes(*(x[:1] for x in held)))[0][:SEEN].swapaxes(0, 1)
+            animate(args.out / "imagined.gif", held.frames[0, SEEN:],
                     np.concatenate(np.asarray(world.vae.decode(poses))))
     summary = {**clock, **{k: v for k, v in curve[-1].items() if k != "returns"},
                "seed": args.seed, "starts": len(up), "ms_per_control_step": ms, "ahead": AHEAD,

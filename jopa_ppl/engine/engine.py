@@ -32,10 +32,11 @@ from jopa_ppl.engine.faults import (
 )
 from jopa_ppl.engine.reach import Activity, partial_values
 from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
-from jopa_ppl.engine.schedule import Schedule
+from jopa_ppl.engine.schedule import Schedule, Update
 from jopa_ppl.engine.steps import tied
 from jopa_ppl.graph.factor import Factor, Graph
 
+TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 
@@ -284,15 +285,32 @@ class Engine:
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:
             bends = [f for f in update.factors if f.bends(update.block)]
-            seen = any(f.site.observed and f.message != "linearise" for f in bends)
             # No scale of what has yet to be found, and nothing that has yet to fall into parts.
-            if seen and all(f.scored and not f.fixed for f in bends):
-                factors = [linearised(f) for f in update.factors]
-                new, *_ = self.step(update.block, factors, moments, bound)
-                moments = _if_finite(new, moments, update.block)
+            if any(f.site.observed for f in bends) and all(f.scored and not f.fixed for f in bends):
+                moments = _if_finite(self._towards_data(update, bends, moments, bound), moments,
+                                     update.block)
         zero = jnp.zeros(())
         return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
                      self.unmeasured(), zero)
+
+    def _towards_data(self, update: Update, bends: list[Factor], moments: dict[str, Any],
+                      bound: Evidence) -> dict[str, Any]:
+        """A step from the mean alone; where the mean or few points are all that is asked for, many,
+        towards data that weigh little at first. From afar a decoder is no guide: what one step
+        makes of sharp pixels may be where it tells nothing any more."""
+        factors = [linearised(f) for f in update.factors]
+        rules = {f.message for f in bends}
+        if "quadrature" in rules:
+            return self.step(update.block, factors, moments, bound)[0]
+        powers = jnp.repeat(jnp.array(TEMPERED), TEMPERING)
+
+        def again(i: Array, moments: dict[str, Any]) -> dict[str, Any]:
+            part = {f.name: bound.arrays[f.name]._replace(
+                weight=powers[i] * bound.arrays[f.name].weight) for f in bends if f.site.observed}
+            here = bound._replace(arrays={**bound.arrays, **part})
+            return self.step(update.block, factors, moments, here)[0]
+
+        return jax.lax.fori_loop(0, len(powers), again, moments)
 
     def _begun(self, block: Belief, own: list[Factor], moments: dict[str, Any], prior: Evidence
                ) -> Any:

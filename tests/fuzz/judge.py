@@ -163,14 +163,15 @@ def _compare_mean_field(joint: LogJoint, posterior: Any, blocks: list, active: d
     """The fixed point next to the beliefs that came back, and its free energy."""
     beliefs = []
     for b in blocks:
-        at = np.concatenate([np.zeros(0, int), *(alive(joint, active, n) for n in b.members)])
+        members = [n for n in b.members if n in joint.at]       # as in `_compare_gaussian`
+        at = np.concatenate([np.zeros(0, int), *(alive(joint, active, n) for n in members)])
         if not len(at):
             continue
         if b.kind in ("gamma", "wishart"):
             beliefs += _precisions(joint, posterior, b, active)
             continue
         mean, var = np.zeros(joint.size), np.ones(joint.size)
-        for n in b.members:
+        for n in members:
             here = joint.at[n]
             free = here >= 0
             mean[here[free]] = np.asarray(posterior.mean(n))[free]
