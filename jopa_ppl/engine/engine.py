@@ -37,6 +37,7 @@ from jopa_ppl.engine.steps import tied
 from jopa_ppl.graph.factor import Factor, Graph
 
 TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
+NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 
@@ -251,7 +252,9 @@ class Engine:
         before = free_energy(new(0.0))
         digits_of_f = 1e-7 if self.graph.program.networks else 1e-12     # float32 in networks
         most = before + digits_of_f * jnp.maximum(1.0, jnp.abs(before))
-        size = halved(size, lambda size: free_energy(new(size)) <= most)
+        # The fixed point of what is linearised is a mode, no least F: F has no say next to it.
+        near = block.moved(old, new(size)) < NEAR if rules == {"linearise"} else False
+        size = halved(size, lambda size: near | (free_energy(new(size)) <= most))
         mine = new(size)
         measured = digits(*block.diagonals(mine, way(size), mask))
         return {**moments, block.name: mine}, measured, size
@@ -285,28 +288,33 @@ class Engine:
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:
             bends = [f for f in update.factors if f.bends(update.block)]
+            far = [f for f in bends if (f.site.observed and f.scored) or (f.message == "linearise"
+                   and f.curved and (f.site.observed or key is not None))]
             # No scale of what has yet to be found, and nothing that has yet to fall into parts.
-            if any(f.site.observed for f in bends) and all(f.scored and not f.fixed for f in bends):
-                moments = _if_finite(self._towards_data(update, bends, moments, bound), moments,
+            if far and all((f.scored or f in far) and not f.fixed for f in bends):
+                moments = _if_finite(self._towards_data(update, far, moments, bound), moments,
                                      update.block)
         zero = jnp.zeros(())
         return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
                      self.unmeasured(), zero)
 
-    def _towards_data(self, update: Update, bends: list[Factor], moments: dict[str, Any],
+    def _towards_data(self, update: Update, far: list[Factor], moments: dict[str, Any],
                       bound: Evidence) -> dict[str, Any]:
         """A step from the mean alone; where the mean or few points are all that is asked for, many,
-        towards data that weigh little at first. From afar a decoder is no guide: what one step
-        makes of sharp pixels may be where it tells nothing any more."""
+        in which the factors `far` weigh little at first.
+
+        From afar a decoder is no guide: what one step makes of sharp pixels may be where it tells
+        nothing any more. And dynamics that leave no room hold states on a path that is wrong, and
+        linearised there.
+        """
         factors = [linearised(f) for f in update.factors]
-        rules = {f.message for f in bends}
-        if "quadrature" in rules:
+        if any(f.message == "quadrature" for f in far):
             return self.step(update.block, factors, moments, bound)[0]
         powers = jnp.repeat(jnp.array(TEMPERED), TEMPERING)
 
         def again(i: Array, moments: dict[str, Any]) -> dict[str, Any]:
             part = {f.name: bound.arrays[f.name]._replace(
-                weight=powers[i] * bound.arrays[f.name].weight) for f in bends if f.site.observed}
+                weight=powers[i] * bound.arrays[f.name].weight) for f in far}
             here = bound._replace(arrays={**bound.arrays, **part})
             return self.step(update.block, factors, moments, here)[0]
 

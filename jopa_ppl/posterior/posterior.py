@@ -22,6 +22,7 @@ from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.posterior import density, draws, prediction, unconstrained
 from jopa_ppl.posterior import write as writing
+from jopa_ppl.posterior.forecast import forecast
 from jopa_ppl.posterior.state import StateBelief, state
 from jopa_ppl.settings import is_traced, ours
 
@@ -345,6 +346,28 @@ class Posterior:
             own_args, own_kwargs = from_masked((args, kwargs))
         return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
                                  keep_data=bool(args or kwargs), draw_gaps=True)
+
+    def forecast(self, steps: int, *, rng_key: Array | int | None = None, num_samples: int = 1000,
+                 length: str = "T") -> dict[str, Array]:
+        """Draws of what comes after the last step, data and latents, with beliefs about all else as
+        they are: series go on with NaN, smoothed anew with the states to come.
+
+            draws = posterior.forecast(12)["y"]                     # (1000, 12, ..)
+            low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
+
+        Args:
+            length: the keyword argument that tells the program its number of steps.
+
+        Returns:
+            {name: (num_samples, steps, ..)} of every site of the scan.
+
+        Raises:
+            DataError: `length` is not the number of steps; an input of the scan is no data (its
+            values to come are needed: run the program on longer arrays, NaN where data are to
+            come). StructureError: there is no scan, or more than one. StaleError: the program has
+            changed.
+        """
+        return forecast(self, steps, as_key(rng_key), num_samples, length)
 
     # -- beliefs for `given`, files, tables ------------------------------------------------------
 
