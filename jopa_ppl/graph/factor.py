@@ -379,6 +379,14 @@ def _counted_factor(reader: Reader, site: Site, context: Context, alive: set[str
     return replace(plain, noise=conjugacy.check_noise(site, key, found, latent, reader.program))
 
 
+def _together(reader: Reader, products: tuple[tuple[Ref, ...], ...], latent: set[Ref]) -> set[Ref]:
+    """The latents that multiply another step of what they are a step of."""
+    seeds = {seed: at for form in reader.forms.values() for seed, (at, _) in form.seeds}
+    series = lambda r: seeds.get(r.site, r.site)
+    return {r for p in products for r in p if r in latent
+            and any(q != r and q in latent and series(q) == series(r) for q in p)}
+
+
 def _curved_factor(reader: Reader, site: Site, context: Context, alive: set[str],
                    lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
     """A Gaussian whose mean is not affine, linearised at the present belief."""
@@ -420,8 +428,16 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
                       False, (), noise_key)
     bent = {r for r in latent & mean.not_affine.keys() if curved
             and program.sites[r.site].rules.location}
-    products, knowns = conjugacy.check_mean(site, mean, latent, program, context.at is not None,
-                                            bent)
+    first = context.at is not None
+    products, knowns = conjugacy.check_mean(site, mean, latent, program, first, bent)
+    if together := _together(reader, products, latent) - bent:      # of one chain, at two steps
+        if not curved:
+            raise StructureError("two steps of one chain multiply each other", site=site.name,
+                                 found=f"a product of {' and '.join(map(str, sorted(together)))}",
+                                 expected="a mean that is affine in a chain, given the rest",
+                                 fix="draw it from a Normal, whose mean may be any function")
+        bent |= together
+        products, knowns = conjugacy.check_mean(site, mean, latent, program, first, bent)
     varying, refs = set(), sorted({r for p in products for r in p if r in latent})
     if bent:
         varying |= {p.name for p in plates}

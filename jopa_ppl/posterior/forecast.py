@@ -25,7 +25,14 @@ def forecast(posterior: Posterior, steps: int, key: Array, num_samples: int, len
     with ours(key, double=False):
         found = longer.predict(rng_key=key, num_samples=num_samples)
     (scan,) = posterior.compiled.graph.program.scans
-    return {n: x[:, scan.length:] for n, x in found.items() if n in scan.sites}
+    drawn = {n: x[:, scan.length:] for n, x in found.items() if n in scan.sites}
+    for name, x in drawn.items():
+        if np.isnan(x).any():
+            raise DataError("what is to come depends on inputs that are not known", site=name,
+                            found="NaN", expected="the inputs of the steps to come",
+                            fix="run the program on longer arrays: inputs known, NaN where data "
+                                "are to come")
+    return drawn
 
 
 def extended(posterior: Posterior, steps: int, length: str) -> Posterior:
