@@ -389,3 +389,29 @@ def test_what_no_recursion_can_be_is_told() -> None:
         with pytest.raises(StructureError, match="is not affine") as caught:
             jp.VMP(carried).run(np.nan_to_num(Y), kind)
         assert kind in str(caught.value) and "small scale" in str(caught.value)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_data_times_a_global_of_the_chain_count_in_its_first_state(steps):
+    """A site that is data and a number are one and the same, but for its own density."""
+    y = np.linspace(-0.1, 0.7, steps)
+
+    def model(a=None):
+        prior = dist.Normal(0.8, 1.3)
+        a = jp.latent("a", prior) if a is None else a
+        g = jp.latent("g", dist.Normal(0.6, 1.3))
+        x0 = jp.latent("x0", dist.Normal(0.8 + 1.5 * a * g, 1.4))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(0.4 * x, 0.8), y)
+            return jp.latent("x", dist.Normal(0.2 + 0.9 * x + 0.4 * g, 0.6)), None
+
+        jp.scan(step, x0, jnp.array(y), length=steps)
+
+    told = jp.VMP(jp.condition(model, {"a": np.array(-0.4)}), progress=False).run()
+    plain = jp.VMP(model, progress=False).run(-0.4)
+    own = float(dist.Normal(0.8, 1.3).log_prob(-0.4))
+    assert_allclose(told.free_energy[-1], plain.free_energy[-1] - own, rtol=1e-6)
+    for name in ("g", "x0", "x"):
+        assert_allclose(told.mean(name), plain.mean(name), rtol=1e-5, atol=1e-6)
+        assert_allclose(told.variance(name), plain.variance(name), rtol=1e-5)
