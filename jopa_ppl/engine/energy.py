@@ -39,11 +39,12 @@ def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[Slot]:
     if not found:
         return [(None, [])]
     last = found[-1][0]
-    outside = factor.context.scan is None           # of all scans, whose states its latents may be
-    if not factor.scored and (factor.knowns and (outside or last.scan is None) or last.scan is None
-                              and (factor.in_bulk or factor.plates and not last.plates)):
-        # Only data differ along the batch, and they may multiply latents: let them be the main
-        # slot, so that their second moments are summed once and the latents see no batch axis.
+    # Outside of its scan a chain's first states may be multiplied by data as any latents are.
+    told = factor.knowns and (last.scan is None or factor.context.scan is None)
+    wide = last.scan is None and (factor.in_bulk or (factor.plates and not last.plates))
+    if not factor.scored and (told or wide):
+        # Only data differ along the batch: let them be the main slot, so that their second moments
+        # are summed once and the latents see no batch axis.
         return [*found, (None, [])]
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpy.testing import assert_allclose
 from numpyro.contrib.control_flow import scan
 from scipy.stats import multivariate_normal
 
