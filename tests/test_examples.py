@@ -89,3 +89,20 @@ def test_mountain_car_fast(tmp_path):
     summary = main(["--fast", "--out", str(tmp_path)])
     assert summary["starts"] == 1 and summary["steps"] == [60]
     assert (tmp_path / "drives.png").exists() and (tmp_path / "summary.json").exists()
+
+
+def test_co2_fast(tmp_path):
+    from examples.co2 import main
+    assert 0.75 < main(["--fast", "--out", str(tmp_path)]) <= 1.0
+    assert (tmp_path / "co2.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_swing_up_fast(tmp_path):
+    from examples.swing_up import main
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["environment_steps"] == 400 and summary["starts"] == 2
+    assert summary["mean_return"] > -600
+    for name in ("swing_up.png", "imagined.gif"):
+        assert (tmp_path / name).stat().st_size > 0
