@@ -22,7 +22,7 @@ from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.posterior import density, draws, prediction, unconstrained
 from jopa_ppl.posterior import write as writing
-from jopa_ppl.posterior.forecast import forecast
+from jopa_ppl.posterior.forecast import ahead, extended
 from jopa_ppl.posterior.state import StateBelief, state
 from jopa_ppl.settings import is_traced, ours
 
@@ -367,7 +367,16 @@ class Posterior:
             come). StructureError: there is no scan, or more than one. StaleError: the program has
             changed.
         """
-        return forecast(self, steps, as_key(rng_key), num_samples, length)
+        whole("jp.Posterior.forecast", steps=steps, num_samples=num_samples)
+        longer = self._extended(steps, length)
+        return ahead(longer.predict(rng_key=rng_key, num_samples=num_samples), self.compiled)
+
+    def _extended(self, steps: int, length: str = "T") -> Posterior:
+        """Beliefs about a run that goes on for some steps, with those about what is global."""
+        compiled, call, ran = extended(self.compiled, self.call, self, self.global_sites, steps,
+                                       length)
+        return Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
+                         ran.history, sites=ran.sites)
 
     # -- beliefs for `given`, files, tables ------------------------------------------------------
 

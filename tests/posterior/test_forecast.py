@@ -10,7 +10,6 @@ from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
 from jopa_ppl.errors import DataError, JopaError, StructureError
-from jopa_ppl.posterior.forecast import extended
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +54,7 @@ def test_it_is_the_closed_form_where_that_is_known():
 def test_what_is_global_stays_as_it_is_and_draws_go_on_from_the_last_state():
     y = series()
     found = jp.VMP(walk, progress=False).run(y, T=20)
-    longer = extended(found, 6, "T")
+    longer = found._extended(6)
     assert longer.mean("x").shape == (26,)
     assert_allclose(longer.mean("a"), found.mean("a"), rtol=1e-12)
     assert_allclose(longer.variance("a"), found.variance("a"), rtol=1e-12)
