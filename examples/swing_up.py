@@ -78,7 +78,7 @@ def timed(clock: dict[str, float], name: str) -> Iterator[None]:
     """Put the seconds that the block takes into clock[name]."""
     start = time.perf_counter()
     yield
-    clock[name] = time.perf_counter() - start
+    clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
 
 
 def to_torque(action: np.ndarray) -> np.ndarray:
@@ -235,7 +235,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             animate(args.out / "imagined.gif", held.frames[0, SEEN:],
                     np.concatenate(np.asarray(world.vae.decode(poses))))
     summary = {**clock, **{k: v for k, v in curve[-1].items() if k != "returns"},
-               "seed": args.seed, "starts": len(up), "ms_per_control_step": ms, "ahead": AHEAD,
+               "seed": args.seed, "starts": len(up), "ms_per_control_step": ms,
+               "ahead": list(AHEAD),
                "free_energy": float(world.learned.free_energy[-1]), "curve": curve}
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2))
     print(json.dumps({k: v for k, v in summary.items() if k != "curve"}, indent=2))

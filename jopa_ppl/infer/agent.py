@@ -159,19 +159,25 @@ class Agent:
 
     def goal(self, observation: Any) -> None:
         """What is to be seen from now on: an observation, or one for each of `horizon` steps; of
-        `copies`, of one or of every one."""
-        found = np.asarray(observation if self.to_frame is None else self.to_frame(observation))
+        `copies`, the same for all, or one for each (an array that is as long as there are)."""
+        seen = self.to_frame or (lambda x: x)
+        each = self.copies is not None and len(observation) == self.copies
+        found = np.stack([seen(x) for x in observation]) if each else np.asarray(seen(observation))
         if not np.isfinite(found).any():
             raise DataError("a goal that says nothing", found="NaN alone",
                             expected="an observation", fix="pass what is to be seen")
         self._goal = found
 
-    def act(self, observation: Any = None) -> np.ndarray:
-        """The action for what is seen now; None or NaN: the frame is lost."""
+    def act(self, observation: Any = None, lost: np.ndarray | None = None) -> np.ndarray:
+        """The action for what is seen now; None or NaN: the frame is lost; `lost`: of which
+        copies it is."""
         if self._goal is None:
             raise DataError("there is no goal", found="nothing that is to be seen",
                             expected="an observation", fix="agent.goal(observation)")
         frame = self._frame(observation)
+        if lost is not None:
+            frame = np.where(np.reshape(lost, (-1, *(1,) * (frame.ndim - 1))), np.nan, frame
+                             ).astype(frame.dtype)
         self.state = self._seen(frame)
         plan, failed = self._planned(frame)
         if plan is None:            # the last good one, as many steps on
@@ -276,7 +282,12 @@ class Agent:
         goal = self._goal
         if self.copies is not None and goal.ndim == frame.ndim:         # a value a step
             goal = goal[:, None] if goal.shape != frame.shape else goal
-        wide = np.broadcast_to(goal, (self.horizon, *frame.shape)).astype(frame.dtype)
+        try:
+            wide = np.broadcast_to(goal, (self.horizon, *frame.shape)).astype(frame.dtype)
+        except ValueError:
+            raise ShapeError("the goal does not fit what is seen", found=self._goal.shape,
+                             expected=f"{frame.shape}, or {self.horizon} of them",
+                             fix="agent.goal(an observation of the environment)") from None
         window = np.concatenate([np.full((1, *frame.shape), np.nan, frame.dtype), wide])
         model = given(self._about(self.learned), self.state, update=True)
         vmp = self._vmp(model, decide=self.decide, max_iters=self.max_iters, tol=self.tol)

@@ -98,7 +98,9 @@ def _side_by_side(env: Any, agent: Agent, copies: int | None, most: int | None, 
     while not done.all() and (most is None or len(rows) < most):
         for i, one in enumerate(agents):
             if not (apart and done[i]):
-                one.act(observation[i] if apart else observation)
+                # A copy whose episode has ended begins another one, which is no part of this.
+                one.act(observation[i] if apart else observation,
+                        done if agent.copies is not None else None)
         steps = [one.steps[-1] for one in agents]
         taken = joined([s.action for s in steps])
         observation, *told, _ = env.step(taken if copies is not None else taken[0])

@@ -6,13 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import random
 
 from jopa_ppl.engine.compiled import Compiled, Ran, run
 from jopa_ppl.engine.signature import Call
 from jopa_ppl.errors import DataError, JopaError, StructureError
 from jopa_ppl.language.given import Earlier, given
-from jopa_ppl.language.keys import is_key
+from jopa_ppl.program.program import Program
 from jopa_ppl.settings import ours
 
 
@@ -35,33 +35,41 @@ def extended(compiled: Compiled, call: Call | None, beliefs: Earlier, sites: tup
         raise DataError("the number of steps is not known", found=f"{length}={kwargs.get(length)}",
                         expected=f"a keyword argument of the run that is {T}, {length}={T} say",
                         fix="name it: posterior.forecast(.., length='steps')")
-    model, args, kwargs = call.rebuild([_padded(x, T, steps) for x in call.dynamic])
+    series, inputs = read_by(call.traced.program)
+    if inputs:
+        raise DataError("what is to come depends on inputs that are not known",
+                        found=f"an input of the scan of shape {call.dynamic[min(inputs)].shape} "
+                              "that is no data of a site", expected="its values in steps to come",
+                        fix="run the program on longer arrays: inputs known, NaN where data are to "
+                            "come")
+    model, args, kwargs = call.rebuild([_padded(x, T, steps) if i in series else x
+                                        for i, x in enumerate(call.dynamic)])
     model = given(model, beliefs, sites) if sites else model
     with ours(double=False):
         return run(model, compiled.options, args, {**kwargs, length: T + steps}, random.key(0),
                    False)
 
 
-def ahead(draws: dict[str, Array], compiled: Compiled) -> dict[str, Array]:
-    """Of draws of a run that goes on those of the steps that are new.
+def read_by(program: Program) -> tuple[set[int], set[int]]:
+    """Which arrays of a call the steps of its scan read as data of sites, and which as anything
+    else: a covariate, a schedule."""
+    (scan,) = program.scans
+    sites = [program.sites[n] for n in scan.sites]
+    values = [s.outputs["value"] for s in sites if "value" in s.outputs]
+    others = [o for s in sites for k, o in s.outputs.items() if k not in ("value", "weight")]
+    others += [o for s in sites if s.likelihood is not None for o in s.likelihood.leaves]
 
-    Raises:
-        DataError: they are made of inputs that are not known.
-    """
-    (scan,) = compiled.graph.program.scans
-    found = {n: x[:, scan.length:] for n, x in draws.items() if n in scan.sites}
-    for name, x in found.items():
-        if np.isnan(x).any():
-            raise DataError("what is to come depends on inputs that are not known", site=name,
-                            found="NaN", expected="the inputs of the steps to come",
-                            fix="run the program on longer arrays: inputs known, NaN where data "
-                                "are to come")
-    return found
+    def arrays(outputs: list[int]) -> set[int]:
+        slices = [scan.xs[k] for k in program.needs(outputs) if k in scan.xs]
+        return {int(k.removeprefix("data/")) for k in program.needs(slices)
+                if k.startswith("data/")}
+
+    return arrays(values), arrays([*others, *scan.carry])
 
 
 def _padded(x: Any, T: int, steps: int) -> Any:
     """A series with NaN for the steps to come."""
-    if np.ndim(x) == 0 or len(x) != T or is_key(x):
+    if np.ndim(x) == 0 or len(x) != T:
         return x
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise DataError("whole numbers have no place for what is missing",

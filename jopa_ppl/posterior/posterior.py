@@ -22,7 +22,7 @@ from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.posterior import density, draws, prediction, unconstrained
 from jopa_ppl.posterior import write as writing
-from jopa_ppl.posterior.forecast import ahead, extended
+from jopa_ppl.posterior.forecast import extended
 from jopa_ppl.posterior.state import StateBelief, state
 from jopa_ppl.settings import is_traced, ours
 
@@ -349,8 +349,8 @@ class Posterior:
 
     def forecast(self, steps: int, *, rng_key: Array | int | None = None, num_samples: int = 1000,
                  length: str = "T") -> dict[str, Array]:
-        """Draws of what comes after the last step, data and latents, with beliefs about all else as
-        they are: series go on with NaN, smoothed anew with the states to come.
+        """Draws of what comes after the last step, data and latents, with beliefs about what is
+        global as they are: series go on with NaN, smoothed anew with the states to come.
 
             draws = posterior.forecast(12)["y"]                     # (1000, 12, ..)
             low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
@@ -369,12 +369,17 @@ class Posterior:
         """
         whole("jp.Posterior.forecast", steps=steps, num_samples=num_samples)
         longer = self._extended(steps, length)
-        return ahead(longer.predict(rng_key=rng_key, num_samples=num_samples), self.compiled)
+        (scan,) = self.compiled.graph.program.scans
+        found = longer.predict(rng_key=rng_key, num_samples=num_samples)
+        return {n: x[:, scan.length:] for n, x in found.items() if n in scan.sites}
 
     def _extended(self, steps: int, length: str = "T") -> Posterior:
-        """Beliefs about a run that goes on for some steps, with those about what is global."""
-        compiled, call, ran = extended(self.compiled, self.call, self, self.global_sites, steps,
-                                       length)
+        """Beliefs about a run that goes on for some steps, with those about what is global, but
+        for globals that are one with the states: about these it is what it was, as nothing more
+        is seen."""
+        block = self.compiled.graph.block_of
+        apart = tuple(n for n in self.global_sites if block(n).scan is None)
+        compiled, call, ran = extended(self.compiled, self.call, self, apart, steps, length)
         return Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
                          ran.history, sites=ran.sites)
 

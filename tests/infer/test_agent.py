@@ -162,6 +162,17 @@ def test_one_agent_acts_in_all_copies_as_agents_of_their_own_do(learned):
         assert_allclose(getattr(found[0], name), getattr(found[1], name), atol=1e-6)
     assert found[0].plans.shape == (4, 5, 9, DU) and (found[0].lengths == 5).all()
     message(JopaError, lambda: jp.rollout(Turning(), agent), "copies side by side", "2 copies")
+    # What a copy sees after its end is another episode.
+    ends = gym.vector.SyncVectorEnv([lambda: Turning(steps=2), lambda: Turning(steps=5)])
+    short = jp.rollout(ends, agent, episodes=2, seed=0, progress=False)
+    assert list(short.lengths) == [2, 5] and np.isnan(short.rewards[0, 2:]).all()
+    frames = np.array(agent.frames)
+    assert np.isnan(frames[2:, 0]).all() and np.isfinite(frames[:, 1]).all()
+    assert_allclose(short.rewards[1], found[1].rewards[1], atol=1e-6)
+    agent.goal(np.zeros((3, D)))
+    message(ShapeError, lambda: agent.act(np.zeros((2, D))), "the goal does not fit")
+    agent.reset()
+    agent.goal(GOAL)
     message(ShapeError, lambda: agent.act(np.zeros((3, D))), "other copies", "copies=3")
 
 

@@ -69,7 +69,21 @@ def test_what_cannot_go_on_is_refused_by_name():
     message(DataError, lambda: found.forecast(6, length="N"), "number of steps", "that is 20")
     message(JopaError, lambda: found.forecast(0), "steps")
     driven = jp.VMP(walk, progress=False).run(y, np.full(20, 0.1), T=20)
-    message(DataError, lambda: driven.forecast(6), "NaN")
+    message(DataError, lambda: driven.forecast(6), "inputs that are not known", "(20,)")
+
+    def counts(y=None, w=None, *, T):
+        def step(x, inputs):
+            y, w = inputs
+            jp.observe("y", dist.Poisson(jnp.exp(x if w is None else x + w)), y)
+            return jp.latent("x", dist.Normal(0.9 * x, 0.2)), None
+
+        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), (y, w), length=T)
+
+    ones = np.ones(8)
+    driven = jp.VMP(counts, progress=False).run(ones, 0.1 * ones, T=8)
+    message(DataError, lambda: driven.forecast(2), "inputs that are not known")
+    plain = jp.VMP(counts, progress=False).run(ones, T=8).forecast(2, num_samples=500)["y"]
+    assert plain.shape == (500, 2) and (plain >= 0).all() and plain.max() > 1
 
     def line(y):
         b = jp.latent("b", dist.Normal(0.0, 1.0))
@@ -77,3 +91,24 @@ def test_what_cannot_go_on_is_refused_by_name():
 
     message(StructureError, lambda: jp.VMP(line, progress=False).run(np.ones(4)).forecast(3),
             "0 scans")
+
+
+def test_a_global_that_is_one_with_the_states_stays_so():
+    """A level seen with its offset: the sum is known, neither of the two is."""
+    def off(y=None, *, T):
+        b = jp.latent("b", dist.Normal(0.0, 5.0))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(x + b, 0.1), y)
+            return jp.latent("x", dist.Normal(x, 0.2)), None
+
+        jp.scan(step, jp.latent("x0", dist.Normal(0.0, 5.0)), y, length=T)
+
+    y = 5 + np.cumsum(0.2 * np.random.default_rng(0).normal(size=20))
+    found = jp.VMP(off, progress=False).run(y, T=20)
+    longer = jp.VMP(off, progress=False).run(np.append(y, [np.nan] * 3), T=23)
+    assert_allclose(found._extended(3).mean("x"), longer.mean("x"), rtol=1e-9)
+    spread = found.forecast(3, num_samples=20_000)["y"].std(0)
+    assert_allclose(spread, longer.predict(rng_key=1, num_samples=20_000)["y"][:, 20:].std(0),
+                    rtol=0.03)
+    assert spread.max() < 0.5
