@@ -288,8 +288,10 @@ class Engine:
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:
             bends = [f for f in update.factors if f.bends(update.block)]
-            far = [f for f in bends if (f.site.observed and f.scored) or (f.message == "linearise"
-                   and f.curved and (f.site.observed or key is not None))]
+            seen = [f for f in bends if f.site.observed
+                    and (f.scored or (f.curved and f.message != "quadrature"))]
+            far = seen + [f for f in bends if f.curved and f.message == "linearise"
+                          and f not in seen and key is not None]
             # No scale of what has yet to be found, and nothing that has yet to fall into parts.
             if far and all((f.scored or f in far) and not f.fixed for f in bends):
                 moments = _if_finite(self._towards_data(update, far, moments, bound), moments,
