@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -38,17 +38,8 @@ class Rollout:
         return np.nansum(self.rewards, 1)
 
 
-class _Row(NamedTuple):
-    """One step of all copies, (copies, ..); alive: those whose episode had not ended."""
-
-    frames: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    states: np.ndarray
-    plans: np.ndarray
-    failed: np.ndarray
-    alive: np.ndarray
-    ended: np.ndarray
+# One step of all copies: (copies, ..) by field of a Rollout, and which episodes had not ended.
+_Row = dict[str, np.ndarray]
 
 
 def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = None,
@@ -108,8 +99,9 @@ def _side_by_side(env: Any, agent: Agent, copies: int | None, most: int | None, 
         ahead = joined([s.ahead if agent.copies is None else s.ahead.swapaxes(0, 1) for s in steps])
         failed = np.broadcast_to([s.failed is not None for s in steps], done.shape)
         frames, states = [one.frames[-1] for one in agents], [s.state.mean for s in steps]
-        rows.append(_Row(joined(frames), taken, reward.astype(float), joined(states), ahead, failed,
-                         ~done, ended & ~done))
+        rows.append({"frames": joined(frames), "actions": taken, "rewards": reward.astype(float),
+                     "states": joined(states), "plans": ahead, "failed": failed, "alive": ~done,
+                     "ended": ended & ~done})
         done = done | ended | cut
     return rows
 
@@ -119,16 +111,19 @@ def _stacked(found: list[list[_Row]]) -> Rollout:
 
     def episodes(rows: list[_Row]) -> _Row:
         """(copies, longest, ..) of each, NaN or False where an episode had ended."""
-        wide = _Row(*(np.stack([np.asarray(x) for x in part], 1) for part in zip(*rows)))
+        wide = {k: np.stack([np.asarray(row[k]) for row in rows], 1) for k in rows[0]}
 
         def cut(x: np.ndarray) -> np.ndarray:
-            kept = wide.alive.reshape((*wide.alive.shape, *(1,) * (x.ndim - 2)))
+            alive = wide["alive"]
+            kept = alive.reshape((*alive.shape, *(1,) * (x.ndim - 2)))
             none = False if x.dtype == bool else np.nan
             out = np.full((len(x), longest, *x.shape[2:]), none)
             out[:, :x.shape[1]] = np.where(kept, x, none)
             return out
 
-        return _Row(*map(cut, wide))
+        return {k: cut(x) for k, x in wide.items()}
 
-    every = _Row(*map(np.concatenate, zip(*map(episodes, found))))
-    return Rollout(*every[:-2], every.alive.sum(1), every.ended.any(1))
+    parts = [episodes(rows) for rows in found]
+    every = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+    alive, ended = every.pop("alive"), every.pop("ended")
+    return Rollout(**every, lengths=alive.sum(1), ended=ended.any(1))
