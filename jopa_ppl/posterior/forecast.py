@@ -10,20 +10,17 @@ from jax import random
 
 from jopa_ppl.engine.compiled import Compiled, Ran, run
 from jopa_ppl.engine.signature import Call
-from jopa_ppl.errors import DataError, JopaError, StructureError
+from jopa_ppl.errors import DataError, StructureError
 from jopa_ppl.language.given import Earlier, given
 from jopa_ppl.program.program import Program
 from jopa_ppl.settings import ours
 
 
-def extended(compiled: Compiled, call: Call | None, beliefs: Earlier, sites: tuple[str, ...],
+def extended(compiled: Compiled, call: Call, beliefs: Earlier, sites: tuple[str, ...],
              steps: int, length: str) -> tuple[Compiled, Call, Ran]:
     """A run that goes on for some steps of which nothing is seen, with the `beliefs` about `sites`
     as they are; `length` as in `Posterior.forecast`, which tells what is raised."""
     scans = compiled.graph.program.scans
-    if call is None:
-        raise JopaError("its program with its data was not kept", found="a loaded posterior",
-                        expected="one that was run", fix="run the program again")
     if len(scans) != 1 or compiled.decision is not None:
         raise StructureError("a forecast goes on with one scan", found=f"{len(scans)} scans"
                              if compiled.decision is None else "a plan",

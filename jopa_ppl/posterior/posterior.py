@@ -176,6 +176,13 @@ class Posterior:
                              fix="check the horizon")
         return self._distribution(name, (step,))
 
+    def _kept(self) -> Call:
+        """The call of the run. Raises JopaError: it was loaded from a file."""
+        if self.call is None:
+            raise JopaError("its program with its data was not kept", found="a loaded posterior",
+                            expected="one that was run", fix="run the program again")
+        return self.call
+
     @ours(double=False)
     def state_at(self, step: int) -> StateBelief:
         """The joint belief about what the scan carries before one of its steps (negative ones are
@@ -188,9 +195,7 @@ class Posterior:
             ShapeError: there is no such step. StructureError: the first states are no earlier
             values of what the steps draw. JopaError: it was loaded from a file.
         """
-        if self.call is None:
-            raise JopaError("its program with its data was not kept", found="a loaded posterior",
-                            expected="one that was run", fix="run the program again")
+        self._kept()
         scans = self.compiled.graph.program.scans
         length = scans[0].length if scans else 0
         if not -length <= step < length:
@@ -377,9 +382,9 @@ class Posterior:
         """Beliefs about a run that goes on for some steps, with those about what is global, but
         for globals that are one with the states: about these it is what it was, as nothing more
         is seen."""
-        block = self.compiled.graph.block_of
+        kept, block = self._kept(), self.compiled.graph.block_of
         apart = tuple(n for n in self.global_sites if block(n).scan is None)
-        compiled, call, ran = extended(self.compiled, self.call, self, apart, steps, length)
+        compiled, call, ran = extended(self.compiled, kept, self, apart, steps, length)
         return Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
                          ran.history, sites=ran.sites)
 
