@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,13 @@ from jax import Array
 from jopa_ppl.beliefs import Belief, MatrixBelief
 from jopa_ppl.engine.coefficients import expand_at
 from jopa_ppl.engine.evidence import FactorArrays, Slot
+from jopa_ppl.engine.expectations import Expectations, Message, Stats
 from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import Moments, expected_square, side_by_side
 from jopa_ppl.linalg.matrix import MatrixProduct
 from jopa_ppl.linalg.nonconjugate import Score, expected_exp, over_points
 from jopa_ppl.program.refs import Ref
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.energy import Energy
-
-Stats = dict[str, Any]
-
-
-class Message(NamedTuple):
-    """What the message to some latents is made of: a log density of theirs, their moments, and the
-    rule by which expectations are taken."""
-
-    score: Score
-    at: Moments
-    rule: str
 
 
 class Joined(NamedTuple):
@@ -97,7 +84,7 @@ class Bent:
             factor.noise_varying or any(r.back is not None for r in factor.spread))
         self.one = sum(graph.variables[r.site].dims for r in factor.spread) == 1
 
-    def messages(self, energy: Energy, arrays: FactorArrays, stats: Stats, rule: str
+    def messages(self, energy: Expectations, arrays: FactorArrays, stats: Stats, rule: str
                  ) -> list[Message]:
         """What its messages are made of, but for that of a mean linearised at the present means."""
         f, found = self.factor, []
@@ -204,7 +191,7 @@ class Bent:
 
         return expand_at(residual, points)
 
-    def _score_of_curved(self, energy: Energy, arrays: FactorArrays, stats: Stats) -> Score:
+    def _score_of_curved(self, energy: Expectations, arrays: FactorArrays, stats: Stats) -> Score:
         precision, _ = energy.noise(self.factor, arrays, stats)
         batch = arrays.offset.ndim - 1
         square = self._square_at(arrays, stats, [True] * batch, precision.ndim == batch + 1)
@@ -222,14 +209,14 @@ class Bent:
         view = self.spread.view(arrays, stats)
         return Moments(*(a[:1] for a in view)) if self.factor.in_bulk and not self.in_time else view
 
-    def noise(self, energy: Energy, arrays: FactorArrays, stats: Stats, power: int = 1
+    def noise(self, energy: Expectations, arrays: FactorArrays, stats: Stats, power: int = 1
               ) -> tuple[Array, Array]:
         """E[P^power] and E[log P] of a precision that is made of Gaussian latents in any way."""
         log, at = self._log_precision(energy, arrays, stats), self._spread_view(arrays, stats)
         mean, _ = expected_exp(lambda x: power * log(x)[0], at)
         return mean, expected_exp(lambda x: log(x)[1], at)[1]
 
-    def _score_of_spread(self, energy: Energy, arrays: FactorArrays, stats: Stats) -> Score:
+    def _score_of_spread(self, energy: Expectations, arrays: FactorArrays, stats: Stats) -> Score:
         square, count, _, _ = energy.parts(self.factor, arrays, stats)
         log = self._log_precision(energy, arrays, stats)
 
@@ -239,7 +226,7 @@ class Bent:
 
         return Score(score)
 
-    def _log_precision(self, energy: Energy, arrays: FactorArrays, stats: Stats
+    def _log_precision(self, energy: Expectations, arrays: FactorArrays, stats: Stats
                        ) -> Callable[[Array], tuple[Array, Array]]:
         """log P as a function of the spread latents: at the means of those that it is conjugate
         in, and in expectation over them."""

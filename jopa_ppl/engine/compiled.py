@@ -17,14 +17,20 @@ from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, Stages, often, once
 from jopa_ppl.engine import extrapolation
 from jopa_ppl.engine.decision import Decision
-from jopa_ppl.engine.engine import Engine, Evidence, State
+from jopa_ppl.engine.engine import Engine
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.extrapolation import Pace
-from jopa_ppl.engine.faults import diagnose, raise_for_data
-from jopa_ppl.engine.lost_digits import lost, serves, ties
+from jopa_ppl.engine.faults import (
+    diagnose,
+    raise_for_data,
+    raise_for_plan,
+    raise_if_missing,
+    warn_if_untold,
+)
 from jopa_ppl.engine.marginals import parts
-from jopa_ppl.engine.outcome import before
 from jopa_ppl.engine.plan import planned
 from jopa_ppl.engine.signature import Cache, Call, Traced, split_call, traced
+from jopa_ppl.engine.state import State
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import build_graph
 from jopa_ppl.graph.factor import Factor, Graph
@@ -102,9 +108,9 @@ class Compiled(Stages):
         self.more = jax.jit(partial(self._more, heed=bool(self.followed)), donate_argnums=(0, 2),
                             compiler_options=often())
         # Compiled only where something is wrong.
-        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine, self.data(leaves)),
+        self.diagnose = jax.jit(lambda leaves: diagnose(self.engine.energy, self.data(leaves)),
                                 compiler_options=once())
-        self.ties = jax.jit(partial(ties, self.engine), static_argnums=0, compiler_options=once())
+        self.ties = jax.jit(self.engine.ties, static_argnums=0, compiler_options=once())
         self.precisions = jax.jit(lambda leaves, moments: self.decision.precisions(
             self.data(leaves), moments), compiler_options=once())
 
@@ -167,6 +173,20 @@ class Compiled(Stages):
         with ours():
             raise_for_data(self.graph, self.diagnose(dynamic))
 
+    def refuse(self, call: Call, checks: dict[str, Any]) -> None:
+        """Refuse data that no run can be made of.
+
+        Raises:
+            DataError, StructureError: see `faults.py`. Warns with a DataWarning.
+        """
+        raise_if_missing(self.graph, checks)
+        if self.decision is not None:
+            raise_for_plan(self.options.decide, self.decision.apart, checks)
+        else:
+            warn_if_untold(checks)
+        if checks["negative"] or checks["shape"]:
+            self.raise_for_data(call.dynamic)
+
     def _more(self, state: State, bound: Evidence, history: Array, until: Array,
               heed: bool = False) -> tuple[State, Array]:
         return self.engine.advance(state, bound, history, until, self.options.tol,
@@ -177,7 +197,7 @@ class Compiled(Stages):
         """Start, and sweep until it has settled or gone wrong; `init` as in `jp.VMP.run`.
 
         Raises:
-            DataError, StructureError: no run can be made of these data (`outcome.before`).
+            DataError, StructureError: no run can be made of these data (`refuse`).
         """
         # Sums of many terms and precisions of 1e8 next to 1 need float64; the cost at these sizes
         # is small. Networks stay in the dtype of their weights.
@@ -188,7 +208,7 @@ class Compiled(Stages):
             told, past, checks = self.told.unpack(told)
             if checks["unfit"]:
                 raise UnfitError
-            before(self, call, checks)
+            self.refuse(call, checks)
             if not self.single:
                 state, history = self._sweep_on(state, bound, history, until, progress)
                 told, past = jax.device_get((state.told, history))
@@ -255,11 +275,11 @@ def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array
         compiled = _in_form(call.traced, options, Form(False))
         COMPILED.put((call.traced.key, options), compiled)         # from now on
         ran = compiled.run(call, key, progress, init)
-    if serves(ran.told) or not (stiff := compiled.stiff):
+    if ran.told.serves or not (stiff := compiled.stiff):
         return compiled, call, ran
     apart = _in_form(call.traced, options, compiled.form._replace(apart=stiff))
     again = apart.run(call, key, progress, init)
-    if int(again.told.bad) >= 0 or (int(ran.told.bad) < 0 and lost(again.told) >= lost(ran.told)):
+    if int(again.told.bad) >= 0 or (int(ran.told.bad) < 0 and again.told.lost >= ran.told.lost):
         return compiled, call, ran
     return apart, call, again           # for these numbers; others have their own way
 

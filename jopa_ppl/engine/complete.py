@@ -7,7 +7,7 @@ so that adding it to the block's belief moves nothing but z.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +16,21 @@ from jax import Array
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.beliefs.gaussian import at_mean
 from jopa_ppl.beliefs.layout import align
+from jopa_ppl.engine.arithmetic import Arithmetic
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.steps import noise_covariance
-from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.families import inverse_and_logdet
 
-if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Engine, Evidence
 
-
-def stands_alone(graph: Graph, name: str) -> bool:
-    """Whether the prior of a Gaussian latent involves no other block: such a prior may stay, its
-    barren elements keep it, move nothing and add nothing to F. One that is no Gaussian, or
-    follows a discrete latent, stays in any case."""
-    members = set(graph.block_of(name).members)
-    return graph.block_of(name).gaussian and all(
-        f.scored or f.fixed or (not f.noise and {r.site for r in f.touched} <= members)
-        for f in graph.factors if f.site.name == name)
-
-
-def complete(engine: Engine, moments: dict, bound: Evidence,
+def complete(engine: Arithmetic, moments: dict, bound: Evidence,
              blocks: tuple[Belief, ...] | None = None) -> tuple[dict, Evidence]:
     """Beliefs of Gaussian blocks with unseen latents predicted and data without spread."""
     graph, bound = engine.graph, engine.at(moments, bound)
     for block in graph.blocks if blocks is None else blocks:
         for f in graph.factors if block.gaussian else ():
             name = f.site.name
-            if f.context.scan is None and name in block.members and not stands_alone(graph, name):
+            if f.context.scan is None and name in block.members and not graph.stands_alone(name):
                 moments, bound = _predict(engine, block, f, moments, bound)
         if block.follows:
             moments = {**moments, block.name: _followed(engine, block, moments, bound)}
@@ -50,7 +39,7 @@ def complete(engine: Engine, moments: dict, bound: Evidence,
     return moments, bound
 
 
-def _followed(engine: Engine, block: Belief, moments: dict, bound: Evidence) -> Any:
+def _followed(engine: Arithmetic, block: Belief, moments: dict, bound: Evidence) -> Any:
     """The belief of a discrete block, what nothing observed reaches following the program, by the
     means of the probabilities."""
     stats, energy = engine.stats(moments, bound.clamps), engine.energy
@@ -66,7 +55,7 @@ def _followed(engine: Engine, block: Belief, moments: dict, bound: Evidence) -> 
     return block.update(moments[block.name], total, mask)
 
 
-def _predict(engine: Engine, block: Belief, f: Factor, moments: dict, bound: Evidence
+def _predict(engine: Arithmetic, block: Belief, f: Factor, moments: dict, bound: Evidence
              ) -> tuple[dict, Evidence]:
     """One site's prior, added where the site is unseen."""
     old, alive, name = bound.clamps[block.name], bound.alive[f.site.name], f.site.name

@@ -16,11 +16,12 @@ from jax import Array
 
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.densities import density_of
-from jopa_ppl.engine.engine import Engine, Evidence
-from jopa_ppl.engine.evidence import FactorArrays
+from jopa_ppl.engine.engine import Engine
+from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.engine.forward import Conditional, over_time, own_conditional, roll, settled
-from jopa_ppl.engine.steps import Coordinates, SiteMap, site_map, to_chain_plates
+from jopa_ppl.engine.steps import SiteMap, site_map, to_chain_plates
 from jopa_ppl.engine.value import (
     Form,
     Node,

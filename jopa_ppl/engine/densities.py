@@ -6,7 +6,7 @@ whose latent site is no Gaussian has a belief as well (`jopa_ppl.beliefs`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,18 @@ from jax.scipy.special import gammaln
 
 from jopa_ppl.beliefs.discrete import Dirichlet, log_normaliser
 from jopa_ppl.beliefs.layout import join, split
-from jopa_ppl.engine.evidence import (
+from jopa_ppl.engine.evidence import FactorArrays
+from jopa_ppl.engine.expectations import Expectations, Stats
+from jopa_ppl.engine.likelihoods import Placement
+from jopa_ppl.engine.numbers import (
     SYMMETRIC,
-    FactorArrays,
-    Source,
-    evaluate_in,
     gaussian_numbers,
     own_value,
     symmetric_or_nan,
     to_precision,
     weight_of,
 )
-from jopa_ppl.engine.likelihoods import Placement
+from jopa_ppl.engine.reading import Source, evaluate_in
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import expected_log_density
 from jopa_ppl.linalg.families import (
@@ -40,9 +40,6 @@ from jopa_ppl.linalg.families import (
 from jopa_ppl.linalg.nonconjugate import curvature, expected_score
 from jopa_ppl.program.refs import Ref
 
-if TYPE_CHECKING:
-    from jopa_ppl.engine.energy import Energy
-
 
 class Density:
     """A family. `of_precision`: its latent site is a precision, of whose belief F holds the
@@ -55,12 +52,12 @@ class Density:
         """The numbers of a factor, from the program's data."""
         raise NotImplementedError
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         """E_q[log f], all normalisers included (and less <`held`, S> / 2); in nats."""
         raise NotImplementedError
 
-    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def divergence(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                    belief: Any) -> Array:
         """-E_q[log f] - entropy of a precision's belief: KL(q || f) where f has weight one."""
         raise NotImplementedError
@@ -73,7 +70,7 @@ class Density:
         """Where its own parameters make no density (or are NaN)."""
         return jnp.zeros((), bool)
 
-    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+    def faults(self, energy: Expectations, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
         """Where its numbers are at fault, by what it is called; compiled only for an error."""
         numbers = jax.tree.leaves((arrays.K, arrays.known, arrays.offset))
         return {"coefficients": sum((~jnp.isfinite(x)).sum() for x in numbers)}
@@ -87,7 +84,7 @@ class GaussianDensity(Density):
     def numbers(self, f: Factor, source: Source) -> FactorArrays:
         return gaussian_numbers(f, source)
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         if f.site.rules.certain:            # the belief follows it
             return jnp.zeros(())
@@ -109,7 +106,7 @@ class Scored(Density):
         zero = jnp.zeros(())
         return FactorArrays(zero, flat, weight_of(f, source), zero, None, None, source.env(f))
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         (score, view, rule), = energy.messages(f, arrays, stats)
         if held is None and rule == "linearise":
@@ -132,7 +129,7 @@ class GammaDensity(Density):
         rate = split(jnp.broadcast_to(found, f.site.shape), f.site, f.plates)
         return rate, jnp.log(rate)
 
-    def _prior(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any]
+    def _prior(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats
                ) -> tuple[Array, Array, Array]:
         """Shape, E[rate] and E[log rate], split by plates."""
         shape = split(arrays.K, f.site, f.plates)
@@ -141,7 +138,7 @@ class GammaDensity(Density):
         rate = split(_at_data(energy, f, arrays, "rate"), f.site, f.plates)
         return shape, rate, jnp.log(rate)
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         shape, rate, log_rate = self._prior(energy, f, arrays, stats)
         if f.site.observed:
@@ -154,7 +151,7 @@ class GammaDensity(Density):
             mean, log = (split(s, f.site, f.plates) for s in stats[f.site.name])
         return jnp.sum(arrays.weight * gamma_log_density(shape, rate, log_rate, mean, log))
 
-    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def divergence(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                    belief: Gamma) -> Array:
         prior = self._prior(energy, f, arrays, stats)
         belief = Gamma(*(split(x, f.site, f.plates) for x in belief))
@@ -164,7 +161,7 @@ class GammaDensity(Density):
     def improper(self, f: Factor, arrays: FactorArrays) -> Array:
         return ~(arrays.K > 0)
 
-    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+    def faults(self, energy: Expectations, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
         found = self.improper(f, arrays).sum()
         if not f.noise:
             found = found + (~(_at_data(energy, f, arrays, f.noise_key) > 0)).sum()
@@ -179,7 +176,7 @@ class WishartDensity(Density):
     def numbers(self, f: Factor, source: Source) -> FactorArrays:
         return _own_numbers(f, source, jnp.eye(f.site.shape[-1]))
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         if f.site.observed:
             mean = join(arrays.offset, f.site, f.plates, int(f.in_bulk))
@@ -189,7 +186,7 @@ class WishartDensity(Density):
         rate = self.rate(energy, f, arrays)
         return jnp.sum(self._each(f, arrays) * wishart_log_density(arrays.K, rate, mean, log))
 
-    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def divergence(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                    belief: Wishart) -> Array:
         prior = arrays.K, self.rate(energy, f, arrays)
         density = wishart_log_density(*prior, belief.mean, belief.log)
@@ -203,7 +200,7 @@ class WishartDensity(Density):
         weight = weight.reshape((*weight.shape, *(1,) * (len(f.site.shape) - 2 - len(axes))))
         return jnp.moveaxis(weight, range(lead, lead + len(axes)), [lead + a for a in axes])
 
-    def rate(self, energy: Energy, f: Factor, arrays: FactorArrays) -> Array:
+    def rate(self, energy: Expectations, f: Factor, arrays: FactorArrays) -> Array:
         """The rate matrix, whichever way it was given."""
         matrix = _at_data(energy, f, arrays, f.noise_key)
         if f.noise_key in SYMMETRIC:
@@ -218,7 +215,7 @@ class WishartDensity(Density):
     def improper(self, f: Factor, arrays: FactorArrays) -> Array:
         return ~(arrays.K > f.site.shape[-1] - 1)
 
-    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+    def faults(self, energy: Expectations, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
         root = jnp.linalg.cholesky(self.rate(energy, f, arrays))
         return {"wishart_rate": (~jnp.isfinite(root)).sum(),
                 "wishart_dof": self.improper(f, arrays).sum()}
@@ -235,7 +232,7 @@ class CategoricalDensity(Density):
         return FactorArrays(zero, own_value(f, source), weight_of(f, source), zero, None, None,
                             source.env(f))
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         log, lead = self.log_probs(energy, f, arrays, stats), int(f.in_bulk)
         own = dict(f.fixed).get(f.site.ref())
@@ -247,7 +244,7 @@ class CategoricalDensity(Density):
         return jnp.sum(arrays.weight * found)
 
     @staticmethod
-    def log_probs(energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> Array:
+    def log_probs(energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats) -> Array:
         """Expected logs of the probabilities, (*lead, *batch, K)."""
         # A product of probabilities of Dirichlet latents: its log is the sum of theirs.
         logs = {Ref(n): jnp.exp(stats[energy.graph.block_of(n).name]) for n in f.noise}
@@ -259,7 +256,7 @@ class CategoricalDensity(Density):
 class MultinomialDensity(CategoricalDensity):
     """log n! + sum_k (y_k E[log p_k] - log y_k!) of observed counts y, n = sum_k y_k."""
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         log = split(self.log_probs(energy, f, arrays, stats), f.site, f.plates)
         count = arrays.offset
@@ -275,14 +272,14 @@ class DirichletDensity(Density):
     def numbers(self, f: Factor, source: Source) -> FactorArrays:
         return _own_numbers(f, source, 1.0 / f.site.shape[-1])
 
-    def expected(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         log = (jnp.log(join(arrays.offset, f.site, f.plates)) if f.site.observed
                else stats[f.site.name])
         found = ((arrays.K - 1) * log).sum(-1) - log_normaliser(arrays.K)
         return jnp.sum(self._each(f, arrays) * found)
 
-    def divergence(self, energy: Energy, f: Factor, arrays: FactorArrays, stats: dict[str, Any],
+    def divergence(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                    belief: Dirichlet) -> Array:
         a, c = belief.concentration, arrays.K
         found = ((a - c) * belief.log).sum(-1) - log_normaliser(a) + log_normaliser(c)
@@ -297,7 +294,7 @@ class DirichletDensity(Density):
     def improper(self, f: Factor, arrays: FactorArrays) -> Array:
         return ~(arrays.K > 0)
 
-    def faults(self, energy: Energy, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+    def faults(self, energy: Expectations, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
         return {"dirichlet": self.improper(f, arrays).sum()}
 
 
@@ -318,6 +315,6 @@ def _own_numbers(f: Factor, source: Source, filler: Array | float) -> FactorArra
                         None, None, source.env(f))
 
 
-def _at_data(energy: Energy, f: Factor, arrays: FactorArrays, key: str) -> Array:
+def _at_data(energy: Expectations, f: Factor, arrays: FactorArrays, key: str) -> Array:
     """A parameter that is made of data."""
     return evaluate_in(energy.graph.reader, f, arrays.env, [f.site.outputs[key]], {}, 0)[0]

@@ -10,14 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.engine.bent import Bent, Joined, Message
+from jopa_ppl.engine.bent import Bent, Joined
 from jopa_ppl.engine.densities import density_of
-from jopa_ppl.engine.evidence import (
-    FactorArrays,
-    Slot,
-    evaluate_in,
-)
+from jopa_ppl.engine.evidence import FactorArrays, Slot
+from jopa_ppl.engine.expectations import Message
 from jopa_ppl.engine.likelihoods import score_of
+from jopa_ppl.engine.reading import evaluate_in
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import (
     Moments,

@@ -7,33 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from jopa_ppl.beliefs import Belief, Clamp
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine import extrapolation
-from jopa_ppl.engine.densities import density_of
-from jopa_ppl.engine.energy import Energy, is_noise_prior
-from jopa_ppl.engine.evidence import (
-    FactorArrays,
-    Source,
-    Windows,
-    read_series,
-    without_gaps,
-)
-from jopa_ppl.engine.extrapolation import Ahead, Pace
-from jopa_ppl.engine.faults import (
-    bad_weight,
-    informative_factors,
-    partly_missing,
-)
-from jopa_ppl.engine.reach import Activity, partial_values
+from jopa_ppl.engine.arithmetic import Arithmetic
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
 from jopa_ppl.engine.schedule import Schedule, Update
-from jopa_ppl.engine.steps import tied
+from jopa_ppl.engine.state import State
 from jopa_ppl.graph.factor import Factor, Graph
 
 TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
@@ -41,144 +27,12 @@ NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 
-Data = tuple[dict[str, FactorArrays], dict[str, Array]]
-
-
-class Evidence(NamedTuple):
-    """A program with its data: the numbers of every factor, and where each element of a latent is
-    inferred. A pytree; made by `Engine.bind`, once a run; everything a sweep reads is in it.
-
-    Attributes:
-        arrays: by factor, its numbers; a weight of 0 where it says nothing (missing, masked, or of
-            what no observation reaches).
-        clamps: by block, its mask (`beliefs.base`): elements that are not inferred stand at a
-            value, the data where they are data, else 0.
-        alive: by latent, (T,) * plates, which of its elements some observation reaches; the others
-            follow the program and add nothing to F (`complete`, `forward`).
-        series: by scan, the inputs and the observed values of all steps.
-        values, present: by site conditioned in part, its data, and where it is data.
-        checks: by fault of the data whether it was found (`faults.py`); the host looks at them.
-        priors: numbers of latents' priors where `arrays` weighs them 0: to start from.
-    """
-
-    arrays: dict[str, FactorArrays]
-    clamps: dict[str, Any]
-    alive: dict[str, Array]
-    series: list[Windows]
-    values: dict[str, Array]
-    present: dict[str, Array]
-    checks: dict[str, Any]
-    priors: dict[str, FactorArrays]
-
-
-class State(NamedTuple):
-    """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong.
-
-    `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
-    error that is left in its means, in spreads; `pace`: how fast sweeps converge, and `ahead`:
-    where the next one starts from, once they are slow (`extrapolation`).
-    """
-
-    moments: dict[str, Any]
-    free_energy: Array
-    sweep: Array
-    bad: Array
-    converged: Array
-    digits: Digits | None = None
-    moved: Array | float = 0.0
-    pace: Pace | None = None
-    ahead: Ahead | None = None
-
-    @property
-    def told(self) -> State:
-        """What the host looks at: all but what is large."""
-        return self._replace(moments=None, pace=None, ahead=None)
-
-
-class Engine:
-    """The arithmetic of one graph."""
+class Engine(Arithmetic):
+    """The sweeps of one graph: updates of its blocks in the order of a schedule."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.energy = Energy(graph)
+        super().__init__(graph)
         self.schedule = Schedule.of(graph, self.energy)
-
-    # -- data ----------------------------------------------------------------------------------
-
-    def bind(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None) -> Evidence:
-        """The numbers of every factor, from the program's data.
-
-        `weigh` may change the weights of observed sites, and where sites in part are data, before
-        it is decided what they reach.
-        """
-        graph = self.graph
-        outer, series = read_series(graph, data)
-        source = Source(graph, self.energy.slots, data, outer, series)
-        arrays = {f.name: density_of(f).numbers(f, source) for f in graph.factors}
-        raw = {}
-        for name, variable in graph.variables.items():
-            site = variable.site
-            if site.partial:
-                inputs = {**data, **{f"known/{k}": v for k, v in outer.items()}}
-                if site.scan is None:
-                    (raw[name],) = graph.program.evaluate([site.outputs["present"]], inputs)
-                else:
-                    raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
-                        [site.outputs["present"]], {**data, **s})[0])(series[site.scan].steps)
-        values, present = partial_values(graph, series, outer, raw)
-        known = {**outer, **{n: v for w in series for n, v in w.known.items()}}
-        checks = {**self._checks(arrays), "partly": partly_missing(graph, known)}
-        if weigh is not None:
-            arrays, present = weigh(arrays, present)
-        checks["unfit"] = jnp.stack([jnp.zeros((), bool), *(
-            ~jnp.asarray(b.fits({f.name: arrays[f.name] for f in self.energy.touching(b)}))
-            for b in graph.blocks if b.checked)]).any()
-        activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
-        arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
-                  for f in graph.factors}
-        arrays |= {f.name: without_gaps(arrays[f.name]) for f in graph.factors if f.reads}
-        checks["untold"] = {n: ~told for n, told in activity.told.items()
-                            if graph.program.sites[n].updated}
-        priors = {f.name: arrays[f.name]._replace(weight=activity.weight(f, unmasked=True))
-                  for f in graph.factors if "weight" in f.site.outputs and not f.site.observed}
-        bound = Evidence(arrays, {}, activity.alive, series, values, present, checks, priors)
-        return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
-
-    def clamp(self, block: Belief, bound: Evidence) -> Any:
-        """What of a block is not inferred: barren latents and data."""
-        alive, values, present = bound.alive, bound.values, bound.present
-
-        def one(name: str) -> Clamp:
-            size = self.graph.variables[name].dims
-            free = jnp.broadcast_to(alive[name][..., None], (*alive[name].shape, size))
-            free = free.astype(jnp.result_type(float))
-            value = jnp.zeros_like(free)
-            if name in values:
-                free = jnp.where(present[name], 0.0, free)
-                value = jnp.where(present[name], values[name], 0.0)
-            return Clamp(free, value)
-
-        return tied(self, block, block.mask(one), bound.arrays)
-
-    def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
-        """The few faults of the data that do not show as a free energy that is not finite."""
-        seen, negative, shape = [], [], []
-        telling = informative_factors(self.graph)
-        for f in self.graph.factors:
-            a = arrays[f.name]
-            if f in telling and not f.site.partial:
-                seen.append((a.weight > 0).any())
-            if "weight" in f.site.outputs:
-                negative.append(bad_weight(a).any())
-            shape.append(density_of(f).improper(f, a).any())
-        return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
-                for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
-
-    # -- beliefs -------------------------------------------------------------------------------
-
-    def stats(self, moments: dict[str, Any], clamps: dict[str, Any]) -> dict[str, Any]:
-        """What the energy is differentiated in, by block."""
-        return {b.name: b.stats(moments[b.name], clamps[b.name]) for b in self.graph.blocks}
 
     def update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                bound: Evidence) -> dict[str, Any]:
@@ -188,21 +42,10 @@ class Engine:
     def measured_update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                         bound: Evidence) -> tuple[dict[str, Any], Digits]:
         """`update`, and what rounding works on in the new belief."""
-        energy, stats = self._energy_of(block, factors, moments, bound)
+        energy, stats = self.energy_of(block, factors, moments, bound)
         message, mask = jax.grad(energy)(stats), bound.clamps[block.name]
         new = block.update(moments[block.name], message, mask)
         return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
-
-    def _energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                   bound: Evidence, clipped: bool = True) -> tuple[Callable[[Any], Array], Any]:
-        """The energy as a function of what it is differentiated in of a block, and that now;
-        `clipped`: with no element's precision below zero."""
-        stats = self.stats(moments, bound.clamps)
-        arrays = self.energy.linearised(factors, bound.arrays, stats)
-        held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats,
-                                      clipped)
-        return lambda mine: self.energy(factors, arrays, {**stats, block.name: mine}, held
-                                        ), stats[block.name]
 
     def step(self, block: Belief, factors: list[Factor], moments: dict[str, Any], bound: Evidence,
              size: float = 1.0) -> tuple[dict[str, Any], Digits, Array]:
@@ -214,13 +57,13 @@ class Engine:
         old precision stays, for where a flat prior meets no curvature).
         """
         mask, old = bound.clamps[block.name], moments[block.name]
-        energy, stats = self._energy_of(block, factors, moments, bound)
+        energy, stats = self.energy_of(block, factors, moments, bound)
         here, there = block.message(old, mask), jax.grad(energy)(stats)
         rules = {f.message for f in factors if f.bends(block)}
         spread = rules != {"linearise"}
         if "quadrature" in rules:
             # The sum of elements may be a precision where not every element's is one.
-            safe, (whole, _) = energy, self._energy_of(block, factors, moments, bound, False)
+            safe, (whole, _) = energy, self.energy_of(block, factors, moments, bound, False)
             other = jax.grad(whole)(stats)
             fine = finite(block.update(old, other, mask))
             there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), other, there)
@@ -327,7 +170,7 @@ class Engine:
         """The belief by the priors of a block; by a standard normal where a prior is no Gaussian
         (of the log of a scale, say)."""
         plain = [f for f in own if not f.scored]
-        energy, stats = self._energy_of(block, plain, moments, prior)
+        energy, stats = self.energy_of(block, plain, moments, prior)
         scored = [f for f in own if f.scored]
 
         def standard(mine: Any) -> Array:
@@ -362,32 +205,6 @@ class Engine:
             return moved(0.1)
         least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
         return moved(halved(0.1, lambda size: score(moved(size)) >= least))
-
-    def at(self, moments: dict[str, Any], bound: Evidence, **means: Any) -> Evidence:
-        """The evidence with what is not affine linearised at some beliefs, what is predicted
-        included; `means`: by block, other statistics to do so at."""
-        stats = {**self.stats(moments, bound.clamps), **means}
-        return bound._replace(arrays=self.energy.linearised(
-            self.graph.factors, bound.arrays, stats, everywhere=True))
-
-    def free_energy(self, moments: dict[str, Any], bound: Evidence, solved: Belief | None = None
-                    ) -> Array:
-        """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO.
-
-        `solved`: a block that has just been updated (`Belief.once_solved`).
-        """
-        stats, energy = self.stats(moments, bound.clamps), self.energy
-        arrays = energy.linearised(self.graph.factors, bound.arrays, stats)
-        noise = [f for f in self.graph.factors if is_noise_prior(f)]
-        rest = [f for f in self.graph.factors if f not in noise]
-        entropy = sum(b.entropy(moments[b.name], bound.clamps[b.name]) for b in self.graph.blocks)
-        if solved is not None:
-            stats[solved.name], more = solved.once_solved(stats[solved.name],
-                                                          bound.clamps[solved.name])
-            entropy += more
-        return -energy(rest, arrays, stats) - entropy + sum(
-            density_of(f).divergence(energy, f, arrays[f.name], stats, moments[f.site.name])
-            for f in noise)
 
     def sweep(self, moments: dict[str, Any], bound: Evidence, damping: float | None = None
               ) -> tuple[dict[str, Any], Array, Digits, Array]:

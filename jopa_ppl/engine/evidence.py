@@ -1,33 +1,17 @@
-"""From data to the numbers of each factor: coefficients, offsets, weights. Once per run.
-
-The coefficient tensor of a residual is probed by `jax.jacfwd` at zero: exact, since the residual
-was proved multi-affine. It is evaluated for every step or plate only where it differs there.
-"""
+"""The numbers of a run: of every factor, and of all together. Made by `numbers.py`, once a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from math import prod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.beliefs import Belief, MatrixBelief
-from jopa_ppl.beliefs.layout import align, dims, join, split
-from jopa_ppl.engine.coefficients import expand, is_product, matrix_coefficients
-from jopa_ppl.graph.factor import Factor, Graph
-from jopa_ppl.linalg.matrix import MatrixEntries
-from jopa_ppl.program.carry import Reader
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.program.refs import Ref
 
 Slot = tuple[Belief | None, list[Ref]]       # a block, and its latents that a factor touches
-
-# Parameters that are symmetric matrices.
-SYMMETRIC = ("covariance_matrix", "precision_matrix", "rate_matrix", "scale_matrix")
 
 
 class FactorArrays(NamedTuple):
@@ -55,235 +39,31 @@ class Windows(NamedTuple):
     known: dict[str, Array]
 
 
-def read_series(graph: Graph, data: dict[str, Array]) -> tuple[dict[str, Array], list[Windows]]:
-    """Values of the observed sites outside scans, and all series of every scan."""
-    program, reader = graph.program, graph.reader
-    outer: dict[str, Array] = {}
-    for site in program.sites.values():
-        if site.scan is None and "value" in site.outputs:
-            known = {f"known/{k}": v for k, v in outer.items() if not program.sites[k].amortized}
-            (outer[site.name],) = program.evaluate([site.outputs["value"]], {**data, **known})
-    series = []
-    for scan in program.scans:
-        steps = reader.step_inputs(scan, data, outer)
-        names = [n for n in scan.sites if "value" in program.sites[n].outputs]
-        outputs = [program.sites[n].outputs["value"] for n in names]
-        values = each_step(program.evaluate, outputs, data, steps, scan.length) if names else []
-        series.append(Windows(steps, dict(zip(names, values))))
-    return outer, series
+class Evidence(NamedTuple):
+    """A program with its data: the numbers of every factor, and where each element of a latent is
+    inferred. A pytree; made by `Arithmetic.bind`, once a run; everything a sweep reads is in it.
 
+    Attributes:
+        arrays: by factor, its numbers; a weight of 0 where it says nothing (missing, masked, or of
+            what no observation reaches).
+        clamps: by block, its mask (`beliefs.base`): elements that are not inferred stand at a
+            value, the data where they are data, else 0.
+        alive: by latent, (T,) * plates, which of its elements some observation reaches; the others
+            follow the program and add nothing to F (`complete`, `forward`).
+        series: by scan, the inputs and the observed values of all steps.
+        values, present: by site conditioned in part, its data, and where it is data.
+        checks: by fault of the data whether it was found (`faults.py`); the host looks at them.
+        priors: numbers of latents' priors where `arrays` weighs them 0: to start from.
+    """
 
-def each_step(evaluate: Callable, outputs: Sequence[int], data: dict[str, Array],
-              steps: dict[str, Array], length: int) -> list[Array]:
-    """Outputs that depend on data alone, for all steps at once: (T, ..) each."""
-    return jax.vmap(lambda s: evaluate(outputs, {**data, **s}), axis_size=length)(steps)
-
-
-class Source(NamedTuple):
-    """What the numbers of factors come from: the program's data, read once (`read_series`), and the
-    slots of every factor, {factor: [(block, instances), ..]}, the main slot last."""
-
-    graph: Graph
-    slots: Mapping[str, Sequence[Slot]]
-    data: dict[str, Array]
-    outer: dict[str, Array]
+    arrays: dict[str, FactorArrays]
+    clamps: dict[str, Any]
+    alive: dict[str, Array]
     series: list[Windows]
-
-    def length(self, f: Factor) -> int | None:
-        """Steps of a factor that has an axis of time."""
-        scans = self.graph.program.scans
-        return scans[f.context.scan].length - f.context.first if f.in_bulk else None
-
-    def batch(self, f: Factor) -> tuple[int, ...]:
-        """Sizes of its batch axes: time first, then its plates."""
-        return (*((self.length(f),) if f.in_bulk else ()), *(p.size for p in f.plates))
-
-    def evaluator(self, f: Factor) -> _Evaluator:
-        """Its site's outputs, from latent values."""
-        return _evaluator(self.graph, f, self.data, self.outer, self.series)
-
-    def env(self, f: Factor) -> Any:
-        return self.evaluator(f).env
-
-
-def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
-    """The numbers of a factor with a residual."""
-    graph, _, _, outer, series = source
-    blocks, slots = zip(*source.slots[factor.name])
-    site, bulk = factor.site, factor.in_bulk
-    length = source.length(factor) or 1
-    names = [p.name for p in factor.plates]
-    evaluate, weight = source.evaluator(factor), weight_of(factor, source)
-    loc, noise = site.outputs["loc"], site.outputs[factor.noise_key]
-    parts = {n: _part(graph, n) for n in (*factor.latents, *factor.knowns)}
-    known = [_known(graph, factor, n, outer, series, bulk, length) for n in factor.knowns]
-    known_array = _concat(known, (1,) * (bulk + len(names)))
-
-    def residual(step: Array | int, *vectors: Array) -> Array:
-        values = {}
-        for names_, vector in zip((*slots, factor.knowns), vectors):
-            at = 0
-            for n in names_:
-                size, shaped = parts[n]
-                values[n] = shaped(vector[at:at + size])
-                at += size
-        (mean,) = evaluate([loc], values, step)
-        own = values[factor.value] if factor.value is not None else 0.0
-        return split(own - mean, site, factor.plates)
-
-    def coefficients(step: Array | int) -> Array:
-        sizes = [sum(parts[n][0] for n in s) for s in (*slots, factor.knowns)]
-        *others, main, seen = sizes
-        fn = lambda *v: residual(step, *v[:-1], v[-1][:main], v[-1][main:])
-        return expand(fn, [*others, main + seen])
-
-    fits: Array | bool = True
-    if factor.curved:           # made at every belief (`Energy.linearised`)
-        K = jnp.zeros(())
-        if isinstance(blocks[0], MatrixBelief):
-            fits = is_product(blocks[0], factor, slots, partial(residual, 0), parts)
-    elif isinstance(blocks[0], MatrixBelief):
-        K, fits = matrix_coefficients(blocks[0], factor, slots, partial(residual, 0), parts)
-    elif bulk:
-        K = (jax.vmap(coefficients)(jnp.arange(length)) if factor.varying_in_time
-             else coefficients(0)[None])
-    else:
-        K = coefficients(0)
-    for i, plate in enumerate(factor.plates):
-        if plate.name not in factor.varying and isinstance(K, Array) and not factor.curved:
-            K = jax.lax.slice_in_dim(K, 0, 1, axis=bulk + i)
-    offset = own_value(factor, source)
-    precision = logdet = None
-    if isinstance(K, MatrixEntries) and "row" in site.outputs:        # whitened, side by side
-        roots = evaluate([site.outputs["row"], site.outputs["column"]], {}, 0)
-        rows, columns = (solve_triangular(x, jnp.eye(len(x), dtype=x.dtype), lower=True)
-                         for x in roots)
-        K = MatrixEntries(K.constant, rows, columns)
-        precision = jnp.ones(factor.dims)
-        logdet = 2 * (jnp.log(jnp.diagonal(rows)).sum() / len(rows)
-                      + jnp.log(jnp.diagonal(columns)).sum() / len(columns)) * precision
-    elif not (factor.noise or factor.spread):
-        def data_noise(step: Array | int) -> tuple[Array, Array]:
-            (given,) = evaluate([noise], {}, step)
-            return to_precision(factor, symmetric_or_nan(given) if factor.noise_key in SYMMETRIC
-                                else given)
-        if bulk and factor.noise_varying:
-            precision, logdet = jax.vmap(data_noise)(jnp.arange(length))
-        else:
-            precision, logdet = data_noise(0)
-            if bulk:
-                precision, logdet = precision[None], logdet[None]
-    return FactorArrays(K, offset, weight, known_array, precision, logdet, evaluate.env, fits)
-
-
-class _Evaluator(NamedTuple):
-    reader: Reader
-    factor: Factor
-    env: Any                     # (data, outer known, step series, known series)
-
-    def __call__(self, outputs: Sequence[int], values: dict[Ref, Array], step: Array | int
-                 ) -> list[Array]:
-        """Outputs in the factor's context; `step` counts from the first step of the context."""
-        return evaluate_in(self.reader, self.factor, self.env, outputs, values, step)
-
-
-def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int],
-                values: dict[Ref, Array], step: Array | int) -> list[Array]:
-    """Outputs of a factor's site, from latent values, at a step of its context."""
-    data, outer, steps, known = env
-    ctx, sites = factor.context, reader.program.sites
-    values = values | {r: jnp.full(sites[r.site].shape, sites[r.site].values[i])
-                       for r, i in factor.fixed}
-    values = {Ref(n): v for n, v in outer.items()} | values
-    windows = []
-    if ctx.scan is not None:
-        first = (step + ctx.first) if ctx.at is None else ctx.at
-        program = reader.program
-        wanted = program.needs(outputs) | program.needs(program.scans[ctx.scan].carry)
-        steps = {k: v for k, v in steps.items() if k in wanted}
-        known = {n: v for n, v in known.items() if f"known/{n}" in wanted}
-        for back in range(ctx.depth, -1, -1):
-            # Before step 0 only latents reach back (the seeds of the carry), so data never count.
-            at = jnp.maximum(first - back, 0).astype(jnp.uint32)
-            windows.append({k: _row(v, at) for k, v in steps.items()}
-                           | {r.site: v for r, v in values.items()
-                              if r.is_input and r.back == back})
-            values |= {Ref(n, back): _row(v, at) for n, v in known.items()
-                       if Ref(n, back) not in values}
-    return reader.values(outputs, ctx, values, data, windows)
-
-
-def _row(x: Array, at: Array) -> Array:
-    """x[at] for an unsigned index in range: indexing checks both, at length."""
-    return jax.lax.dynamic_index_in_dim(x, at, keepdims=False)
-
-
-def _evaluator(graph: Graph, factor: Factor, data: dict, outer: dict,
-               series: list[Windows]) -> _Evaluator:
-    scan = factor.context.scan
-    steps = series[scan] if scan is not None else Windows({}, {})
-    # Partial sites are latents: their data enter through the belief, not through known values.
-    known = {n: v for n, v in steps.known.items() if not graph.program.sites[n].partial}
-    return _Evaluator(graph.reader, factor, (data, outer, steps.steps, known))
-
-
-def _part(graph: Graph, ref: Ref) -> tuple[int, Callable[[Array], Array]]:
-    """How many numbers an element of its plates has, and the whole made of these (of an input of
-    the scan: all of it)."""
-    if ref.is_input:
-        shape = graph.program.shapes[ref.site]
-        return prod(shape), lambda vector: vector.reshape(shape)
-    site, local = graph.program.sites[ref.site], _local(graph, ref.site)
-    size = dims(site, local)
-    return size, lambda vector: join(vector.reshape((1,) * len(local) + (size,)), site, local)
-
-
-def _local(graph: Graph, name: str) -> tuple:
-    site = graph.program.sites[name]
-    return tuple(p for p in site.axes if (site.name, p.name) not in graph.reader.dense)
-
-
-def _concat(arrays: Sequence[Array], batch: tuple[int, ...]) -> Array:
-    if not arrays:
-        return jnp.zeros((*batch, 0))
-    shape = jnp.broadcast_shapes(*(a.shape[:-1] for a in arrays))
-    return jnp.concatenate([jnp.broadcast_to(a, (*shape, a.shape[-1])) for a in arrays], -1)
-
-
-def _known(graph: Graph, factor: Factor, ref: Ref, outer: dict, series: list[Windows],
-           bulk: bool, length: int) -> Array:
-    """Values of an observed site or an input as part of the main slot, (*batch|1, dims)."""
-    ctx, want = factor.context, [p.name for p in factor.plates]
-    if ref.is_input:
-        values = series[ctx.scan].steps[ref.site].astype(float)
-        start = (ctx.first if bulk else ctx.at) - ref.back
-        values = values[start:start + length] if bulk else values[start]
-        return values.reshape((*(length,) * bulk, *(1,) * len(want), -1))
-    site, local = graph.program.sites[ref.site], _local(graph, ref.site)
-    have = [p.name for p in local]
-    if site.scan is None:
-        array = align(split(outer[site.name], site, local), 0, have, want, 1)
-        return array[None] if bulk else array
-    values = series[site.scan].known[site.name]
-    if bulk:
-        values = values[ctx.first - ref.back:ctx.first - ref.back + length]
-        return align(split(values, site, local), 1, have, want, 1)
-    return align(split(values[ctx.at - ref.back], site, local), 0, have, want, 1)
-
-
-def own_value(factor: Factor, source: Source, filler: Array | float = 0.0) -> Array:
-    """The data of the site itself, (*batch, n); zeros where it is latent. What is missing weighs
-    nothing: there the `filler` stands, which only has to be a value that can be."""
-    site, ctx = factor.site, factor.context
-    if not site.observed or site.partial or "value" not in site.outputs:
-        return jnp.zeros((*source.batch(factor), factor.dims))
-    if ctx.scan is None:
-        value = source.outer[site.name]
-    else:
-        values = source.series[ctx.scan].known[site.name]
-        value = values[ctx.first:] if factor.in_bulk else values[ctx.at]
-    value = jnp.where(jnp.isnan(value), filler, value)
-    return split(value.astype(jnp.result_type(float)), site, factor.plates)
+    values: dict[str, Array]
+    present: dict[str, Array]
+    checks: dict[str, Any]
+    priors: dict[str, FactorArrays]
 
 
 def without_gaps(a: FactorArrays) -> FactorArrays:
@@ -308,54 +88,3 @@ def without_gaps(a: FactorArrays) -> FactorArrays:
     if a.precision is None or a.precision.ndim < batch:
         return a
     return a._replace(precision=quiet(a.precision), logdet=quiet(a.logdet))
-
-
-def weight_of(factor: Factor, source: Source) -> Array:
-    """(*batch, n) where elements have weights of their own, else (*batch, 1)."""
-    evaluate, length = source.evaluator(factor), source.length(factor)
-    site = factor.site
-    batch = tuple(p.size for p in factor.plates)
-    if "weight" not in site.outputs:
-        return jnp.ones((*(() if length is None else (length,)), *batch, 1))
-
-    def one(step: Array | int) -> Array:
-        (weight,) = evaluate([site.outputs["weight"]], {}, step)
-        weight = weight.reshape((1,) * (len(site.shape) - weight.ndim) + weight.shape)
-        axes = {p.axis for p in factor.plates}
-        if all(n == 1 for i, n in enumerate(weight.shape) if i not in axes):
-            moved = jnp.moveaxis(weight, [p.axis for p in factor.plates], range(len(axes)))
-            return jnp.broadcast_to(moved.reshape((*moved.shape[:len(axes)], 1)), (*batch, 1))
-        return split(jnp.broadcast_to(weight, site.shape), site, factor.plates)
-
-    return one(0) if length is None else jax.vmap(one)(jnp.arange(length))
-
-
-def asymmetry(matrix: Array) -> Array:
-    """Where a matrix differs from its transpose by more than single precision explains."""
-    size = jnp.sqrt(jnp.abs(jnp.diagonal(matrix, axis1=-2, axis2=-1)))
-    gap = jnp.abs(matrix - jnp.swapaxes(matrix, -1, -2))
-    return gap > 1e-4 * size[..., :, None] * size[..., None, :]
-
-
-def symmetric_or_nan(matrix: Array) -> Array:
-    """The matrix; NaN where it is not symmetric, which the run then finds and reports."""
-    return jnp.where(asymmetry(matrix), jnp.nan, matrix)
-
-
-def to_precision(factor: Factor, noise: Array) -> tuple[Array, Array]:
-    """(precision, log-precision), split by plates, from the parameter the user gave."""
-    site = factor.site
-    if factor.noise_key == "scale":
-        scale = split(jnp.broadcast_to(noise, site.shape), site, factor.plates)
-        return scale**-2, -2 * jnp.log(scale)
-    n = noise.shape[-1]
-    matrix = jnp.moveaxis(noise, [p.axis for p in factor.plates], range(len(factor.plates)))
-    matrix = matrix.reshape((*matrix.shape[:len(factor.plates)], n, n))
-    if factor.noise_key == "precision_matrix":
-        chol = jnp.linalg.cholesky(matrix)
-        return matrix, 2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
-    chol = matrix if factor.noise_key == "scale_tril" else jnp.linalg.cholesky(matrix)
-    eye = jnp.broadcast_to(jnp.eye(n, dtype=matrix.dtype), chol.shape)
-    white = solve_triangular(chol, eye, lower=True)
-    precision = jnp.swapaxes(white, -1, -2) @ white
-    return precision, -2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)

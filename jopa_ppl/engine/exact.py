@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.engine import Engine, Evidence
-from jopa_ppl.engine.evidence import FactorArrays
+from jopa_ppl.engine.engine import Engine
+from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.nonconjugate import expected_score
 

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.engine.densities import density_of
-from jopa_ppl.engine.evidence import (
-    SYMMETRIC,
-    FactorArrays,
-    Source,
-    asymmetry,
-    evaluate_in,
-    read_series,
-    without_gaps,
-)
+from jopa_ppl.engine.energy import Energy
+from jopa_ppl.engine.evidence import FactorArrays, without_gaps
+from jopa_ppl.engine.numbers import SYMMETRIC, asymmetry
+from jopa_ppl.engine.reading import Source, evaluate_in, read_series
 from jopa_ppl.errors import DataError, DataWarning, PriorError, StructureError, names
 from jopa_ppl.graph.factor import Factor, Graph
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Engine
 
 
 def bad_weight(a: FactorArrays) -> Array:
@@ -32,14 +24,14 @@ def bad_weight(a: FactorArrays) -> Array:
     return ~((a.weight >= 0) & jnp.isfinite(a.weight))
 
 
-def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Array]]:
+def diagnose(energy: Energy, data: dict[str, Array]) -> dict[str, dict[str, Array]]:
     """Counts of faults, site by site; compiled only when something is wrong."""
-    graph = engine.graph
+    graph = energy.graph
     outer, series = read_series(graph, data)
     known = {**outer, **{k: v for w in series for k, v in w.known.items()}}
     found: dict[str, dict[str, Array]] = {
         name: {"infinite": jnp.isinf(value).sum()} for name, value in known.items()}
-    source = Source(graph, engine.energy.slots, data, outer, series)
+    source = Source(graph, energy.slots, data, outer, series)
     for f in graph.factors:
         density = density_of(f)
         a = density.numbers(f, source)
@@ -55,7 +47,7 @@ def diagnose(engine: Engine, data: dict[str, Array]) -> dict[str, dict[str, Arra
         if a.precision is not None:
             count("precision", ~jnp.isfinite(a.precision))
             count("precision", ~jnp.isfinite(a.logdet))
-        for key, faults in density.faults(engine.energy, f, a).items():
+        for key, faults in density.faults(energy, f, a).items():
             count(key, faults)
         count("negative", bad_weight(a))
         if not f.noise and f.noise_key in SYMMETRIC:

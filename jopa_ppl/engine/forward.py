@@ -16,12 +16,14 @@ import numpy as np
 from jax import Array
 
 from jopa_ppl.beliefs import ChainBelief
-from jopa_ppl.engine.steps import Coordinates, SiteMap, at_mean, on_h, spread_of
-from jopa_ppl.linalg.factors import Moments, augment
+from jopa_ppl.engine.coordinates import Coordinates, on_h
+from jopa_ppl.engine.steps import SiteMap, spread_of
+from jopa_ppl.linalg.factors import Moments, at_mean, augment
 from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Engine, Evidence
+    from jopa_ppl.engine.engine import Engine
+    from jopa_ppl.engine.evidence import Evidence
 
 
 class Conditional(NamedTuple):

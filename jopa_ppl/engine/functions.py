@@ -10,12 +10,13 @@ from jax import Array
 
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.beliefs.layout import align
+from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.likelihoods import Placement
-from jopa_ppl.engine.steps import Coordinates
 from jopa_ppl.graph.factor import Factor
 
 if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Engine, Evidence
+    from jopa_ppl.engine.engine import Engine
+    from jopa_ppl.engine.evidence import Evidence
 
 Mean = Callable[[Array, Array], Array]      # (step of its context, h (*plates, H)) -> (*plates, n)
 

@@ -12,7 +12,8 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import ExpTransform, SigmoidTransform
 
 from jopa_ppl.beliefs.layout import align, join, split
-from jopa_ppl.engine.evidence import FactorArrays, evaluate_in
+from jopa_ppl.engine.evidence import FactorArrays
+from jopa_ppl.engine.reading import evaluate_in
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.nonconjugate import Score
 from jopa_ppl.program.parameters import ByParameters

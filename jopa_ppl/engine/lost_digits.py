@@ -5,35 +5,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.engine.rounding import ENERGY, EPS, POLISHED, ROUND, SAFE, SERVES, SILENT
+from jopa_ppl.engine.compiled import Compiled
+from jopa_ppl.engine.rounding import ENERGY, EPS, ROUND, SAFE, SERVES, SILENT
+from jopa_ppl.engine.state import State
 from jopa_ppl.errors import NumericalError, NumericalWarning, names
 from jopa_ppl.settings import ours
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.compiled import Compiled
-    from jopa_ppl.engine.engine import Engine, Evidence, State
-
-
-def lost(told: State) -> tuple[float, float]:
-    """The estimated errors of a run on the host: of its beliefs, in spreads, and of F, in nats."""
-    found, moved = told.digits, float(told.moved)
-    error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
-    nats = EPS * float(np.sqrt(np.square(found.total).sum()))
-    return max(float(error), moved if moved > POLISHED else 0.0), nats
-
-
-def serves(told: State) -> bool:
-    """Whether a run on the host came to numbers that rounding has left whole."""
-    error, nats = lost(told)
-    return int(told.bad) < 0 and error <= SILENT and nats <= ENERGY
 
 
 def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any]) -> None:
@@ -44,7 +26,7 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any])
             NumericalWarning from 1e-6 of a spread or 1e-4 nats on.
     """
     found = told.digits
-    error, nats = lost(told)
+    error, nats = told.lost
     if error <= SILENT and nats <= ENERGY:
         return
     at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
@@ -146,18 +128,3 @@ def _ties_of(compiled: Compiled, posterior: Any, block: Belief, far: bool = Fals
                   != name.partition("[")[0] and t[0] > 0]
         variance = 1 / min(others, default=precision)
     return Tie(name.partition("[")[0], precision, variance**0.5, mean)
-
-
-def ties(engine: Engine, block: Belief, moments: dict, bound: Evidence) -> dict[str, Array]:
-    """By factor of the block, of the element it holds most tightly: the precision that the factor
-    gives to it, its variance and its mean."""
-    stats = engine.stats(moments, bound.clamps)
-    clamp, found = bound.clamps[block.name], {}
-    for f in engine.energy.touching(block):
-        gradient = jax.grad(lambda mine, f=f: engine.energy(
-            [f], bound.arrays, {**stats, block.name: mine}))(stats[block.name])
-        m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
-                   block.diagonals(moments[block.name], gradient, clamp))
-        at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))
-        found[f.name] = jnp.stack([J[at], C[at], m[at]])
-    return found

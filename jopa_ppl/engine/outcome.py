@@ -1,36 +1,18 @@
-"""What is made of a run before and after its sweeps: errors and warnings, or nothing."""
+"""What is made of a run after its sweeps: errors and warnings, or nothing."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jopa_ppl.engine.faults import raise_for_plan, raise_if_missing, warn_if_untold
+from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.lost_digits import raise_for_rounding, raise_or_warn
+from jopa_ppl.engine.signature import Call
+from jopa_ppl.engine.state import State
 from jopa_ppl.errors import ConvergenceWarning, NumericalError
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.compiled import Compiled
-    from jopa_ppl.engine.engine import State
-    from jopa_ppl.engine.signature import Call
-
-
-def before(compiled: Compiled, call: Call, checks: dict[str, Any]) -> None:
-    """Refuse data that no run can be made of.
-
-    Raises:
-        DataError, StructureError: see `checks.py`. Warns with a DataWarning.
-    """
-    raise_if_missing(compiled.graph, checks)
-    if compiled.decision is not None:
-        raise_for_plan(compiled.options.decide, compiled.decision.apart, checks)
-    else:
-        warn_if_untold(checks)
-    if checks["negative"] or checks["shape"]:
-        compiled.raise_for_data(call.dynamic)
 
 
 def after(compiled: Compiled, call: Call, told: State, history: np.ndarray,

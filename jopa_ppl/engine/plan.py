@@ -36,10 +36,11 @@ from jax import Array
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.decision import Decision, Problem
-from jopa_ppl.engine.engine import Evidence, State, finite
-from jopa_ppl.engine.evidence import FactorArrays
+from jopa_ppl.engine.engine import finite
+from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.engine.paths import Paths, best_of, starts
 from jopa_ppl.engine.rounding import Digits
+from jopa_ppl.engine.state import State
 
 SMOOTHING = 50          # steps at most to the beliefs from the past, where they approximate
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs.layout import align, split
-from jopa_ppl.engine.complete import stands_alone
 from jopa_ppl.engine.evidence import FactorArrays, Windows
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.program.program import Scan, Site
@@ -119,7 +118,7 @@ class Activity:
             want = _local(graph, site.name)
             # Planning keeps all beliefs but about states: they are used, whatever the evidence.
             state = graph.block_of(site.name).scan is not None
-            kept = (self.keep_outer and not state) or stands_alone(graph, site.name)
+            kept = (self.keep_outer and not state) or graph.stands_alone(site.name)
             seeds = self._seeds(site.name)
             alive, told = jnp.full(_shape(graph, site.name), kept) | seeds, seeds.any()
             if site.name in self.present:

@@ -7,25 +7,22 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jopa_ppl.beliefs import Belief, ChainBelief
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.beliefs.layout import align
+from jopa_ppl.engine.arithmetic import Arithmetic
+from jopa_ppl.engine.coordinates import Coordinates, rows
+from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import Moments, at_mean, batch_einsum, moving
 from jopa_ppl.linalg.families import inverse_and_logdet
 from jopa_ppl.linalg.matrix import MatrixProduct
-from jopa_ppl.program.refs import Ref
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Engine, Evidence
-    from jopa_ppl.engine.evidence import FactorArrays, Slot
 
 
 class SiteMap(NamedTuple):
@@ -47,33 +44,7 @@ class SiteMap(NamedTuple):
         return self.precision.ndim == self.K.ndim - 1 - len(self.slots)
 
 
-class Coordinates:
-    """Where sites lie in h."""
-
-    def __init__(self, belief: ChainBelief) -> None:
-        self.belief = belief
-        self.k, self.width = belief.k, belief.width
-        self.head_dims = 0 if belief.seeds else sum(n for _, n in belief.head_at.values())
-        self.state = self.head_dims + self.k * self.width
-        self.size = 1 + self.state + self.width
-
-    def of(self, ref: Ref) -> np.ndarray:
-        """Indices of a latent of the chain in h."""
-        if ref.back is None:
-            start, size = self.belief.head_at[ref.site]
-            start += 1
-        else:
-            at, size = self.belief.node[ref.site]
-            start = 1 + self.head_dims + (self.k - ref.back) * self.width + at
-        return np.arange(start, start + size)
-
-    def shift(self) -> np.ndarray:
-        """Indices in h_t of the state of step t + 1 (with the leading 1)."""
-        nodes = np.arange(1 + self.head_dims + self.width, self.size)
-        return np.concatenate([np.arange(1 + self.head_dims), nodes])
-
-
-def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Evidence,
+def site_map(engine: Arithmetic, coordinates: Coordinates, factor: Factor, bound: Evidence,
              moments: dict) -> SiteMap:
     """The map of a factor's site, from its numbers and the beliefs about what it shares."""
     arrays = bound.arrays[factor.name]
@@ -88,53 +59,6 @@ def site_map(engine: Engine, coordinates: Coordinates, factor: Factor, bound: Ev
         K, precision, covariance, weight, slots = jax.tree.map(
             lambda x: x[None], (K, precision, covariance, weight, slots))
     return SiteMap(K, slots, precision, covariance, weight)
-
-
-def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: Sequence[Slot]
-         ) -> Any:
-    """The residual of a site as rows on h, (*batch|1, n, slots.., H), from its numbers and the
-    slots that they are about."""
-    names = next((n for b, n in table if b is coordinates.belief), [])
-    slots = [b for b, _ in table if b is not None and b is not coordinates.belief]
-    q = sum(len(coordinates.of(n)) for n in names)
-    known, offset = arrays.known, arrays.offset
-
-    def without_known(K: Array) -> Array:
-        if not known.shape[-1]:
-            return K[..., :1 + q]
-        seen = known.reshape((*known.shape[:-1], *(1,) * (K.ndim - known.ndim), known.shape[-1]))
-        return _with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
-
-    K = on_h(without_known, arrays.K)
-    if factor.value is None and isinstance(K, MatrixProduct):
-        K = K._replace(constant=_with_constant(K.constant, offset))
-    elif factor.value is None:
-        constant = offset.reshape((*offset.shape, *(1,) * len(slots)))
-        pads = [(0, 0)] * offset.ndim + [(0, n - 1) for n in K.shape[offset.ndim:-1]]
-        K = _with_constant(K, jnp.pad(constant, pads))
-    where = np.concatenate([[0], *(coordinates.of(n) for n in names)]).astype(int)
-    spread = np.zeros((len(where), coordinates.size))
-    spread[np.arange(len(where)), where] = 1
-    return on_h(lambda K: jnp.einsum("...l,lh->...h", K, spread), K)
-
-
-def tied(engine: Engine, block: Belief, mask: Any, arrays: dict[str, FactorArrays]) -> Any:
-    """The mask of a chain with how its members follow that are certain given the rest."""
-    found: dict[str, list[Array]] = {}
-    for f in engine.graph.factors:
-        if f.site.name not in block.members or not f.site.rules.certain:
-            continue
-        c, table = Coordinates(block), engine.energy.slots[f.name]
-        K = -rows(c, f, arrays[f.name], table)
-        K = K if f.in_bulk else K[None]
-        K = align(K, 1, [p.name for p in f.plates], block.plates, 2)
-        K = K.at[..., c.of(f.site.ref())].set(0.0)
-        steps = engine.graph.program.scans[f.context.scan].length - f.context.first
-        shape = (steps if f.in_bulk else 1, *block.batch, *K.shape[-2:])
-        found.setdefault(f.site.name, []).append(jnp.broadcast_to(K, shape))
-    if not found:
-        return mask
-    return block.tied(mask, {n: jnp.concatenate(x) for n, x in found.items()}, c.head_dims)
 
 
 def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
@@ -163,21 +87,7 @@ def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
     return SiteMap(K, (indicator, *maps[0].slots), precision, covariance, maps[0].weight)
 
 
-def on_h(fn: Callable[[Array], Array], K: Any) -> Any:
-    """Coefficients with `fn` on their last axis, that of h."""
-    if isinstance(K, MatrixProduct):
-        return K._replace(constant=fn(K.constant), carried=fn(K.carried))
-    return fn(K)
-
-
-def _with_constant(K: Array, constant: Array) -> Array:
-    shape = jnp.broadcast_shapes(K.shape[:-1], constant.shape)
-    first = jnp.broadcast_to(K[..., 0], shape) + constant
-    rest = jnp.broadcast_to(K[..., 1:], (*shape, K.shape[-1] - 1))
-    return jnp.concatenate([first[..., None], rest], -1)
-
-
-def noise_covariance(engine: Engine, factor: Factor, arrays: FactorArrays, moments: dict,
+def noise_covariance(engine: Arithmetic, factor: Factor, arrays: FactorArrays, moments: dict,
                      stats: dict) -> Array:
     """E[P^-1] of a Gaussian site as (.., n, n): exact for known, Gamma and Wishart precisions.
 

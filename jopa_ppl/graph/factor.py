@@ -149,6 +149,15 @@ class Graph:
         """The block that holds a latent site."""
         return next(b for b in self.blocks if name in b.members)
 
+    def stands_alone(self, name: str) -> bool:
+        """Whether the prior of a Gaussian latent involves no other block: such a prior may stay,
+        its barren elements keep it, move nothing and add nothing to F. One that is no Gaussian, or
+        follows a discrete latent, stays in any case."""
+        block = self.block_of(name)
+        return block.gaussian and all(
+            f.scored or f.fixed or (not f.noise and {r.site for r in f.touched} <= {*block.members})
+            for f in self.factors if f.site.name == name)
+
     def __str__(self) -> str:
         return tables.graph_table(self)
 

@@ -1,7 +1,7 @@
 """Which blocks have a precision W (x) S + U (x) V: matrices that multiply a step from the left.
 
 Here it is read from shapes and from what depends on what; whether the coefficients have that form
-(`A @ x`, not `A.T @ x`) is checked on the numbers of every run (`engine.evidence`).
+(`A @ x`, not `A.T @ x`) is checked on the numbers of every run (`engine.numbers`).
 """
 
 from __future__ import annotations

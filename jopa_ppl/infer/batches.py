@@ -18,7 +18,7 @@ from jax.tree_util import tree_flatten_with_path
 from jopa_ppl.compilation import often, once
 from jopa_ppl.engine.compiled import CHUNK
 from jopa_ppl.engine.marginals import parts
-from jopa_ppl.engine.outcome import after, before
+from jopa_ppl.engine.outcome import after
 from jopa_ppl.engine.signature import own
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.language.missing import from_masked
@@ -108,7 +108,7 @@ def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], ke
         bound, state, history, plan, sites, told = first(dynamic, key, until)
         rows = [compiled.told.unpack(row) for row in np.asarray(told)]
         for i, (_, _, checks) in enumerate(rows):
-            _in_run(i, lambda i=i, checks=checks: before(compiled, call_of(i), checks))
+            _in_run(i, lambda i=i, checks=checks: compiled.refuse(call_of(i), checks))
         while not compiled.single and until < compiled.options.max_iters and not np.asarray(
                 state.converged | (state.bad >= 0)).all():
             until = min(until + CHUNK, compiled.options.max_iters)

@@ -14,7 +14,8 @@ from jax import Array, lax, random
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import often, once, together
 from jopa_ppl.engine.compiled import Compiled, compiled_for
-from jopa_ppl.engine.engine import Engine, Evidence
+from jopa_ppl.engine.engine import Engine
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.signature import Call, split_call
 from jopa_ppl.errors import JopaError, StructureError, names

@@ -25,11 +25,12 @@ from jax import Array, random
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import once
-from jopa_ppl.engine.engine import Evidence, State
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.faults import raise_if_missing
 from jopa_ppl.engine.lost_digits import raise_or_warn
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.signature import split_call, traced
+from jopa_ppl.engine.state import State
 from jopa_ppl.errors import FileError, JopaError, NumericalError, StructureError, whole
 from jopa_ppl.infer.em_steps import Data, Learner
 from jopa_ppl.infer.vmp import VMP

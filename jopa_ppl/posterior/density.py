@@ -14,7 +14,8 @@ from numpyro.infer.util import compute_log_probs
 from numpyro.primitives import Messenger
 
 from jopa_ppl.compilation import in_batches, often
-from jopa_ppl.engine.engine import Engine, Evidence
+from jopa_ppl.engine.engine import Engine
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.errors import JopaError
 from jopa_ppl.language.missing import without_gaps
 from jopa_ppl.language.precision import in_double

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from jopa_ppl.beliefs import Belief
     from jopa_ppl.engine.compiled import Compiled
-    from jopa_ppl.engine.engine import Evidence, State
+    from jopa_ppl.engine.evidence import Evidence
     from jopa_ppl.engine.signature import Call
+    from jopa_ppl.engine.state import State
 
 
 def outward(x: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.compilation import once
-from jopa_ppl.engine.evidence import each_step, read_series
+from jopa_ppl.engine.reading import each_step, read_series
 from jopa_ppl.language import replay as predictive
 from jopa_ppl.language.query import unwrapped
 from jopa_ppl.language.tracing import tracing

@@ -26,8 +26,9 @@ from numpyro.distributions.transforms import Transform
 from jopa_ppl.beliefs import KINDS, Belief, Clamp, Variable
 from jopa_ppl.beliefs.gaussian import square_root
 from jopa_ppl.compilation import Stages, once
-from jopa_ppl.engine.engine import Engine, State
+from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.marginals import in_shape
+from jopa_ppl.engine.state import State
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.posterior import draws, unconstrained

@@ -18,8 +18,8 @@ from numpyro.distributions.transforms import (
     Transform,
 )
 
-from jopa_ppl.engine.evidence import read_series
 from jopa_ppl.engine.marginals import Marginal
+from jopa_ppl.engine.reading import read_series
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Graph
 

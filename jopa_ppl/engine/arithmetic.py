@@ -1,0 +1,157 @@
+"""The arithmetic of one graph, whatever the order of updates: its numbers from data, what the
+energy is differentiated in, and F. Pure functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.beliefs import Belief, Clamp
+from jopa_ppl.engine.coordinates import tied
+from jopa_ppl.engine.densities import density_of
+from jopa_ppl.engine.energy import Energy, is_noise_prior
+from jopa_ppl.engine.evidence import Evidence, FactorArrays, without_gaps
+from jopa_ppl.engine.faults import bad_weight, informative_factors, partly_missing
+from jopa_ppl.engine.reach import Activity, partial_values
+from jopa_ppl.engine.reading import Source, read_series
+from jopa_ppl.graph.factor import Factor, Graph
+
+Data = tuple[dict[str, FactorArrays], dict[str, Array]]
+
+
+class Arithmetic:
+    """A graph and its energy: what beliefs about it are asked, at data and at moments."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.energy = Energy(graph)
+
+    # -- data ----------------------------------------------------------------------------------
+
+    def bind(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None) -> Evidence:
+        """The numbers of every factor, from the program's data.
+
+        `weigh` may change the weights of observed sites, and where sites in part are data, before
+        it is decided what they reach.
+        """
+        graph = self.graph
+        outer, series = read_series(graph, data)
+        source = Source(graph, self.energy.slots, data, outer, series)
+        arrays = {f.name: density_of(f).numbers(f, source) for f in graph.factors}
+        raw = {}
+        for name, variable in graph.variables.items():
+            site = variable.site
+            if site.partial:
+                inputs = {**data, **{f"known/{k}": v for k, v in outer.items()}}
+                if site.scan is None:
+                    (raw[name],) = graph.program.evaluate([site.outputs["present"]], inputs)
+                else:
+                    raw[name] = jax.vmap(lambda s, site=site: graph.program.evaluate(
+                        [site.outputs["present"]], {**data, **s})[0])(series[site.scan].steps)
+        values, present = partial_values(graph, series, outer, raw)
+        known = {**outer, **{n: v for w in series for n, v in w.known.items()}}
+        checks = {**self._checks(arrays), "partly": partly_missing(graph, known)}
+        if weigh is not None:
+            arrays, present = weigh(arrays, present)
+        checks["unfit"] = jnp.stack([jnp.zeros((), bool), *(
+            ~jnp.asarray(b.fits({f.name: arrays[f.name] for f in self.energy.touching(b)}))
+            for b in graph.blocks if b.checked)]).any()
+        activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
+        arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
+                  for f in graph.factors}
+        arrays |= {f.name: without_gaps(arrays[f.name]) for f in graph.factors if f.reads}
+        checks["untold"] = {n: ~told for n, told in activity.told.items()
+                            if graph.program.sites[n].updated}
+        priors = {f.name: arrays[f.name]._replace(weight=activity.weight(f, unmasked=True))
+                  for f in graph.factors if "weight" in f.site.outputs and not f.site.observed}
+        bound = Evidence(arrays, {}, activity.alive, series, values, present, checks, priors)
+        return bound._replace(clamps={b.name: self.clamp(b, bound) for b in graph.blocks})
+
+    def clamp(self, block: Belief, bound: Evidence) -> Any:
+        """What of a block is not inferred: barren latents and data."""
+        alive, values, present = bound.alive, bound.values, bound.present
+
+        def one(name: str) -> Clamp:
+            size = self.graph.variables[name].dims
+            free = jnp.broadcast_to(alive[name][..., None], (*alive[name].shape, size))
+            free = free.astype(jnp.result_type(float))
+            value = jnp.zeros_like(free)
+            if name in values:
+                free = jnp.where(present[name], 0.0, free)
+                value = jnp.where(present[name], values[name], 0.0)
+            return Clamp(free, value)
+
+        return tied(self.energy, block, block.mask(one), bound.arrays)
+
+    def _checks(self, arrays: dict[str, FactorArrays]) -> dict[str, Array]:
+        """The few faults of the data that do not show as a free energy that is not finite."""
+        seen, negative, shape = [], [], []
+        telling = informative_factors(self.graph)
+        for f in self.graph.factors:
+            a = arrays[f.name]
+            if f in telling and not f.site.partial:
+                seen.append((a.weight > 0).any())
+            if "weight" in f.site.outputs:
+                negative.append(bad_weight(a).any())
+            shape.append(density_of(f).improper(f, a).any())
+        return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
+                for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
+
+    def stats(self, moments: dict[str, Any], clamps: dict[str, Any]) -> dict[str, Any]:
+        """What the energy is differentiated in, by block."""
+        return {b.name: b.stats(moments[b.name], clamps[b.name]) for b in self.graph.blocks}
+
+    def energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
+                   bound: Evidence, clipped: bool = True) -> tuple[Callable[[Any], Array], Any]:
+        """The energy as a function of what it is differentiated in of a block, and that now;
+        `clipped`: with no element's precision below zero."""
+        stats = self.stats(moments, bound.clamps)
+        arrays = self.energy.linearised(factors, bound.arrays, stats)
+        held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats,
+                                      clipped)
+        return lambda mine: self.energy(factors, arrays, {**stats, block.name: mine}, held
+                                        ), stats[block.name]
+
+    def at(self, moments: dict[str, Any], bound: Evidence, **means: Any) -> Evidence:
+        """The evidence with what is not affine linearised at some beliefs, what is predicted
+        included; `means`: by block, other statistics to do so at."""
+        stats = {**self.stats(moments, bound.clamps), **means}
+        return bound._replace(arrays=self.energy.linearised(
+            self.graph.factors, bound.arrays, stats, everywhere=True))
+
+    def free_energy(self, moments: dict[str, Any], bound: Evidence, solved: Belief | None = None
+                    ) -> Array:
+        """F = -U - sum of entropies, in nats, every normaliser in it; = -ELBO.
+
+        `solved`: a block that has just been updated (`Belief.once_solved`).
+        """
+        stats, energy = self.stats(moments, bound.clamps), self.energy
+        arrays = energy.linearised(self.graph.factors, bound.arrays, stats)
+        noise = [f for f in self.graph.factors if is_noise_prior(f)]
+        rest = [f for f in self.graph.factors if f not in noise]
+        entropy = sum(b.entropy(moments[b.name], bound.clamps[b.name]) for b in self.graph.blocks)
+        if solved is not None:
+            stats[solved.name], more = solved.once_solved(stats[solved.name],
+                                                          bound.clamps[solved.name])
+            entropy += more
+        return -energy(rest, arrays, stats) - entropy + sum(
+            density_of(f).divergence(energy, f, arrays[f.name], stats, moments[f.site.name])
+            for f in noise)
+
+    def ties(self, block: Belief, moments: dict[str, Any], bound: Evidence) -> dict[str, Array]:
+        """By factor of the block, of the element it holds most tightly: the precision that the
+        factor gives to it, its variance and its mean."""
+        stats = self.stats(moments, bound.clamps)
+        clamp, found = bound.clamps[block.name], {}
+        for f in self.energy.touching(block):
+            gradient = jax.grad(lambda mine, f=f: self.energy(
+                [f], bound.arrays, {**stats, block.name: mine}))(stats[block.name])
+            m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
+                       block.diagonals(moments[block.name], gradient, clamp))
+            at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))
+            found[f.name] = jnp.stack([J[at], C[at], m[at]])
+        return found

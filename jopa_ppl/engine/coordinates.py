@@ -1,0 +1,105 @@
+"""Where the sites of a chain's step lie on one vector h, and their residuals as rows on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jopa_ppl.beliefs import Belief, ChainBelief
+from jopa_ppl.beliefs.layout import align
+from jopa_ppl.engine.energy import Energy
+from jopa_ppl.engine.evidence import FactorArrays, Slot
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.linalg.matrix import MatrixProduct
+from jopa_ppl.program.refs import Ref
+
+
+class Coordinates:
+    """Where sites lie in h."""
+
+    def __init__(self, belief: ChainBelief) -> None:
+        self.belief = belief
+        self.k, self.width = belief.k, belief.width
+        self.head_dims = 0 if belief.seeds else sum(n for _, n in belief.head_at.values())
+        self.state = self.head_dims + self.k * self.width
+        self.size = 1 + self.state + self.width
+
+    def of(self, ref: Ref) -> np.ndarray:
+        """Indices of a latent of the chain in h."""
+        if ref.back is None:
+            start, size = self.belief.head_at[ref.site]
+            start += 1
+        else:
+            at, size = self.belief.node[ref.site]
+            start = 1 + self.head_dims + (self.k - ref.back) * self.width + at
+        return np.arange(start, start + size)
+
+    def shift(self) -> np.ndarray:
+        """Indices in h_t of the state of step t + 1 (with the leading 1)."""
+        nodes = np.arange(1 + self.head_dims + self.width, self.size)
+        return np.concatenate([np.arange(1 + self.head_dims), nodes])
+
+
+def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: Sequence[Slot]
+         ) -> Any:
+    """The residual of a site as rows on h, (*batch|1, n, slots.., H), from its numbers and the
+    slots that they are about."""
+    names = next((n for b, n in table if b is coordinates.belief), [])
+    slots = [b for b, _ in table if b is not None and b is not coordinates.belief]
+    q = sum(len(coordinates.of(n)) for n in names)
+    known, offset = arrays.known, arrays.offset
+
+    def without_known(K: Array) -> Array:
+        if not known.shape[-1]:
+            return K[..., :1 + q]
+        seen = known.reshape((*known.shape[:-1], *(1,) * (K.ndim - known.ndim), known.shape[-1]))
+        return _with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
+
+    K = on_h(without_known, arrays.K)
+    if factor.value is None and isinstance(K, MatrixProduct):
+        K = K._replace(constant=_with_constant(K.constant, offset))
+    elif factor.value is None:
+        constant = offset.reshape((*offset.shape, *(1,) * len(slots)))
+        pads = [(0, 0)] * offset.ndim + [(0, n - 1) for n in K.shape[offset.ndim:-1]]
+        K = _with_constant(K, jnp.pad(constant, pads))
+    where = np.concatenate([[0], *(coordinates.of(n) for n in names)]).astype(int)
+    spread = np.zeros((len(where), coordinates.size))
+    spread[np.arange(len(where)), where] = 1
+    return on_h(lambda K: jnp.einsum("...l,lh->...h", K, spread), K)
+
+
+def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArrays]) -> Any:
+    """The mask of a chain with how its members follow that are certain given the rest."""
+    found: dict[str, list[Array]] = {}
+    for f in energy.graph.factors:
+        if f.site.name not in block.members or not f.site.rules.certain:
+            continue
+        c, table = Coordinates(block), energy.slots[f.name]
+        K = -rows(c, f, arrays[f.name], table)
+        K = K if f.in_bulk else K[None]
+        K = align(K, 1, [p.name for p in f.plates], block.plates, 2)
+        K = K.at[..., c.of(f.site.ref())].set(0.0)
+        steps = energy.graph.program.scans[f.context.scan].length - f.context.first
+        shape = (steps if f.in_bulk else 1, *block.batch, *K.shape[-2:])
+        found.setdefault(f.site.name, []).append(jnp.broadcast_to(K, shape))
+    if not found:
+        return mask
+    return block.tied(mask, {n: jnp.concatenate(x) for n, x in found.items()}, c.head_dims)
+
+
+def on_h(fn: Callable[[Array], Array], K: Any) -> Any:
+    """Coefficients with `fn` on their last axis, that of h."""
+    if isinstance(K, MatrixProduct):
+        return K._replace(constant=fn(K.constant), carried=fn(K.carried))
+    return fn(K)
+
+
+def _with_constant(K: Array, constant: Array) -> Array:
+    shape = jnp.broadcast_shapes(K.shape[:-1], constant.shape)
+    first = jnp.broadcast_to(K[..., 0], shape) + constant
+    rest = jnp.broadcast_to(K[..., 1:], (*shape, K.shape[-1] - 1))
+    return jnp.concatenate([first[..., None], rest], -1)

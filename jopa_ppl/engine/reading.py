@@ -1,0 +1,117 @@
+"""What a program's own functions give at the data of a run: series, and a factor's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.engine.evidence import Slot, Windows
+from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.program.carry import Reader
+from jopa_ppl.program.refs import Ref
+
+
+def read_series(graph: Graph, data: dict[str, Array]) -> tuple[dict[str, Array], list[Windows]]:
+    """Values of the observed sites outside scans, and all series of every scan."""
+    program, reader = graph.program, graph.reader
+    outer: dict[str, Array] = {}
+    for site in program.sites.values():
+        if site.scan is None and "value" in site.outputs:
+            known = {f"known/{k}": v for k, v in outer.items() if not program.sites[k].amortized}
+            (outer[site.name],) = program.evaluate([site.outputs["value"]], {**data, **known})
+    series = []
+    for scan in program.scans:
+        steps = reader.step_inputs(scan, data, outer)
+        names = [n for n in scan.sites if "value" in program.sites[n].outputs]
+        outputs = [program.sites[n].outputs["value"] for n in names]
+        values = each_step(program.evaluate, outputs, data, steps, scan.length) if names else []
+        series.append(Windows(steps, dict(zip(names, values))))
+    return outer, series
+
+
+def each_step(evaluate: Callable, outputs: Sequence[int], data: dict[str, Array],
+              steps: dict[str, Array], length: int) -> list[Array]:
+    """Outputs that depend on data alone, for all steps at once: (T, ..) each."""
+    return jax.vmap(lambda s: evaluate(outputs, {**data, **s}), axis_size=length)(steps)
+
+
+class Source(NamedTuple):
+    """What the numbers of factors come from: the program's data, read once (`read_series`), and the
+    slots of every factor, {factor: [(block, instances), ..]}, the main slot last."""
+
+    graph: Graph
+    slots: Mapping[str, Sequence[Slot]]
+    data: dict[str, Array]
+    outer: dict[str, Array]
+    series: list[Windows]
+
+    def length(self, f: Factor) -> int | None:
+        """Steps of a factor that has an axis of time."""
+        scans = self.graph.program.scans
+        return scans[f.context.scan].length - f.context.first if f.in_bulk else None
+
+    def batch(self, f: Factor) -> tuple[int, ...]:
+        """Sizes of its batch axes: time first, then its plates."""
+        return (*((self.length(f),) if f.in_bulk else ()), *(p.size for p in f.plates))
+
+    def evaluator(self, f: Factor) -> _Evaluator:
+        """Its site's outputs, from latent values."""
+        return _evaluator(self.graph, f, self.data, self.outer, self.series)
+
+    def env(self, f: Factor) -> Any:
+        return self.evaluator(f).env
+
+
+class _Evaluator(NamedTuple):
+    reader: Reader
+    factor: Factor
+    env: Any                     # (data, outer known, step series, known series)
+
+    def __call__(self, outputs: Sequence[int], values: dict[Ref, Array], step: Array | int
+                 ) -> list[Array]:
+        """Outputs in the factor's context; `step` counts from the first step of the context."""
+        return evaluate_in(self.reader, self.factor, self.env, outputs, values, step)
+
+
+def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int],
+                values: dict[Ref, Array], step: Array | int) -> list[Array]:
+    """Outputs of a factor's site, from latent values, at a step of its context."""
+    data, outer, steps, known = env
+    ctx, sites = factor.context, reader.program.sites
+    values = values | {r: jnp.full(sites[r.site].shape, sites[r.site].values[i])
+                       for r, i in factor.fixed}
+    values = {Ref(n): v for n, v in outer.items()} | values
+    windows = []
+    if ctx.scan is not None:
+        first = (step + ctx.first) if ctx.at is None else ctx.at
+        program = reader.program
+        wanted = program.needs(outputs) | program.needs(program.scans[ctx.scan].carry)
+        steps = {k: v for k, v in steps.items() if k in wanted}
+        known = {n: v for n, v in known.items() if f"known/{n}" in wanted}
+        for back in range(ctx.depth, -1, -1):
+            # Before step 0 only latents reach back (the seeds of the carry), so data never count.
+            at = jnp.maximum(first - back, 0).astype(jnp.uint32)
+            windows.append({k: _row(v, at) for k, v in steps.items()}
+                           | {r.site: v for r, v in values.items()
+                              if r.is_input and r.back == back})
+            values |= {Ref(n, back): _row(v, at) for n, v in known.items()
+                       if Ref(n, back) not in values}
+    return reader.values(outputs, ctx, values, data, windows)
+
+
+def _row(x: Array, at: Array) -> Array:
+    """x[at] for an unsigned index in range: indexing checks both, at length."""
+    return jax.lax.dynamic_index_in_dim(x, at, keepdims=False)
+
+
+def _evaluator(graph: Graph, factor: Factor, data: dict, outer: dict,
+               series: list[Windows]) -> _Evaluator:
+    scan = factor.context.scan
+    steps = series[scan] if scan is not None else Windows({}, {})
+    # Partial sites are latents: their data enter through the belief, not through known values.
+    known = {n: v for n, v in steps.known.items() if not graph.program.sites[n].partial}
+    return _Evaluator(graph.reader, factor, (data, outer, steps.steps, known))

@@ -1,0 +1,50 @@
+"""Beliefs between two sweeps, and what is kept beside them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax import Array
+
+from jopa_ppl.engine.extrapolation import Ahead, Pace
+from jopa_ppl.engine.rounding import ENERGY, EPS, POLISHED, ROUND, SILENT, Digits
+
+
+class State(NamedTuple):
+    """Beliefs after some sweeps. `bad` is -1, or the position of the update that went wrong.
+
+    `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
+    error that is left in its means, in spreads; `pace`: how fast sweeps converge, and `ahead`:
+    where the next one starts from, once they are slow (`extrapolation`).
+    """
+
+    moments: dict[str, Any]
+    free_energy: Array
+    sweep: Array
+    bad: Array
+    converged: Array
+    digits: Digits | None = None
+    moved: Array | float = 0.0
+    pace: Pace | None = None
+    ahead: Ahead | None = None
+
+    @property
+    def told(self) -> State:
+        """What the host looks at: all but what is large."""
+        return self._replace(moments=None, pace=None, ahead=None)
+
+    @property
+    def lost(self) -> tuple[float, float]:
+        """The estimated errors of a run on the host: of its beliefs, in spreads, and of F, in
+        nats."""
+        found, moved = self.digits, float(self.moved)
+        error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
+        nats = EPS * float(np.sqrt(np.square(found.total).sum()))
+        return max(float(error), moved if moved > POLISHED else 0.0), nats
+
+    @property
+    def serves(self) -> bool:
+        """Whether a run on the host came to numbers that rounding has left whole."""
+        error, nats = self.lost
+        return int(self.bad) < 0 and error <= SILENT and nats <= ENERGY
