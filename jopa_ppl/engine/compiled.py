@@ -33,7 +33,7 @@ from jopa_ppl.engine.signature import Cache, Call, Traced, split_call, traced
 from jopa_ppl.engine.state import State
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.build import build_graph
-from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.graph.factor import Factor
 from jopa_ppl.program.carry import with_free_heads
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.recursions import with_noise_apart
@@ -93,7 +93,7 @@ class Compiled(Stages):
         self.options, self.form, self.traces = options, form, 0
         program = with_noise_apart(program, form.apart)
         program = replace(with_free_heads(program), planned=True) if options.decide else program
-        self.graph: Graph = build_graph(program, options.blocks, dict(options.messages),
+        self.graph = build_graph(program, options.blocks, dict(options.messages),
                                         options.chain, form.structured and not options.damping)
         self.checked = any(b.checked for b in self.graph.blocks)
         self.engine = Engine(self.graph)

@@ -9,7 +9,9 @@ from jopa_ppl.beliefs import Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
 from jopa_ppl.graph.borders import borders, with_carries
-from jopa_ppl.graph.factor import Factor, Graph, barren, copies, factor_of
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.graph.proving import barren, copies, factor_of
+from jopa_ppl.graph.shown import ShownGraph
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.recursions import with_borders
@@ -94,7 +96,7 @@ def _refuse(proof: Proof) -> None:
 
 def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = None,
                 messages: Mapping[str, str] | None = None, chain: str = "auto",
-                structured: bool = True) -> Graph:
+                structured: bool = True) -> ShownGraph:
     """Prove the structure of a traced program and split its latents into blocks.
 
     `chain`: the kernel of chains, one of `linalg.chain.METHODS`; `structured`: whether matrices may
@@ -123,8 +125,5 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
         for s in program.sites.values()
         if s.name not in predicted and (not s.observed or s.partial)}
     sizes = {p.name: p.size for f in kept for p in f.plates}
-    graph = Graph(program, reader, variables, kept,
-                  choose_blocks(program, reader, variables, kept, sizes, blocks, chain,
-                                structured),
-                  predicted, sizes)
-    return graph
+    chosen = choose_blocks(program, reader, variables, kept, sizes, blocks, chain, structured)
+    return ShownGraph(program, reader, variables, kept, chosen, predicted, sizes)

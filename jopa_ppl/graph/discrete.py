@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from jopa_ppl.beliefs import Belief, DiscreteChainBelief, TableBelief, Variable
-from jopa_ppl.graph.factor import LARGEST, Factor, steps_back
+from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.groups import Groups
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
+from jopa_ppl.program.refs import Ref
+
+LARGEST = 4096      # joint values that a table of discrete latents holds, or two states of a chain
 
 
 def discrete_blocks(program: Program, reader: Reader, variables: Mapping[str, Variable],
@@ -96,3 +99,15 @@ def _tables(discrete: list[str], variables: Mapping[str, Variable], factors: tup
             if one_table([n for n in discrete if groups.find(n) in roofs]):
                 groups.union(met[0], other)
     return [g for g in groups.groups() if len(g) > 1]
+
+
+def steps_back(refs: Sequence[Ref], starts: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """By discrete site of a step, how far the latest of `refs` and its earliest are apart; `starts`
+    stand for a site's value before the first step, {name: (site, steps before)}."""
+    at = [(starts[r.site][0], -starts[r.site][1]) if r.site in starts else (r.site, -r.back)
+          for r in refs if r.site in starts or r.back is not None]
+    latest = max((t for _, t in at), default=0)
+    found: dict[str, int] = {}
+    for name, t in at:
+        found[name] = max(found.get(name, 0), latest - t)
+    return found

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jopa_ppl.colours import COLOURS
+from jopa_ppl.graph.factor import Graph
 from jopa_ppl.program.refs import Ref
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from jopa_ppl.graph.factor import Graph
 
 Node = str | Ref                        # a site, or what it was some steps before
 DATA, WIDE, TALL = "0.86", 2.0, 1.25    # grey of what is known; distances between nodes

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.graph.factor import Factor, Graph
 
 MESSAGES = {"exact": "exact", "amortised": "amortised (encoder's Gaussian)",
             "linearise": "linearised at the mean (slope and curvature of log p; F is Laplace's, "

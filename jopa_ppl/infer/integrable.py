@@ -15,7 +15,8 @@ from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.exact import reasons
 from jopa_ppl.engine.signature import Cache, Key, split_call, traced
 from jopa_ppl.errors import JopaError, SiteError, StructureError, names
-from jopa_ppl.graph.factor import Factor, barren
+from jopa_ppl.graph.factor import Factor
+from jopa_ppl.graph.proving import barren
 from jopa_ppl.graph.tables import table
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import Given

@@ -31,6 +31,7 @@ from jopa_ppl.engine.marginals import in_shape
 from jopa_ppl.engine.state import State
 from jopa_ppl.errors import JopaError
 from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.graph.shown import ShownGraph
 from jopa_ppl.posterior import draws, unconstrained
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
@@ -182,7 +183,7 @@ def upgraded(header: dict[str, Any]) -> dict[str, Any]:
         {**f, "latents": [ref(text) for text in f["latents"]]} for f in header["factors"]]}
 
 
-def _graph(header: dict[str, Any]) -> Graph:
+def _graph(header: dict[str, Any]) -> ShownGraph:
     """The sites, blocks and eliminated factors of the program, as far as beliefs need them."""
     sites = {r["name"]: Site(**_read_record(r), outputs={}) for r in header["sites"]}
     scans = tuple(Scan(r["index"], r["length"], (), (), {}, tuple(r["sites"]))
@@ -201,10 +202,10 @@ def _graph(header: dict[str, Any]) -> Graph:
             part=r.get("part", "")))
     blocks = tuple(_block(_read_record(r), variables, factors, forms, header)
                    for r in header["blocks"])
-    return Graph(Program(header["program"], sites, scans, None, (), {},
-                         borders=tuple(header["borders"])),
-                 SimpleNamespace(forms=forms), variables, tuple(factors), blocks,
-                 tuple(header["predicted"]), header["sizes"])
+    program = Program(header["program"], sites, scans, None, (), {},
+                      borders=tuple(header["borders"]))
+    return ShownGraph(program, SimpleNamespace(forms=forms), variables, tuple(factors), blocks,
+                      tuple(header["predicted"]), header["sizes"])
 
 
 def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list[Factor],

@@ -1,0 +1,336 @@
+"""Proofs, site by site: which factor a site is, in every context, and which latents are barren."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from jopa_ppl.errors import SiteError, StructureError, names
+from jopa_ppl.graph import links as conjugacy
+from jopa_ppl.graph.discrete import LARGEST, steps_back
+from jopa_ppl.graph.factor import RULES, Factor
+from jopa_ppl.program.carry import Context, Reader
+from jopa_ppl.program.program import Program, Site
+from jopa_ppl.program.refs import Ref
+from jopa_ppl.proof.dependence import Dependence
+
+
+def barren(program: Program, reader: Reader) -> tuple[str, ...]:
+    """Latents from which no path leads to an observed site."""
+    children: dict[str, set[str]] = {name: set() for name in program.sites}
+    strays: list[str] = []       # outside of a scan, not proved to belong to its steps
+    for site in program.sites.values():
+        outputs = site.parameters
+        scan = None if site.scan is None else program.scans[site.scan]
+        for context in [Context()] if scan is None else reader.contexts(scan):
+            for dependence in reader.dependence(outputs, context):
+                for ref in dependence.names:
+                    if ref.is_scan:
+                        strays.append(site.name)
+                    if ref.is_site:
+                        children[ref.site].add(site.name)
+    for form in reader.forms.values():
+        for seed, (site, _) in form.seeds:
+            children[seed] |= children[site]
+    seen = {s.name for s in program.sites.values() if s.observed}
+    if not seen:
+        raise SiteError("nothing is observed", found="a program without observed sites",
+                        expected="at least one observed site",
+                        fix="pass data to the model, or condition it: jp.condition(model, {...}). "
+                            "Data that are all NaN carry the prior forward; draws of the prior are "
+                            "those of numpyro.infer.Predictive(model, num_samples=100)")
+    alive = set(seen)
+    while True:
+        more = {n for n, c in children.items() if n not in alive and c & alive}
+        if not more:
+            if lost := [n for n in strays if n in alive]:
+                raise StructureError(
+                    "it depends on what a scan returned", site=lost[0],
+                    found="the final carry or the stacked outputs of a scan, in a way that is not "
+                          "step by step",
+                    expected="a Gaussian whose first axis is time and whose every element sees its "
+                             "own step alone, or an observed Gaussian of the last carry",
+                    fix="move the statement into the body of the scan")
+            return tuple(n for n in program.sites if n not in alive)
+        alive |= more
+
+
+def copies(reader: Reader, factor: Factor) -> list[Factor]:
+    """A factor once for every combination of the values of the discrete latents that it touches."""
+    site, sites = factor.site, reader.program.sites
+    outputs = (*site.parameters, *(site.likelihood.leaves if site.likelihood else ()))
+    refs = {r for d in reader.dependence(outputs, factor.context) for r in d.names
+            if is_discrete(reader.program, r)}
+    if is_discrete(reader.program, site.ref()):
+        refs.add(site.ref())
+    refs = sorted(refs)
+    if not refs:
+        return [factor]
+    if site.rules.certain:
+        raise _no_recursion(site, f"{names(sorted({r.site for r in refs}))}, which takes one of a "
+                            "few values")
+    own = {p.name for p in factor.plates}
+    mixed = {(r.site, p.name) for r in refs for p in sites[r.site].axes if p.name not in own}
+    mixed |= {(n, p) for d in reader.dependence(outputs, factor.context) for n, p in d.lost
+              if n in refs}
+    if mixed:
+        name, plate = sorted((str(n), p) for n, p in mixed)[0]
+        raise StructureError(f"its elements see several elements of '{name}'", site=site.name,
+                             found=f"the axis '{plate}' of '{name}', which the site has not, or "
+                             "mixes", expected="one element of a discrete latent for each of its "
+                             "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
+    for name, steps in steps_back(refs, {}).items():
+        if len(sites[name].values)**(2 * steps) > LARGEST:
+            raise StructureError(f"it looks back {steps} steps at a discrete latent",
+                                 site=site.name, found=names(map(str, refs)),
+                                 expected=f"at most {LARGEST} joint values of two states",
+                                 fix="carry a summary of the earlier values")
+    sizes = [range(len(sites[r.site].values)) for r in refs]
+    return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
+        f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
+        for chosen in product(*sizes)]
+
+
+def is_discrete(program: Program, ref: Ref) -> bool:
+    """Whether it is a latent that takes one of a few values."""
+    site = program.sites[ref.site] if ref.is_site else None
+    return site is not None and site.rules.discrete and not site.observed
+
+
+def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
+            lost: set[tuple[str, str]], wanted: str | None) -> Factor:
+    """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
+    _check_value(reader, site, context)
+    likely = site.likelihood is not None and not site.partial
+    planned = reader.program.planned            # a plan goes along a path, and so does its past
+    rule = wanted or ("linearise" if reader.program.networks or planned else "quadrature")
+    if wanted == "amortised" and not site.amortized:
+        raise StructureError("it has no encoder", site=site.name, found="messages='amortised'",
+                             expected="a jp.Amortized likelihood",
+                             fix="choose 'linearise' or 'cubature', or wrap the likelihood")
+    if site.rules.scored or (wanted in RULES and site.amortized):
+        return _scored_factor(reader, site, context, alive, lost, rule, "")
+    if site.rules.counted or site.rules.belief == "dirichlet":
+        return _counted_factor(reader, site, context, alive, lost, rule)
+    if site.is_normal:
+        conjugacy.check_sign(site, reader, context)
+    # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both;
+    # what a plan costs is a square.
+    curved = site.is_normal and not site.rules.certain
+    others = [*[_scored_factor] * likely, *[_curved_factor] * curved]
+    ways = [_conjugate_factor, *(others[::-1] if rule != "linearise" or planned else others)]
+    errors: list[StructureError] = []
+    for way in ways:
+        try:
+            factor = way(reader, site, context, alive, lost, rule, str(errors and errors[0].found))
+            break
+        except StructureError as error:
+            errors.append(error)
+    else:
+        raise _no_recursion(site, str(errors[0].found)) if site.rules.certain else errors[0]
+    if wanted in RULES and not factor.bent and not likely:
+        raise StructureError("it is conjugate: its message is exact", site=site.name,
+                             found=f"messages={{'{site.name}': '{wanted}'}}",
+                             expected="a site that is not", fix="leave it out of messages=")
+    return replace(factor, message="amortised") if site.amortized else factor
+
+
+def _no_recursion(site: Site, found: str) -> StructureError:
+    return StructureError(
+        f"the carry of the scan is not affine in what it is made of, {site.name}", site=site.name,
+        found=found, expected="a value of a site, or an affine function of Gaussian sites and of "
+        "the carry before", fix="draw what the step carries, x = jp.latent('x', Normal(mean, "
+        "scale)), with a small scale where it follows surely: the mean may then be any function")
+
+
+def _check_value(reader: Reader, site: Site, context: Context) -> None:
+    """Refuse an observed value that is made of latents."""
+    values = [site.outputs["value"]] if "value" in site.outputs else []
+    made = {r.site for d in reader.dependence(values, context) for r in d.names
+            if _is_latent(reader.program, r)}
+    if made:
+        raise StructureError(
+            f"what it observes is made of {names(sorted(made))}", site=site.name,
+            found="obs= with a latent in it", expected="data, or values of observed sites",
+            fix=f"of a Gaussian, observe zeros with the difference as the mean: Normal(loc - "
+                f"{min(made)}, scale) at 0 is Normal(loc, scale) at {min(made)}; or make it data "
+                "with jp.condition")
+
+
+def _scored_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                   lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
+    """A factor whose message is made of its log density at the present belief."""
+    program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
+    latents = sorted({r for d in found for r in d.names
+                      if _is_latent(program, r) and r.site in alive})
+    if site.rules.scored:
+        _check_transform(reader, site, context)
+        latents = [site.ref(), *latents]
+        reason = f"its family, {site.described}"
+    for ref in latents:
+        if not program.sites[ref.site].rules.location:
+            raise StructureError(
+                f"its likelihood depends on '{ref.site}', which is not Gaussian",
+                site=site.name, found=program.sites[ref.site].family,
+                expected="Gaussian latents in a likelihood that is not conjugate",
+                fix="fix it, or learn it as a weight of a network (jp.module)")
+    own = {p.name for p in site.plates}
+    lost |= {(r.site, p.name) for r in latents for p in program.sites[r.site].axes
+             if p.name not in own}
+    mixed = sorted({(r.site, p) for d in found for r, p in d.lost if r in latents and p in own})
+    if mixed:
+        name, plate = mixed[0]
+        raise StructureError(
+            f"its likelihood mixes elements of plate '{plate}'", site=site.name,
+            found=f"elements that depend on several elements of '{name}'",
+            expected="every element of the plate apart", fix="batch the network over the plate")
+    return Factor(site, context, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
+                  False, False, tuple((r,) for r in latents), "", rule, reason, scored=True)
+
+
+def _check_transform(reader: Reader, site: Site, context: Context) -> None:
+    """Refuse a latent whose support is made of latents, or that is drawn at every step."""
+    made = sorted({r.site for d in reader.dependence(site.transform.leaves, context)
+                   for r in d.names if _is_latent(reader.program, r)})
+    if made:
+        raise StructureError(f"its support depends on {names(made)}", site=site.name,
+                             found=f"{site.described} with a bound that is latent",
+                             expected="bounds made of data",
+                             fix=f"draw it from a fixed interval and scale it: {made[0]} * "
+                                 f"jp.latent('{site.name}', dist.Uniform(0, 1))")
+    if site.scan is not None:
+        raise StructureError(f"{site.described} inside a scan has no message", site=site.name,
+                             found=f"{site.described} drawn at every step",
+                             expected="Normal or MultivariateNormal in scans",
+                             fix="let a Normal follow the steps, and what it stands for be a "
+                                 "function of it: jnp.exp(x) of a log")
+
+
+def _counted_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                    lost: set[tuple[str, str]], rule: str) -> Factor:
+    """The factor of a site over values or counts of them, by probabilities of data or of Dirichlet
+    latents (else scored), or of probabilities."""
+    key = site.rules.constant or "probs"
+    (found,) = (reader.dependence([site.outputs[key]], context) if key in site.outputs else (None,))
+    latent = {r for r in found.names if _is_latent(reader.program, r) and r.site in alive
+              } if found else set()
+    plain = Factor(site, context, site.family, site.axes, (), (), (), frozenset(), False, False,
+                   (), key)
+    if site.rules.constant:
+        conjugacy.check_constant(site, key, found, latent)
+        return plain
+    families = {reader.program.sites[r.site].family for r in latent}
+    if found is None or not families <= {"dirichlet"}:
+        return _scored_factor(reader, site, context, alive, lost, rule, "")
+    return replace(plain, noise=conjugacy.check_noise(site, key, found, latent, reader.program))
+
+
+def _together(reader: Reader, products: tuple[tuple[Ref, ...], ...], latent: set[Ref]) -> set[Ref]:
+    """The latents that multiply another step of what they are a step of."""
+    seeds = {seed: at for form in reader.forms.values() for seed, (at, _) in form.seeds}
+    series = lambda r: seeds.get(r.site, r.site)
+    return {r for p in products for r in p if r in latent
+            and any(q != r and q in latent and series(q) == series(r) for q in p)}
+
+
+def _curved_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                   lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
+    """A Gaussian whose mean is not affine, linearised at the present belief."""
+    return _conjugate_factor(reader, site, context, alive, lost, rule, reason, curved=True)
+
+
+def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+                      lost: set[tuple[str, str]], rule: str, reason: str = "",
+                      curved: bool = False) -> Factor:
+    program = reader.program
+    plates = site.axes
+    conjugacy.check_family(site)
+    noise_key = site.rules.noise_key(site.outputs)
+    keys = (site.rules.first, noise_key)
+    mean, noise = reader.dependence([site.outputs[k] for k in keys], context)
+    latent = {r for d in (mean, noise) for r in d.names
+              if _is_latent(program, r) and r.site in alive}
+    normal = site.rules.elementwise and bool(site.rules.location)
+    spread = tuple(sorted(r for r in noise.names if r in latent and normal
+                          and program.sites[r.site].rules.location))
+    if both := sorted({r.site for r in spread if r in mean.names}):
+        raise StructureError(f"its mean and its scale are made of {names(both)}", site=site.name,
+                             found="a latent in both", expected="latents of their own in each",
+                             fix="give the scale a latent of its own, or run SVI or NUTS")
+    latent -= {*spread}
+    noise_names = conjugacy.check_noise(site, noise_key, noise, latent, program)
+    lost |= {(r.site, p.name) for r in spread for p in program.sites[r.site].axes
+             if p.name not in {q.name for q in plates}}
+    lost |= {(r.site, p) for r, p in noise.lost if r in spread}
+    weights = [site.outputs[k] for k in ("weight",) if k in site.outputs]
+    for d in reader.dependence(weights, context):
+        if seen := sorted({r.site for r in d.names if _is_latent(program, r)}):
+            raise StructureError("a scale or mask depends on a latent", site=site.name,
+                                 found=f"dependence on {names(seen)}",
+                                 expected="weights made of data", fix="compute it from data")
+    if site.rules.constant:
+        conjugacy.check_constant(site, site.rules.constant, mean, latent)
+        return Factor(site, context, site.family, plates, (), (), noise_names, frozenset(), False,
+                      False, (), noise_key)
+    bent = {r for r in latent & mean.not_affine.keys() if curved
+            and program.sites[r.site].rules.location}
+    first = context.at is not None
+    products, knowns = conjugacy.check_mean(site, mean, latent, program, first, bent)
+    if together := _together(reader, products, latent) - bent:      # of one chain, at two steps
+        if not curved:
+            raise StructureError("two steps of one chain multiply each other", site=site.name,
+                                 found=f"a product of {' and '.join(map(str, sorted(together)))}",
+                                 expected="a mean that is affine in a chain, given the rest",
+                                 fix="draw it from a Normal, whose mean may be any function")
+        bent |= together
+        products, knowns = conjugacy.check_mean(site, mean, latent, program, first, bent)
+    varying, refs = set(), sorted({r for p in products for r in p if r in latent})
+    if bent:
+        varying |= {p.name for p in plates}
+    for plate in plates:
+        axis = mean.axes[plate.axis]
+        own = axis.plate == plate.name
+        if axis.varies or (axis.plate is not None and not own):
+            varying.add(plate.name)
+        if axis.plate is not None and not own:
+            lost |= {(r.site, axis.plate) for r in refs}
+    for i, axis in enumerate(mean.axes):
+        if axis.plate is not None and i not in {p.axis for p in plates}:
+            lost |= {(r.site, axis.plate) for r in refs}
+    for ref in refs:
+        for plate in program.sites[ref.site].axes:
+            if plate.name not in {p.name for p in plates}:
+                lost.add((ref.site, plate.name))
+    lost |= {(r.site, p) for r, p in mean.lost}
+    data = {r for r in mean.names if not _is_latent(program, r)} - knowns
+    in_time = context.scan is not None and context.at is None and bool(data or bent)
+    if not all(r.is_input for r in data):       # observed sites: each element has its own
+        varying |= {p.name for p in plates}
+    varying_noise = not all(_is_latent(program, r) for r in noise.names)
+    reads = any(r.is_site and not _is_latent(program, r)
+                for d in (mean, noise) for r in d.names)
+    own = ()
+    if not site.observed or site.partial:
+        own = (site.ref(),)
+        products += (own,)
+        varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
+    return Factor(site, context, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
+                  noise_names, frozenset(varying), in_time, varying_noise, products, noise_key,
+                  rule if spread or bent else "exact",
+                  reason if bent else _bending(noise, spread), reads, spread,
+                  curved=tuple(sorted(bent)))
+
+
+def _bending(noise: Dependence, spread: tuple[Ref, ...]) -> str:
+    """What of a normal is not conjugate in latents of its precision."""
+    if not spread:
+        return ""
+    blame = next((noise.nonlinear[r] for r in spread if r in noise.nonlinear), None)
+    return f"its scale, made of {names(sorted({r.site for r in spread}))}" + (
+        f" (operation '{blame.operation}' at {blame.where})" if blame else "")
+
+
+def _is_latent(program: Program, ref: Ref) -> bool:
+    site = program.sites[ref.site] if ref.is_site else None
+    return (site is not None and (not site.observed or site.partial)
+            and not is_discrete(program, ref))
