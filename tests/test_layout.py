@@ -1,7 +1,7 @@
 """The package's own rules: imports point one way, importing does nothing.
 
 FLOORS is the house, bottom first: folders, and files beside them. An import, wherever it stands in
-a file and be it for a type alone, goes to the same floor or down; what is run never in a circle.
+a file and be it for a type alone, goes to the same floor or down, and never in a circle.
 """
 
 from __future__ import annotations
@@ -28,15 +28,10 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(path: Path, known: dict[str, Path], types: bool = True) -> set[str]:
-    """The modules of ours that a file imports anywhere; `types`: for types alone as well."""
-    tree = ast.parse(path.read_text())
-    typing = {id(x) for node in ast.walk(tree) if isinstance(node, ast.If)
-              and ast.unparse(node.test) == "TYPE_CHECKING" for x in ast.walk(node)}
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of ours that a file imports anywhere, for types alone as well."""
     found = set()
-    for node in ast.walk(tree):
-        if id(node) in typing and not types:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jopa_ppl"):
             own = node.module.removeprefix("jopa_ppl").lstrip(".")
             whole = [f"{own}.{a.name}".lstrip(".") for a in node.names]
@@ -60,27 +55,11 @@ def test_imports_point_one_way():
 
 def test_no_circle_of_imports():
     known = modules()
-    needs = {name: imports(path, known, types=False) for name, path in known.items()}
+    needs = {name: imports(path, known) for name, path in known.items()}
     while free := [name for name, others in needs.items() if not others & needs.keys()]:
         for name in free:
             del needs[name]
     assert not needs, "these import each other, or one that does"
-
-
-def test_circles_of_types_are_small():
-    # What files of one floor name of each other for types; it may only fall.
-    known = modules()
-    needs = {name: imports(path, known) for name, path in known.items()}
-
-    def reached(name: str) -> set[str]:
-        found, todo = set(), [name]
-        while todo:
-            todo += (new := needs[todo.pop()] - found)
-            found |= new
-        return found
-
-    reach = {name: reached(name) for name in known}
-    assert max(sum(a in reach[b] for b in reach[a]) for a in known) <= 5
 
 
 def test_linear_algebra_knows_nothing_of_ours():

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,16 @@ from jax import Array
 from jax.tree_util import tree_flatten_with_path
 
 from jopa_ppl.compilation import often, once
-from jopa_ppl.engine.compiled import CHUNK
+from jopa_ppl.engine.compiled import CHUNK, Compiled, Options, compiled_for
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import after
 from jopa_ppl.engine.signature import own
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.language.query import unwrapped
-from jopa_ppl.posterior.posterior import Posterior, outward
+from jopa_ppl.posterior.inferred import outward
+from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.settings import ours
-
-if TYPE_CHECKING:
-    from jopa_ppl.infer.vmp import VMP
 
 
 class PosteriorBatch:
@@ -84,16 +82,16 @@ class PosteriorBatch:
         return outward(self._site(name)[1])
 
 
-def run_batch(vmp: VMP, args: tuple, kwargs: dict, over: str | Sequence[str], key: Array
-              ) -> PosteriorBatch:
+def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
+              over: str | Sequence[str], key: Array) -> PosteriorBatch:
     """See `VMP.run_batch`."""
     over = (over,) if isinstance(over, str) else tuple(over)
     args, kwargs = from_masked((args, kwargs))
-    (model, args, kwargs), axes = _marked((vmp.model, args, kwargs), over)
+    (model, args, kwargs), axes = _marked((model, args, kwargs), over)
     leaves, tree = jax.tree.flatten((model, args, kwargs))
     size = _size([x for x, a in zip(leaves, axes) if a == 0], over)
     one = tree.unflatten([x[0] if a == 0 else x for x, a in zip(leaves, axes)])
-    compiled, call = vmp.unchecked(one[1], one[2], one[0])
+    compiled, call = compiled_for(one[0], options, one[1], one[2], structured=False)
     arrays = [_is_array(x) for x in leaves]
     dynamic = [own(x) for x, a in zip(leaves, arrays) if a]
     axes = tuple(x for x, a in zip(axes, arrays) if a)
@@ -214,7 +212,7 @@ def _size(arrays: list[Any], over: tuple[str, ...]) -> int:
     return sizes.pop()
 
 
-def _stages(compiled: Any, axes: tuple) -> tuple[Callable, Callable, Callable]:
+def _stages(compiled: Compiled, axes: tuple) -> tuple[Callable, Callable, Callable]:
     """The stages of a run, over a batch: compiled once for the same batched arguments."""
     return compiled.stage(("batch", axes), lambda: (
         jax.jit(jax.vmap(compiled._first, (list(axes), None, None)), compiler_options=often()),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax, random
 
@@ -24,8 +25,34 @@ from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.networks import Minibatch, Weights, WithWeights
 from jopa_ppl.linalg.nonconjugate import drawn_score
 
-if TYPE_CHECKING:
-    from jopa_ppl.infer.variational_em import Progress, VariationalEM
+
+class Training(Protocol):
+    """What is read of a `VariationalEM`: the arguments that it was made with."""
+
+    model: Callable
+    optim: optax.GradientTransformation
+    m_steps: int
+    batch: int | None
+    draws: int
+    damping: float | None
+    messages: dict[str, str] | None
+    blocks: Any
+
+
+class Progress(NamedTuple):
+    """Where a run stands: everything that it needs to go on.
+
+    free_energy: F after every E-step so far, (step + 1,), or (0,) before the first; noise: their
+    standard errors.
+    """
+
+    weights: Weights
+    optimiser: Any
+    moments: dict[str, Any]
+    free_energy: np.ndarray
+    noise: np.ndarray
+    step: int
+
 
 class Data(NamedTuple):
     """The arguments of a run, as calls of the whole model and of its minibatches."""
@@ -73,7 +100,7 @@ def objective(engine: Engine, factors: list[Factor], moments: dict[str, Any], bo
 class Learner:
     """A model compiled for EM: the E-step on all data, the M-step on minibatches."""
 
-    def __init__(self, em: VariationalEM, weights: Weights, args: tuple, kwargs: dict) -> None:
+    def __init__(self, em: Training, weights: Weights, args: tuple, kwargs: dict) -> None:
         self.em, self.plate, self.size = em, None, 1
         self.optim = optax.with_extra_args_support(em.optim)
         self.full, call = self._compiled(WithWeights(em.model, weights), args, kwargs)

@@ -23,7 +23,8 @@ from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.query import condition
 from jopa_ppl.language.tracing import tracing
 from jopa_ppl.posterior import density, draws
-from jopa_ppl.posterior.posterior import Posterior, outward
+from jopa_ppl.posterior.inferred import outward
+from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.settings import ours
 
 

@@ -32,7 +32,7 @@ from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.signature import split_call, traced
 from jopa_ppl.engine.state import State
 from jopa_ppl.errors import FileError, JopaError, NumericalError, StructureError, whole
-from jopa_ppl.infer.em_steps import Data, Learner
+from jopa_ppl.infer.em_steps import Data, Learner, Progress
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.keys import as_key, key_data
 from jopa_ppl.language.networks import Weights, WithWeights, weights_of
@@ -43,21 +43,6 @@ from jopa_ppl.settings import ours
 
 LIGHT = 30      # optimiser steps that do not repay what XLA would need to make them fast
 WARM_UP = 30    # sweeps of the first E-step at least: it starts from the prior
-
-
-class Progress(NamedTuple):
-    """Where a run stands: everything that it needs to go on.
-
-    free_energy: F after every E-step so far, (step + 1,), or (0,) before the first; noise: their
-    standard errors.
-    """
-
-    weights: Weights
-    optimiser: Any
-    moments: dict[str, Any]
-    free_energy: np.ndarray
-    noise: np.ndarray
-    step: int
 
 
 class Seen(NamedTuple):

@@ -102,11 +102,9 @@ class VMP:
         compiled, call = compiled_for(self.model, self.options, args, kwargs)
         return compiled if compiled.fits(call) else self.unchecked(args, kwargs)[0]
 
-    def unchecked(self, args: tuple, kwargs: dict, model: Callable | None = None
-                  ) -> tuple[Compiled, Call]:
+    def unchecked(self, args: tuple, kwargs: dict) -> tuple[Compiled, Call]:
         """As `compile`, of forms that hold whatever the data; and the call."""
-        model = self.model if model is None else model
-        return compiled_for(model, self.options, args, kwargs, structured=False)
+        return compiled_for(self.model, self.options, args, kwargs, structured=False)
 
     def run(self, *args: Any, rng_key: Array | int | None = None,
             init: Mapping[str, Any] | None = None, **kwargs: Any) -> Posterior:
@@ -142,7 +140,7 @@ class VMP:
             SiteError, ShapeError: `over` does not fit the call. As `run` for any of the runs, the
             first one that is at fault named by its number.
         """
-        return run_batch(self, args, kwargs, over, as_key(rng_key))
+        return run_batch(self.model, self.options, args, kwargs, over, as_key(rng_key))
 
 
 def _sites(value: Any, option: str, expected: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import arviz
 import numpy as np
@@ -13,20 +13,18 @@ from jax import Array, random
 from jax.typing import ArrayLike
 
 from jopa_ppl.errors import JopaError, ShapeError, names
+from jopa_ppl.posterior.inferred import Inferred
 from jopa_ppl.posterior.labels import program_and_reader, renamed, site_axes, step_coords
 from jopa_ppl.posterior.run_data import constants, draws_size, observed, replicates, scored_sites
 from jopa_ppl.posterior.storage import versions
 from jopa_ppl.program.program import Program, Site
-
-if TYPE_CHECKING:
-    from jopa_ppl.posterior.posterior import Posterior
 
 RUN = ("posterior_predictive", "predictions", "log_likelihood")     # made by running the program
 GROUPS = ("posterior", *RUN, "observed_data", "constant_data")
 LARGE = 2**28        # bytes of one site's draws, above which RUN must be asked for
 
 
-def to_arviz(posterior: Posterior, num_samples: int, rng_key: Array,
+def to_arviz(posterior: Inferred, num_samples: int, rng_key: Array,
              dims: Mapping[str, Sequence[str]] | None = None,
              groups: Sequence[str] | None = None) -> Any:
     """The posterior as ArviZ's DataTree (1.x) or InferenceData (0.x).
@@ -60,18 +58,19 @@ def to_arviz(posterior: Posterior, num_samples: int, rng_key: Array,
     sampled = posterior.sample(key, (num_samples,))
     made: dict[str, Mapping[str, Any]] = {}
     if posterior.call is not None:
-        data = observed(posterior)
-        told = {s.name for s in scored_sites(posterior)}
+        graph, call = posterior.compiled.graph, posterior.call
+        data = observed(posterior.compiled, call)
+        told = {s.name for s in scored_sites(graph)}
         made = {"observed_data": {n: x for n, x in data.items() if n in told},
                 "constant_data": {n: x for n, x in data.items() if n not in told}
-                | constants(posterior, data)}
-        size = draws_size(posterior, data, num_samples)
+                | constants(call, data)}
+        size = draws_size(graph, data, num_samples)
         if groups is None and size > LARGE:
             warnings.warn(f"left out of ArviZ's groups: {names(RUN)}, since {num_samples} draws of "
                           f"the largest site take {size / 2**20:.0f} MiB; ask for fewer draws, or "
                           "name the groups you want: to_arviz(groups=[..])", stacklevel=3)
         elif wanted & set(RUN):
-            ran = replicates(posterior, sampled, data, run_key)
+            ran = replicates(graph, call, sampled, data, run_key)
             made |= {g: {n: x[None] for n, x in sites.items()} for g, sites in ran.items()}
     return draws_to_arviz(posterior, {n: x[None] for n, x in sampled.items()},
                           groups={g: x for g, x in made.items() if x and g in wanted}, dims=dims,
@@ -174,7 +173,7 @@ def _plain(name: str) -> str:
     return name.replace("/", ".")
 
 
-def _attributes(posterior: Posterior) -> dict[str, Any]:
+def _attributes(posterior: Inferred) -> dict[str, Any]:
     """What netCDF can hold: numbers, arrays and text."""
     found = {f"{k}_version": v for k, v in versions().items()}
     history = np.asarray(posterior.free_energy, np.float64)

@@ -1,52 +1,32 @@
-"""Beliefs after inference: look at them, draw from them, predict, save."""
+"""Beliefs after inference with all that is made of them: densities, predictions, tables, files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array, random
 
-from jopa_ppl.engine.complete import complete
-from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
 from jopa_ppl.language import replay as predictive
-from jopa_ppl.language.given import JointBelief
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
-from jopa_ppl.posterior import density, draws, prediction, unconstrained
+from jopa_ppl.posterior import density, unconstrained
 from jopa_ppl.posterior import write as writing
 from jopa_ppl.posterior.forecast import extended
+from jopa_ppl.posterior.inferred import Inferred, outward, refuse_single
 from jopa_ppl.posterior.state import StateBelief, state
-from jopa_ppl.settings import is_traced, ours
+from jopa_ppl.settings import ours
 
 if TYPE_CHECKING:
-    from numpyro.distributions.transforms import Transform
 
-    from jopa_ppl.beliefs import Belief
-    from jopa_ppl.engine.compiled import Compiled
-    from jopa_ppl.engine.evidence import Evidence
     from jopa_ppl.engine.signature import Call
-    from jopa_ppl.engine.state import State
 
 
-def outward(x: Any) -> Any:
-    """Arrays in the caller's default float, or integer."""
-    kinds = ((jnp.floating, float), (jnp.signedinteger, int))
-    found = [t for kind, t in kinds if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, kind)]
-    if not found or x.dtype == (wanted := jnp.result_type(found[0])):
-        return x
-    with ours(x, double=False):
-        return jnp.asarray(x, wanted)
-
-
-class Posterior:
+class Posterior(Inferred):
     """Beliefs about the latents of a program. Immutable.
 
     `posterior["A"]` is a NumPyro distribution; sites of a scan carry time in front, (T, ...).
@@ -60,122 +40,6 @@ class Posterior:
         converged: whether it settled within `tol`; num_iters: sweeps done (steps of EM).
         header: of the file that it was read from, None where it was not.
     """
-
-    header: dict[str, Any] | None = None
-
-    @ours(double=False)
-    def __init__(self, compiled: Compiled, call: Call, state: State, bound: Evidence,
-                 history: Array, plan: Any = None, noise: Array | None = None,
-                 sites: tuple[dict, dict] | None = None) -> None:
-        self.compiled, self.call, self._sites = compiled, call, sites
-        self.state, self.bound, self.plan = state, bound, plan
-        self.num_iters = int(state.sweep)
-        self.converged = bool(state.converged)
-        self.free_energy = np.asarray(history)[:self.num_iters]
-        self._predictions: dict[str, Marginal] = {}
-        self._predictors: dict[str, Belief | None] = {}
-        self.free_energy_noise = (np.zeros(self.num_iters) if noise is None
-                                  else np.asarray(noise))
-
-    # -- sites -----------------------------------------------------------------------------------
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Names of the latent sites, in program order (leaves of a carry that follow from them
-        are none)."""
-        return tuple(n for n, v in self.compiled.graph.variables.items() if v.site.role != "carry")
-
-    @property
-    def global_sites(self) -> tuple[str, ...]:
-        """Latent sites outside scans and plates, first states excluded."""
-        graph = self.compiled.graph
-        return tuple(n for n in self.sites if (graph.block_of(n).scan is None
-                                                or n in graph.program.borders)
-                     and graph.program.sites[n].scan is None
-                     and not (graph.block_of(n).plates or graph.variables[n].plates))
-
-    @property
-    def transformed(self) -> tuple[str, ...]:
-        """Latent sites that are no Gaussians themselves, x = T(u) of u that is."""
-        return tuple(self._maps)
-
-    _one = staticmethod(draws.one)          # a joint draw
-
-    @cached_property
-    def _parts(self) -> tuple[dict, dict]:
-        """Arrays of every site's marginal, as `marginals.parts` tells them."""
-        if self._sites is not None:
-            return self._sites
-        with ours():
-            return compiled_parts(self.compiled, self.state, self.bound, self.plan)
-
-    @cached_property
-    def _marginals(self) -> dict[str, Marginal]:
-        found = marginals(self.compiled.graph, self._parts[1])
-        if not self._maps:
-            return found
-        with ours():
-            of = lambda n, m: self.compiled.graph.block_of(n).distribution(n, m.parts, False)
-            return {n: unconstrained.transformed(m, self._maps[n], of(n, m))
-                    if n in self._maps else m for n, m in found.items()}
-
-    @cached_property
-    def _maps(self) -> dict[str, Transform]:
-        """By site whose belief is about u, x = T(u): the T of this run."""
-        with ours():
-            return unconstrained.transforms(self.compiled.graph,
-                                            lambda: self.compiled.data(self.call.dynamic))
-
-    def _marginal(self, name: str) -> Marginal:
-        if not isinstance(name, str):
-            raise SiteError("a site is named by a string", found=repr(name),
-                            expected=f"one of {names(self.sites)}",
-                            fix="ask for one site at a time: {n: posterior.mean(n) for n in ..}")
-        if name not in self._marginals:
-            graph = self.compiled.graph
-            if name in self._predictions:
-                return self._predictions[name]
-            site = graph.program.sites.get(name)
-            told = site is None or (site.observed and not self._without_data(name))
-            if self.call is not None and not told and (site.observed or name in graph.predicted):
-                self._predictions[name], self._predictors[name] = prediction.predicted(self, name)
-                return self._predictions[name]
-            if site is not None:
-                found = "data" if site.observed else "a site that is only predicted, and no program"
-                raise SiteError("the site has no belief", site=name, found=found,
-                                expected=f"one of {names(self.sites)}",
-                                fix="draw it with posterior.predict(rng_key=0)")
-            raise SiteError("unknown site", site=name, found=f"'{name}'",
-                            expected=f"one of {names(self.sites)}", fix="check the spelling")
-        return self._marginals[name]
-
-    def _without_data(self, name: str) -> bool:
-        """Whether all data of an observed site are missing, so that it is predicted as well."""
-        own = [f.name for f in self.compiled.graph.factors if f.site.name == name]
-        arrays = () if self.call is None else self.bound.arrays
-        return bool(own) and all(n in arrays and not np.any(np.asarray(arrays[n].weight) > 0)
-                                 for n in own)
-
-    def __getitem__(self, name: str) -> dist.Distribution:
-        return self._distribution(name, ())
-
-    def at(self, name: str, step: int) -> dist.Distribution:
-        """The belief about a site of a scan at one step, negative ones counted from the end.
-
-        `jp.given(model, {"x0": filtered.at("x", -1)}, update=True)` goes on from a filtered state.
-
-        Raises:
-            SiteError: the site is not in a scan. ShapeError: there is no such step.
-        """
-        mean = self._marginal(name).mean
-        if self.compiled.graph.program.sites[name].scan is None:
-            raise SiteError("the site has no steps", site=name, found="a site outside of scans",
-                            expected="a site of a scan", fix=f"use posterior['{name}']")
-        if not -len(mean) <= step < len(mean):
-            raise ShapeError("there is no such step", site=name, found=f"step {step}",
-                             expected=f"a step in [{-len(mean)}, {len(mean)})",
-                             fix="check the horizon")
-        return self._distribution(name, (step,))
 
     def _kept(self) -> Call:
         """The call of the run. Raises JopaError: it was loaded from a file."""
@@ -229,54 +93,7 @@ class Posterior:
         actions = {n: np.asarray(self.mean(n)) for n in self.compiled.options.decide}
         return {n: u[np.minimum(np.arange(len(u)) + steps, len(u) - 1)] for n, u in actions.items()}
 
-    @ours(double=False)
-    def _distribution(self, name: str, at: tuple[int, ...]) -> dist.Distribution:
-        m = self._marginal(name)
-        if not m.parts:
-            return prediction.distribution(m, name, outward(m.mean[at]))
-        parts = {k: outward(v[at]) for k, v in m.parts.items()}
-        certain = bool((np.asarray(m.variance[at]) == 0).any())
-        belief = self._predictors.get(name) or self.compiled.graph.block_of(name)
-        found = belief.distribution(name, parts, certain)
-        if name in self._maps:
-            return dist.TransformedDistribution(found, jax.tree.map(outward, self._maps[name]))
-        return found
-
-    def mean(self, name: str) -> Array:
-        """Posterior mean of a site, of the site's shape (time in front inside a scan).
-
-        Of a site that is only predicted, its prediction's: exact where it is Gaussian and message
-        passing can follow it, else by 2,000 draws (of a fixed key).
-        """
-        return outward(self._marginal(name).mean)
-
-    def variance(self, name: str) -> Array:
-        """Posterior variance of every element of a site (of a Wishart: of every entry)."""
-        return outward(self._marginal(name).variance)
-
-    # -- draws -----------------------------------------------------------------------------------
-
-    def sample(self, rng_key: Array | int, sample_shape: tuple[int, ...] | int = ()
-               ) -> dict[str, Array]:
-        """Joint draws of all latent sites: {name: (*sample_shape, *site shape)}; a key or a seed.
-
-        Sites of one block are drawn jointly (a trajectory as a whole); steps that no observation
-        reaches follow the program, each draw with parameters of its own.
-        """
-        key = as_key(rng_key)
-        _refuse_single(key)
-        single = not isinstance(sample_shape, tuple | list)
-        sample_shape = (sample_shape,) if single else tuple(sample_shape)
-        for size in sample_shape:
-            whole("jp.Posterior.sample", 0, sample_shape=size)
-        with ours(key):
-            count = int(np.prod(sample_shape, dtype=int))
-            found = draws.sample(self.compiled, self._one, self.state, self.bound, self.plan, key,
-                                 count)
-            found = unconstrained.outside(found, self._maps)
-            found = {n: found[n].reshape((*sample_shape, *found[n].shape[1:]))
-                     for n in self.sites}
-        return {n: outward(x) for n, x in found.items()}
+    # -- densities -------------------------------------------------------------------------------
 
     def log_prob(self, values: Mapping[str, Array]) -> Array:
         """log q of joint draws, in nats: {site: (*sample_shape, *site shape)} -> (*sample_shape,).
@@ -295,7 +112,7 @@ class Posterior:
         if lost:
             raise SiteError("a latent site has no value", site=lost[0], found=names(values),
                             expected=names(self.sites), fix="pass what `sample` returned")
-        _refuse_single(dict(values))
+        refuse_single(dict(values))
         first = self.sites[0]
         shape = np.shape(values[first])
         lead = shape[:len(shape) - self._marginal(first).mean.ndim]
@@ -329,6 +146,8 @@ class Posterior:
                 self.compiled, self.call, drawn))
         return (float(losses.mean() - self.free_energy[-1]),
                 float(losses.std(ddof=1) / np.sqrt(num_samples)))
+
+    # -- predictions -----------------------------------------------------------------------------
 
     def predict(self, *args: Any, rng_key: Array | int | None = None, num_samples: int = 100,
                 **kwargs: Any) -> dict[str, Array]:
@@ -389,51 +208,7 @@ class Posterior:
         return Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
                          ran.history, sites=ran.sites)
 
-    # -- beliefs for `given`, files, tables ------------------------------------------------------
-
-    def beliefs(self, sites: Sequence[str] | None = None
-                ) -> tuple[dict[tuple[str, ...], JointBelief], dict[str, dist.Distribution], tuple]:
-        """Beliefs about global sites: joint Gaussians by members, distributions for the rest."""
-        graph = self.compiled.graph
-        chosen = self.global_sites if sites is None else tuple(sites)
-        joint, single, shapes = {}, {}, []
-        for name in chosen:
-            if name not in graph.variables:
-                self._marginal(name)
-            if graph.program.sites[name].scan is not None:
-                raise SiteError("a site inside a scan cannot be given", site=name,
-                                found="a site of a scan", expected=f"one of {self.global_sites}",
-                                fix="give the first state: jp.given(model, {'x0': ...})")
-            block = graph.block_of(name)
-            members = block.jointly(tuple(n for n in chosen if n not in self._maps))
-            if name not in members:
-                with ours():
-                    single[name] = self[name]
-            elif name == members[0]:
-                with ours():                        # a covariance needs all of its digits
-                    joint[members] = JointBelief(
-                        *block.joint(self._completed(block), members))
-                shapes += [(n, (graph.variables[n].site.shape, len(graph.variables[n].local)))
-                           for n in members]
-        return joint, single, tuple(shapes)
-
-    @ours(double=False)
-    def known(self, name: str) -> Array | None:
-        """The values of a site that was conditioned in part, NaN where it is latent; else None."""
-        if not self.compiled.graph.program.sites[name].partial:
-            return None
-        return jnp.where(self.variance(name) == 0, self.mean(name), jnp.nan)
-
-    def _completed(self, block: Belief) -> Any:
-        """Moments of a block, what is not inferred in its place: data, or predicted."""
-        clamps = getattr(self.bound, "clamps", None)        # a file's moments are complete
-        own = clamps[block.name] if clamps is not None else ()
-        parts = own.values() if isinstance(own, dict) else (own,) if own else ()
-        if all((np.asarray(part.free) > 0).all() for part in parts):
-            return self.state.moments[block.name]
-        with ours():
-            return complete(self.compiled.engine, self.state.moments, self.bound,
-                            (block,))[0][block.name]
+    # -- tables and files ------------------------------------------------------------------------
 
     def summary(self) -> str:
         """A table of all global sites, elementwise: mean, standard deviation, 90 % interval."""
@@ -484,12 +259,3 @@ class Posterior:
         Read them with `jp.load_posterior`, or both with `jp.load_checkpoint`.
         """
         writing.save_checkpoint(path, self, weights)
-
-
-def _refuse_single(values: Any) -> None:
-    """Refuse what is traced in single precision: no part of a trace can be in float64."""
-    if is_traced(values) and not jax.config.jax_enable_x64:
-        raise JopaError("it computes in float64, inside a trace in float32",
-                        found="a key or values traced by JAX", expected="arrays of numbers",
-                        fix="call it outside of jit, vmap and grad (sample_shape= makes many "
-                        "draws), or after jax.config.update('jax_enable_x64', True)")

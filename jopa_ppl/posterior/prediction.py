@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from jopa_ppl.engine.compiled import run
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.compiled import Compiled, run
 from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.engine.outcome import after
+from jopa_ppl.engine.signature import Call
 from jopa_ppl.errors import JopaError, SiteError
-from jopa_ppl.language.given import given
+from jopa_ppl.language.given import Earlier, given
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.query import condition
 from jopa_ppl.language.replay import replay
 from jopa_ppl.settings import ours
 
-if TYPE_CHECKING:
-    from jopa_ppl.beliefs import Belief
-    from jopa_ppl.posterior.posterior import Posterior
-
 DRAWS = 2000
 
 
-def predicted(posterior: Posterior, name: str) -> tuple[Marginal, Belief | None]:
+class Drawn(Earlier, Protocol):
+    """What a prediction reads of a posterior: beliefs about its `global_sites`, and joint draws."""
+
+    @property
+    def global_sites(self) -> tuple[str, ...]: ...
+
+    def sample(self, rng_key: Array, sample_shape: tuple[int, ...]) -> dict[str, Array]: ...
+
+
+def predicted(posterior: Drawn, run_of: Compiled, call: Call, plan: Any, name: str
+              ) -> tuple[Marginal, Belief | None]:
     """The prediction of a site, from the beliefs about what it depends on, and the belief that
-    names its distribution (None of draws).
+    names its distribution (None of draws); `run_of`, `call`, `plan`: what they came from.
 
     A Gaussian site's is what message passing predicts for a latent that nothing observed reaches,
     the beliefs about global sites held. Any other's has, over draws z of all that it depends on,
@@ -37,17 +45,17 @@ def predicted(posterior: Posterior, name: str) -> tuple[Marginal, Belief | None]
 
     by 2,000 draws with a key of their own.
     """
-    site = posterior.compiled.graph.program.sites[name]
-    model, args, kwargs = posterior.call.program()
-    if site.rules.location and posterior.plan is None:
-        program = posterior.compiled.graph.program
+    program = run_of.graph.program
+    site = program.sites[name]
+    model, args, kwargs = call.program()
+    if site.rules.location and plan is None:
         lead = (program.scans[site.scan].length,) if site.is_series else ()
         held = given(model, posterior) if posterior.global_sites else model
         unseen = condition(held, {name: np.full((*lead, *site.shape), np.nan)})
-        options = posterior.compiled.options._replace(decide=(), blocks=None)
+        options = run_of.options._replace(decide=(), blocks=None)
         try:
-            compiled, call, ran = run(unseen, options, args, kwargs, as_key(None), progress=False)
-            after(compiled, call, ran.told, ran.history, lambda: posterior)
+            compiled, own, ran = run(unseen, options, args, kwargs, as_key(None), progress=False)
+            after(compiled, own, ran.told, ran.history, lambda: posterior)
             with ours():
                 _, shaped = ran.sites or compiled_parts(
                     compiled, ran.told._replace(moments=ran.moments), ran.bound, ran.plan)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax import Array, random
 
 from jopa_ppl.compilation import once
+from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.reading import each_step, read_series
+from jopa_ppl.engine.signature import Call
+from jopa_ppl.graph.factor import Graph
 from jopa_ppl.language import replay as predictive
 from jopa_ppl.language.query import unwrapped
 from jopa_ppl.language.tracing import tracing
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.settings import ours
 
-if TYPE_CHECKING:
-    from jopa_ppl.posterior.posterior import Posterior
 
-
-def observed(posterior: Posterior) -> dict[str, np.ndarray]:
+def observed(compiled: Compiled, call: Call) -> dict[str, np.ndarray]:
     """The data of every observed site, NaN where it is missing or weighs nothing."""
-    compiled, call = posterior.compiled, posterior.call
     program = compiled.graph.program
     sites = [s for s in program.sites.values() if s.observed]
 
@@ -79,9 +77,9 @@ def _with_gaps(program: Program, site: Site, value: Array, weight: Array | None)
     return array
 
 
-def constants(posterior: Posterior, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def constants(call: Call, data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays a model was called with that are no site's data, by the argument's name."""
-    model, args, kwargs = posterior.call.rebuild(posterior.call.dynamic)
+    model, args, kwargs = call.rebuild(call.dynamic)
     try:
         named = inspect.signature(unwrapped(model)).bind_partial(*args, **kwargs).arguments
     except (TypeError, ValueError):       # a callable that Python cannot look into
@@ -92,19 +90,19 @@ def constants(posterior: Posterior, data: dict[str, np.ndarray]) -> dict[str, np
                         for y in data.values() if y.dtype.kind == x.dtype.kind)}
 
 
-def scored_sites(posterior: Posterior) -> list[Site]:
+def scored_sites(graph: Graph) -> list[Site]:
     """The sites whose data tell of a latent."""
-    return list({f.site.name: f.site for f in posterior.compiled.graph.factors
+    return list({f.site.name: f.site for f in graph.factors
                  if f.site.observed and not f.site.partial and (f.touched or f.noise)}.values())
 
 
-def draws_size(posterior: Posterior, data: dict[str, np.ndarray], num_samples: int) -> int:
+def draws_size(graph: Graph, data: dict[str, np.ndarray], num_samples: int) -> int:
     """Bytes of the largest site that `replicates` would draw."""
-    shapes = [data[s.name].shape for s in scored_sites(posterior)]
+    shapes = [data[s.name].shape for s in scored_sites(graph)]
     return max([4 * num_samples * math.prod(s) for s in shapes], default=0)
 
 
-def replicates(posterior: Posterior, draws: dict[str, Array], data: dict[str, np.ndarray],
+def replicates(graph: Graph, call: Call, draws: dict[str, Array], data: dict[str, np.ndarray],
                key: Array) -> dict[str, dict[str, np.ndarray]]:
     """Groups made by running the program on draws, {group: {site: (draw, ..)}}.
 
@@ -112,14 +110,14 @@ def replicates(posterior: Posterior, draws: dict[str, Array], data: dict[str, np
     the last one that has data, and sites without any; `log_likelihood`: log p(data | draw), NaN
     where the datum is missing.
     """
-    model, args, kwargs = posterior.call.program()
-    program, count = posterior.compiled.graph.program, len(next(iter(draws.values())))
-    seen = scored_sites(posterior)
+    model, args, kwargs = call.program()
+    program, count = graph.program, len(next(iter(draws.values())))
+    seen = scored_sites(graph)
     ran = predictive.replay(model, args, kwargs, draws, key, count)
     scores = predictive.replay(model, args, kwargs, draws, key, count, keep_data=True, score=True)
     found: dict[str, dict[str, np.ndarray]] = {
         "posterior_predictive": {s.name: np.asarray(ran[s.name]) for s in seen},
-        "predictions": {n: np.asarray(ran[n]) for n in posterior.compiled.graph.predicted
+        "predictions": {n: np.asarray(ran[n]) for n in graph.predicted
                         if n in ran},
         "log_likelihood": {}}
     last = {s.scan: 0 for s in seen}

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jax import Array, random
 from jax.tree_util import tree_flatten_with_path
@@ -16,11 +16,9 @@ from jopa_ppl.errors import FileError
 from jopa_ppl.language.keys import as_key, is_key, key_data
 from jopa_ppl.language.query import program_of
 from jopa_ppl.posterior import storage, unconstrained
+from jopa_ppl.posterior.inferred import Inferred
 from jopa_ppl.program.program import Plate
 from jopa_ppl.settings import ours
-
-if TYPE_CHECKING:
-    from jopa_ppl.posterior.posterior import Posterior
 
 _SITE = ("name", "family", "observed", "scan", "batch_shape", "event_shape", "plates", "partial",
          "held", "amortized", "role")
@@ -34,7 +32,7 @@ class Kept(NamedTuple):
     smoothed: dict[str, Array]
 
 
-def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
+def describe(posterior: Inferred) -> tuple[dict[str, Any], dict[str, Any]]:
     """Header and tensors of a posterior, for `storage.write`."""
     moments, header = posterior.state.moments, posterior.header
     if header is not None:              # read from a file: written as it was
@@ -52,7 +50,7 @@ def describe(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Any]]:
     return header, storage.flat({"blocks": moments, **kept._asdict()})
 
 
-def _header(posterior: Posterior) -> dict[str, Any]:
+def _header(posterior: Inferred) -> dict[str, Any]:
     compiled, graph = posterior.compiled, posterior.compiled.graph
     solved = {n for b in graph.blocks for n in b.factors}
     return {
@@ -84,7 +82,7 @@ def _plate_record(plate: Plate) -> list:
     return [plate.name, plate.axis, plate.size]
 
 
-def _kept(posterior: Posterior) -> Kept:
+def _kept(posterior: Inferred) -> Kept:
     compiled, bound = posterior.compiled, posterior.bound
     sites, _ = posterior._parts
     with ours():
@@ -96,7 +94,7 @@ def _kept(posterior: Posterior) -> Kept:
     return Kept(sites, smoothed)
 
 
-def save_checkpoint(path: str | os.PathLike, posterior: Posterior | None = None,
+def save_checkpoint(path: str | os.PathLike, posterior: Inferred | None = None,
                     weights: Any = None, *, model: Callable | None = None, step: int = 0,
                     rng_key: Array | int | None = None, extra: Any = None) -> None:
     """Write beliefs, weights and the state of a run to one safetensors file, whole or not at all.
