@@ -107,5 +107,5 @@ def kind_tests() -> dict[str, int]:
 
 def test_few_ask_what_kind_a_thing_is():
     # 111 before beliefs owned their mathematics and families were rows; it may only fall. Of these
-    # five look up a row, and two ask what Python's parameters and dtypes are.
-    assert sum(kind_tests().values()) <= 17, kind_tests()
+    # three look up a row, and one asks what Python's parameters are.
+    assert sum(kind_tests().values()) <= 9, kind_tests()

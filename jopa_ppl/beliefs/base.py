@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +103,6 @@ class Belief:
         note: what `jp.explain` says of it. rank: its place in a sweep.
         gaussian: whether its statistics are a mean and centred second moments.
         structured: whether it is sparse, and so no array of all pairs of members is formed.
-        symmetric: whether it starts off its prior, as products of such latents would stay at zero.
         checked: whether `fits` has to be asked of the numbers of every run.
         follows: whether it is completed by a message of the program (`following`).
         parts: what a marginal of a site is told by, and files hold of it.
@@ -120,7 +119,6 @@ class Belief:
     note: ClassVar[str] = ""
     gaussian: ClassVar[bool] = False
     structured: ClassVar[bool] = False
-    symmetric: ClassVar[bool] = False
     checked: ClassVar[bool] = False
     follows: ClassVar[bool] = False
 
@@ -134,6 +132,17 @@ class Belief:
         self.name, self.plates, self.held = name or block_name(latents), plates, held
         self.batch = tuple(sizes[p] for p in plates)
         self.factors: dict[str, Factor] = {}
+
+    @classmethod
+    def takes(cls, latents: Mapping[str, Variable]) -> bool:
+        """Whether it can be about these latents."""
+        return all(v.family == cls.family for v in latents.values())
+
+    @classmethod
+    def read(cls, latents: Mapping[str, Variable], factors: Iterable[Factor],
+             about: Mapping[str, Any]) -> Self:
+        """The belief of a file, made with what it tells of it."""
+        return cls(latents, **about)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -171,6 +180,15 @@ class Belief:
     def stats(self, q: Any, mask: Any) -> Any:
         """Expected statistics, which the energy U is differentiated in; data in their place."""
         raise NotImplementedError
+
+    def at_mean(self, stats: Any) -> Any:
+        """Statistics without spread, of what has a mean and a spread."""
+        return stats
+
+    def averaged(self, stats: Any, q: Any) -> Any:
+        """Statistics that a message of the program goes by (`following`): of probabilities, at
+        their mean."""
+        return stats
 
     def view(self, stats: Any, factor: Factor) -> Moments:
         """Moments of the instances that a factor touches, joined, on the factor's axes."""
@@ -211,7 +229,8 @@ class Belief:
         return q
 
     def break_symmetry(self, q: Any, key: Array, size: Array | float) -> Any:
-        """q with its means off by `size` of its spread, and narrow."""
+        """q with its means off by `size` of its spread, and narrow, where latents that start at the
+        prior may stay there (products of two at zero); else q itself."""
         return q
 
     # -- what a posterior asks -------------------------------------------------------------------

@@ -38,7 +38,6 @@ class DenseBelief(GaussianBelief):
     """One joint Gaussian over all members, per element of the block's plates."""
 
     kind, label, rank = "dense", "joint Gaussian", 2
-    symmetric = True
 
     def __init__(self, latents: Mapping[str, Variable], **about: Any) -> None:
         super().__init__(latents, **about)

@@ -141,7 +141,6 @@ class DirichletBelief(Belief):
     """Dirichlet beliefs, one for every element of the site's batch."""
 
     kind, family, label, rank = "dirichlet", "dirichlet", "Dirichlet", 3
-    symmetric = True           # topics that start alike would stay alike
     parts = ("concentration",)
 
     @property
@@ -171,7 +170,7 @@ class DirichletBelief(Belief):
         return jnp.sqrt(jnp.mean((mean(new) - mean(old))**2 / variance))
 
     def break_symmetry(self, q: Dirichlet, key: Array, size: Array | float) -> Dirichlet:
-        """Concentrations off by `size` of themselves."""
+        """Concentrations off by `size` of themselves: topics that start alike would stay alike."""
         noise = random.normal(key, q.concentration.shape, q.concentration.dtype)
         return self._of(q.concentration * jnp.exp(size * noise))
 

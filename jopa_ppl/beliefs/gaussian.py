@@ -33,11 +33,6 @@ def unit_where_fixed(free: Array) -> Array:
     return (1 - free)[..., None] * jnp.eye(free.shape[-1], dtype=free.dtype)
 
 
-def at_mean(stats: tuple) -> tuple:
-    """The expected statistics of a Gaussian belief without its spread."""
-    return stats[0], *jax.tree.map(jnp.zeros_like, stats[1:])
-
-
 def free_dims(clamp: Clamp | Mapping[str, Clamp]) -> Array:
     """How many numbers of a Gaussian block are inferred."""
     parts = jax.tree.leaves(clamp, is_leaf=lambda x: isinstance(x, Clamp))
@@ -66,13 +61,17 @@ class GaussianBelief(Belief):
     family, gaussian = "gaussian", True
     parts = ("mean", "cov")
 
+    def at_mean(self, stats: tuple) -> tuple:
+        """The expected statistics without the spread."""
+        return stats[0], *jax.tree.map(jnp.zeros_like, stats[1:])
+
     def entropy(self, q: Any, mask: Any) -> Array:
         return gaussian_entropy(jnp.sum(q.logdet), self.free_dims(mask))
 
     def once_solved(self, stats: Any, mask: Any) -> tuple[Any, Array]:
         """Of U, linear in the covariance C, the part <dU/dC, C> = -1/2 <J, C> is -n/2: no product
         of large precisions and small covariances is formed."""
-        return at_mean(stats), -0.5 * self.free_dims(mask)
+        return self.at_mean(stats), -0.5 * self.free_dims(mask)
 
     def free_dims(self, mask: Any) -> Array | int:
         """How many numbers are inferred."""

@@ -61,7 +61,7 @@ class MatrixBelief(GaussianBelief):
     kind, label, rank = "matrix", "joint Gaussian (matrix: W (x) S + U (x) V)", 2
     note = "one matrix, its precision W (x) S + U (x) V, solved in O(d^3)"
     parts = ("mean", "left", "right", "spread")
-    symmetric, checked = True, True
+    checked = True
 
     def __init__(self, latents: Mapping[str, Variable], **about: Any) -> None:
         super().__init__(latents, **about)

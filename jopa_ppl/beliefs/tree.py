@@ -41,7 +41,7 @@ class TreeBelief(GaussianBelief):
     """A joint Gaussian over latents in different plates, as sparse as the factors between them."""
 
     kind, label, rank = "elimination", "joint Gaussian (Funsor)", 1
-    structured, symmetric = True, True
+    structured = True
 
     def __init__(self, latents: Mapping[str, Variable], *, factors: Iterable[Factor],
                  **about: Any) -> None:
@@ -49,6 +49,11 @@ class TreeBelief(GaussianBelief):
         self.nodes = {n: elimination.Variable(v.dims, v.plates) for n, v in latents.items()}
         self.factors = {f.name: f for f in factors if f.instances_of(self)}
         self._joints: dict[tuple[str, ...], Callable] = {}
+
+    @classmethod
+    def read(cls, latents: Mapping[str, Variable], factors: Iterable[Factor],
+             about: Mapping[str, Any]) -> TreeBelief:
+        return cls(latents, factors=factors, **about)
 
     def _members(self, factor: Factor) -> tuple[str, ...]:
         """Its members that a factor touches."""

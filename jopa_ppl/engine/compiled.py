@@ -70,11 +70,11 @@ class Options(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a program is compiled. structured: whether blocks may have a form that only
+    """How a program is compiled. checked: whether blocks may have a form that only
     `Compiled.run` checks (`Belief.fits`); apart: the latents whose noise is a latent of its own
     (`recursions.with_noise_apart`)."""
 
-    structured: bool = True
+    checked: bool = True
     apart: tuple[str, ...] = ()
 
 
@@ -94,7 +94,7 @@ class Compiled(Stages):
         program = with_noise_apart(program, form.apart)
         program = replace(with_free_heads(program), planned=True) if options.decide else program
         self.graph = build_graph(program, options.blocks, dict(options.messages),
-                                        options.chain, form.structured and not options.damping)
+                                        options.chain, form.checked and not options.damping)
         self.checked = any(b.checked for b in self.graph.blocks)
         self.engine = Engine(self.graph)
         self.decision = Decision(self.engine, options.decide) if options.decide else None
@@ -236,15 +236,15 @@ class Compiled(Stages):
 
 
 def compiled_for(model: Callable, options: Options, args: tuple, kwargs: dict,
-                 structured: bool = True) -> tuple[Compiled, Call]:
+                 checked: bool = True) -> tuple[Compiled, Call]:
     """The compiled program for these arguments (compiled once per program and shapes);
-    `structured` as in `Form`."""
+    `checked` as in `Form`."""
     call = split_call(model, args, kwargs)
     refuse_traced(call.dynamic)
     now = traced(call)
 
     compiled = COMPILED.get((now.key, options), partial(_made, now.program, options))
-    if compiled.checked and not structured:
+    if compiled.checked and not checked:
         compiled = _in_form(now, options, Form(False))
     return compiled, call._replace(traced=now)
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.beliefs.gaussian import at_mean
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.arithmetic import Arithmetic
 from jopa_ppl.engine.evidence import Evidence
@@ -44,13 +43,12 @@ def _followed(engine: Arithmetic, block: Belief, moments: dict, bound: Evidence)
     means of the probabilities."""
     stats, energy = engine.stats(moments, bound.clamps), engine.energy
     own = [f for f in energy.touching(block) if f.site.name in block.members]
-    means = {b.name: b.averaged(stats[b.name], moments[b.name]) for b in engine.graph.blocks
-             if hasattr(b, "averaged")}
+    means = {b.name: b.averaged(stats[b.name], moments[b.name]) for b in engine.graph.blocks}
     unseen = {f.name: bound.arrays[f.name]._replace(
         weight=jnp.where(bound.arrays[f.name].weight == 0, 1.0, 0.0)) for f in own}
     mask = bound.clamps[block.name]
     message = block.following(jax.grad(lambda mine: energy(
-        own, unseen, {**stats, **means, block.name: mine}))(stats[block.name]), mask)
+        own, unseen, {**means, block.name: mine}))(stats[block.name]), mask)
     total = jax.tree.map(jnp.add, block.message(moments[block.name], mask), message)
     return block.update(moments[block.name], total, mask)
 
@@ -67,8 +65,8 @@ def _predict(engine: Arithmetic, block: Belief, f: Factor, moments: dict, bound:
     arrays = bound.arrays[f.name]
     stats = engine.stats(moments, bound.clamps)
     mine = stats[block.name]
-    others = {b.name for b in engine.graph.blocks if b.gaussian and b.scan is None} - {block.name}
-    fixed = {n: at_mean(s) if n in others else s for n, s in stats.items()}
+    fixed = {b.name: stats[b.name] if b is block or b.scan is not None else b.at_mean(stats[b.name])
+             for b in engine.graph.blocks}
     each = [True] * len(f.plates)
 
     def square(given: dict[str, Any]) -> Array:

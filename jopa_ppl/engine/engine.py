@@ -127,7 +127,7 @@ class Engine(Arithmetic):
                 moments = jax.lax.fori_loop(
                     0, SETTLING, lambda _, m, b=block, own=own: self.step(b, own, m, prior)[0],
                     moments)
-            if key is not None and not block.held and block.symmetric:
+            if key is not None and not block.held:
                 moments = self._nudged(block, bent, moments, bound, random.fold_in(key, i))
         for update in self.schedule.updates:
             bends = [f for f in update.factors if f.bends(update.block)]
@@ -201,7 +201,7 @@ class Engine(Arithmetic):
         def moved(size: Array | float) -> dict[str, Any]:
             return {**moments, block.name: block.break_symmetry(moments[block.name], key, size)}
 
-        if not bent:
+        if not bent or moved(0.1)[block.name] is moments[block.name]:
             return moved(0.1)
         least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
         return moved(halved(0.1, lambda size: score(moved(size)) >= least))

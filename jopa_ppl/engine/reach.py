@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs.layout import align, split
+from jopa_ppl.engine.energy import is_noise_prior
 from jopa_ppl.engine.evidence import FactorArrays, Windows
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.program.program import Scan, Site
@@ -135,8 +136,7 @@ class Activity:
                 told = told | self.told.get(f.site.name, act.any())
             self.alive[site.name], self.told[site.name] = alive, told
         for f in self._factors(site.name):
-            if site.name in graph.variables and (graph.block_of(site.name).gaussian
-                                                  or site.rules.discrete):
+            if site.name in graph.variables and not is_noise_prior(f):
                 want = [p.name for p in f.plates]
                 self.active[f.name] = jnp.broadcast_to(
                     align(self.alive[site.name], 0, _local(graph, site.name), want, 0),

@@ -91,7 +91,7 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
     leaves, tree = jax.tree.flatten((model, args, kwargs))
     size = _size([x for x, a in zip(leaves, axes) if a == 0], over)
     one = tree.unflatten([x[0] if a == 0 else x for x, a in zip(leaves, axes)])
-    compiled, call = compiled_for(one[0], options, one[1], one[2], structured=False)
+    compiled, call = compiled_for(one[0], options, one[1], one[2], checked=False)
     arrays = [_is_array(x) for x in leaves]
     dynamic = [own(x) for x, a in zip(leaves, arrays) if a]
     axes = tuple(x for x, a in zip(axes, arrays) if a)

@@ -104,7 +104,7 @@ class VMP:
 
     def unchecked(self, args: tuple, kwargs: dict) -> tuple[Compiled, Call]:
         """As `compile`, of forms that hold whatever the data; and the call."""
-        return compiled_for(self.model, self.options, args, kwargs, structured=False)
+        return compiled_for(self.model, self.options, args, kwargs, checked=False)
 
     def run(self, *args: Any, rng_key: Array | int | None = None,
             init: Mapping[str, Any] | None = None, **kwargs: Any) -> Posterior:

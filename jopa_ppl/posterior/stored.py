@@ -212,7 +212,7 @@ def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list
            forms: dict[int, CarryForm], header: dict[str, Any]) -> Belief:
     kind, scan, order = (record.pop(k) for k in ("kind", "scan", "order"))
     latents = {n: variables[n] for n in (*record["head"], *record.pop("variables"))}
-    if any(v.family != KINDS[kind].family for v in latents.values()):
+    if not KINDS[kind].takes(latents):
         raise TypeError(f"block {list(latents)} holds latents of another family than its own")
     about = {**record, "sizes": header["sizes"]}
     if scan is not None:
@@ -220,9 +220,7 @@ def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list
         about |= {"scan": scan, "order": order, "length": length, "seeds": dict(forms[scan].seeds)}
     else:
         del about["head"]
-    if KINDS[kind].structured and scan is None:
-        about["factors"] = factors
-    return KINDS[kind](latents, **about)
+    return KINDS[kind].read(latents, factors, about)
 
 
 def _read_record(record: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Progra
 def _random(rng: np.random.Generator, aval: object) -> np.ndarray:
     """Positive numbers, symmetric positive definite where they can be a matrix."""
     shape = tuple(aval.shape)
-    if np.dtype(aval.dtype).kind != "f":
+    if not np.issubdtype(aval.dtype, np.floating):
         return np.zeros(shape, aval.dtype)
     if len(shape) > 1 and shape[-1] == shape[-2]:
         root = rng.normal(size=shape)

@@ -68,6 +68,16 @@ class Family:
         return next(k for k in self.noise if k in parameters)
 
 
+class OfFamily:
+    """What is of a family, `rules` its row."""
+
+    family: str
+
+    @property
+    def rules(self) -> Family:
+        return FAMILIES[self.family]
+
+
 PRECISIONS = ("gamma", "wishart")
 FAMILIES = {row.name: row for row in (
     Family("normal", "gaussian", "loc", noise={"scale": -2}, made_of=PRECISIONS),

@@ -25,7 +25,7 @@ from jopa_ppl.language.distributions import ArrayNormal, Unconstrained
 from jopa_ppl.language.missing import mask_missing, without_gaps
 from jopa_ppl.language.precision import as_network_takes
 from jopa_ppl.language.primitives import Amortized
-from jopa_ppl.program.families import FAMILIES, Family
+from jopa_ppl.program.families import FAMILIES, OfFamily
 
 
 class Likelihood(NamedTuple):
@@ -68,7 +68,7 @@ class Transformation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Described:
+class Described(OfFamily):
     """Family and parameters of a site, all of the site's full shape (matrices: batch + (n, n)).
 
     Keys: loc and one of scale, precision_matrix, covariance_matrix, scale_tril, row/column factors
@@ -84,10 +84,6 @@ class Described:
     likelihood: Likelihood | None = None
     transform: Transformation | None = None
     values: tuple[int, ...] = ()
-
-    @property
-    def rules(self) -> Family:
-        return FAMILIES[self.family]
 
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,

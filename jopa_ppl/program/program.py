@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
-from jopa_ppl.program.families import FAMILIES, Family
+from jopa_ppl.program.families import OfFamily
 from jopa_ppl.program.parameters import Likelihood, Transformation
 from jopa_ppl.program.refs import Ref
 
@@ -24,7 +24,7 @@ class Plate:
 
 
 @dataclass(frozen=True)
-class Site:
+class Site(OfFamily):
     """One sample statement. `outputs` maps its parameters to outputs of the program's jaxpr."""
 
     name: str
@@ -46,11 +46,6 @@ class Site:
     shown: tuple[int, ...] | None = None        # the event shape of T(u), where it is another
     values: tuple[int, ...] = ()       # of a discrete latent, what it may be
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
-
-    @property
-    def rules(self) -> Family:
-        """The row of its family."""
-        return FAMILIES[self.family]
 
     @property
     def is_normal(self) -> bool:
