@@ -20,6 +20,18 @@ _changes = 0        # how often a program that was traced before had changed
 
 
 @contextmanager
+def _handlers() -> Iterator[list]:
+    """NumPyro's stack of handlers, held by this thread and afterwards as it was found."""
+    with LOCK:
+        stack = numpyro.primitives._PYRO_STACK
+        found = list(stack)
+        try:
+            yield stack
+        finally:
+            stack[:] = found
+
+
+@contextmanager
 def tracing() -> Iterator[None]:
     """Around whatever runs a program: other threads wait, and however it ends, NumPyro's stack of
     handlers is left as it was found.
@@ -29,29 +41,19 @@ def tracing() -> Iterator[None]:
     all that was traced before.
     """
     global _changes
-    with LOCK:
-        stack = numpyro.primitives._PYRO_STACK
-        found = list(stack)
+    with _handlers():
         for watch in list(LIVE):
             if not watch.unchanged():
                 LIVE.discard(watch)
                 _changes += 1
         mark = _changes and set_xla_metadata
-        try:
-            with set_xla_metadata(jopa_ppl=str(_changes)) if mark else nullcontext():
-                yield
-        finally:
-            stack[:] = found
+        with set_xla_metadata(jopa_ppl=str(_changes)) if mark else nullcontext():
+            yield
 
 
 @contextmanager
 def apart() -> Iterator[None]:
     """With none of NumPyro's handlers that are around: for a program run inside of another."""
-    with LOCK:
-        stack = numpyro.primitives._PYRO_STACK
-        found = list(stack)
+    with _handlers() as stack:
         stack.clear()
-        try:
-            yield
-        finally:
-            stack[:] = found
+        yield

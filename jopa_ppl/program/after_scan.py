@@ -14,14 +14,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr
 
+from jopa_ppl.program.in_time import (
+    along,
+    counting,
+    every_step,
+    into_steps,
+    one_step,
+    value_key,
+    varies,
+)
 from jopa_ppl.program.parameters import ByParameters
-from jopa_ppl.program.program import Plate, Program, Scan, Site
-from jopa_ppl.proof.analyse import analyse
-from jopa_ppl.proof.dependence import Dependence, constant, variable
-
-TIME = "!time"       # the plate that stands for time in the proof
+from jopa_ppl.program.program import Program, Site
+from jopa_ppl.program.rewriting import Put, extended
 
 
 class Home(NamedTuple):
@@ -40,25 +45,19 @@ def inline(program: Program) -> Program:
     homes = _homes(program)
     if not homes:
         return program
-    closed = program.jaxpr
-    aval = dict(zip(program.inputs, closed.in_avals))
+    aval = dict(zip(program.inputs, program.jaxpr.in_avals))
     # A value that is one a step inside the scan is the whole series to statements outside of it.
-    series = {}
+    series, shapes = {}, {}
     for name, home in homes.items():
         key = value_key(program.sites[name])
         if not home.last and key in aval:
-            series[key] = f"ys/{home.scan}/:{name}"
-            whole = aval[key]
-            aval[series[key]] = whole
-            aval[key] = jax.ShapeDtypeStruct(whole.shape[1:], whole.dtype)
+            series[key], whole = f"ys/{home.scan}/:{name}", aval[key]
+            shapes |= {series[key]: whole,
+                       key: jax.ShapeDtypeStruct(whole.shape[1:], whole.dtype)}
     steps = {home.scan: counting(program.scans[home.scan]) for home in homes.values()}
-    aval |= dict.fromkeys(steps.values(), jax.ShapeDtypeStruct((), jnp.arange(1).dtype))
-    keys, places = tuple(aval), {}
+    shapes |= dict.fromkeys(steps.values(), jax.ShapeDtypeStruct((), jnp.arange(1).dtype))
 
-    def collect(*flat: Array) -> list[Array]:
-        given = dict(zip(keys, flat))
-        outputs = program.evaluate(range(len(closed.jaxpr.outvars)),
-                                   {**given, **{k: given[s] for k, s in series.items()}})
+    def fn(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
         inside = dict(given)
         for scan in program.scans:
             for i, o in enumerate(scan.ys):
@@ -68,13 +67,8 @@ def inline(program: Program) -> Program:
             if key.startswith("ys/") and (name := key.partition("/:")[2]):
                 own = given[value_key(program.sites[name])]
                 inside[key] = every_step(own, program.scans[program.sites[name].scan].length)
-        for key, whole in series.items():
-            inside[key] = every_step(given[key], aval[whole].shape[0])
-
-        def put(array: Array) -> int:
-            outputs.append(array)
-            return len(outputs) - 1
-
+        for key in series:
+            inside[key] = every_step(given[key], aval[key].shape[0])
         for name, home in homes.items():
             site = program.sites[name]
             own = _parameters(site)
@@ -83,40 +77,22 @@ def inline(program: Program) -> Program:
             found = (_last(site, found, at == program.scans[home.scan].length - 1) if home.last
                      else {k: one_step(site, x, at if k in home.moving else 0)
                            for k, x in found.items()})
-            places[name] = {k: put(x) for k, x in found.items()}
+            made[name] = tuple(found)
+            for k, x in found.items():
+                put(f"{name} {k}", x)
         for index, key in steps.items():
-            places[key] = put(jnp.arange(program.scans[index].length))
-        return outputs
+            put(key, jnp.arange(program.scans[index].length))
 
-    jaxpr = jax.make_jaxpr(collect)(*aval.values())
-    sites = {n: _moved(s, homes[n], places[n]) if n in homes else s
+    made: dict[str, tuple[str, ...]] = {}           # by site, its parameters in the steps
+    program, places = extended(program, shapes, fn,
+                               lambda given: {**given, **{k: given[s] for k, s in series.items()}})
+    sites = {n: _moved(s, homes[n], {k: places[f"{n} {k}"] for k in made[n]}) if n in homes else s
              for n, s in program.sites.items()}
     scans = tuple(replace(s, sites=(*s.sites, *(n for n, h in homes.items() if h.scan == s.index)),
                           xs=s.xs | ({steps[s.index]: places[steps[s.index]]}
                                      if s.index in steps else {}))
                   for s in program.scans)
-    return replace(program, sites=sites, scans=scans, inputs=keys, _picked={},
-                   jaxpr=ClosedJaxpr(jaxpr.jaxpr, jaxpr.consts),
-                   shapes={k: tuple(a.shape) for k, a in aval.items()})
-
-
-def counting(scan: Scan) -> str:
-    """The key of the input that counts the steps of a scan."""
-    return f"xs/{scan.index}/#step"
-
-
-def every_step(value: Array, length: int) -> Array:
-    """A value of one step as that of all of them, time in front."""
-    return jnp.broadcast_to(value, (length, *jnp.shape(value)))
-
-
-def one_step(site: Site, parameter: Array, at: Array | int) -> Array:
-    """A parameter at one step; weights and matrices may have fewer axes than the site, or one."""
-    rank = len(site.shape)
-    if jnp.ndim(parameter) < rank or parameter.shape[0] not in (1, site.shape[0]):
-        return parameter
-    at = at if parameter.shape[0] > 1 else 0
-    return jax.lax.dynamic_index_in_dim(parameter, at, 0, keepdims=False)
+    return replace(program, sites=sites, scans=scans)
 
 
 def _last(site: Site, parameters: Mapping[str, Array], now: Array) -> dict[str, Array]:
@@ -148,20 +124,6 @@ def _moved(site: Site, home: Home, outputs: dict[str, int]) -> Site:
         leaves=tuple(score[:-1]), value=score[-1]))
 
 
-def into_steps(site: Site, scan: int, outputs: dict[str, int]) -> Site:
-    """A site with an axis of time as one of the steps of a scan."""
-    batch = site.batch_shape
-    plates = tuple(Plate(p.name, p.axis - 1, p.size) for p in site.plates if p.axis > 0)
-    return replace(site, scan=scan, outside="steps" if batch else "event", outputs=outputs,
-                   batch_shape=batch[1:], event_shape=site.event_shape if batch
-                   else site.event_shape[1:], plates=plates, likelihood=None)
-
-
-def value_key(site: Site) -> str:
-    """The key of the input that holds the value of a site."""
-    return f"{'known' if site.observed and not site.partial else 'latent'}/{site.name}"
-
-
 def _homes(program: Program) -> dict[str, Home]:
     """Where the sites outside scans belong that see what a scan returned, so far as provable."""
     found: dict[str, Home] = {}
@@ -191,19 +153,9 @@ def _moving(program: Program, site: Site, scan: int, homes: Mapping[str, Home]
         return None
     timed = {value_key(program.sites[n]) for n, h in homes.items() if not h.last}
 
-    def state(key: str) -> Dependence:
-        shape = program.shapes[key]
-        if key.startswith("ys/") or key in timed:
-            return variable(key, shape, {0: TIME})
-        return constant(shape)
-
     own = _parameters(site)
-    found = analyse(program.pruned(tuple(own.values()))[0], [state(k) for k in program.inputs])
-    moving = set()
-    for key, dependence in zip(own, found):
-        along = [i for i, axis in enumerate(dependence.axes) if axis.plate == TIME]
-        if dependence.lost or along != [0] * bool(dependence.names):
-            return None
-        if dependence.axes and dependence.axes[0].varies:
-            moving.add(key)
-    return frozenset(moving)
+    found = along(program, tuple(own.values()),
+                  lambda key: key if key.startswith("ys/") or key in timed else "")
+    if None in found:
+        return None
+    return frozenset(key for key, dependence in zip(own, found) if varies(dependence))

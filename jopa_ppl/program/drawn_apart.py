@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.program.after_scan import counting, every_step
+from jopa_ppl.program.in_time import counting, every_step
 from jopa_ppl.program.program import Program, Scan, Site
 from jopa_ppl.program.rewriting import Put, aligned, extended
 

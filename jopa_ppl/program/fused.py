@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.program.after_scan import TIME, counting, every_step, value_key
+from jopa_ppl.program.in_time import along, at_step, counting, every_step, value_key, varies
 from jopa_ppl.program.program import Program, Scan, Site
-from jopa_ppl.program.rewriting import Put, extended, inside, moved
-from jopa_ppl.proof.analyse import analyse
-from jopa_ppl.proof.dependence import constant, variable
+from jopa_ppl.program.rewriting import Put, extended, put_steps, with_steps_at
 
 
 def with_fused_scans(program: Program) -> Program:
@@ -39,44 +37,34 @@ def _pairs(program: Program) -> Iterator[tuple[Scan, Scan, dict[str, bool]]]:
         if len(sources) != 1 or begun:
             continue
         first = program.scans[min(sources)]
-        outputs = tuple(made.values())
-        states = [variable(k, program.shapes[k], {0: TIME}) if k.startswith(f"ys/{first.index}/")
-                  else constant(program.shapes[k]) for k in program.inputs]
-        found = analyse(program.pruned(outputs)[0], states)
-        alike = all(not d.lost and [i for i, a in enumerate(d.axes) if a.plate == TIME] == [0]
-                    for d in found)
+        found = along(program, tuple(made.values()), lambda k, own=f"ys/{first.index}/": (
+            k if k.startswith(own) else ""))
+        alike = all(d is not None and d.names for d in found)
         if first.length == second.length and first.index < second.index and alike:
-            yield first, second, {k: d.axes[0].varies for k, d in zip(made, found)}
+            yield first, second, {k: varies(d) for k, d in zip(made, found)}
 
 
 def _fused(program: Program, first: Scan, second: Scan, made: dict[str, bool]) -> Program:
     step, length = counting(first), first.length
     aval = dict(zip(program.inputs, program.jaxpr.in_avals))
-    chosen = sorted(inside(program, second))
 
     def fn(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
         stacked = {f"ys/{first.index}/{i}": outputs[o] for i, o in enumerate(first.ys)}
         stacked |= {k: given[value_key(program.sites[name])] for k in aval
                     if (name := k.removeprefix(f"ys/{first.index}/:")) in program.sites}
         steps = {**given, **{k: every_step(x, length) for k, x in stacked.items()}}
-        here = dict(given)
-        for key, varies in made.items():
-            (value,) = program.evaluate([second.xs[key]], steps)
-            here[key] = jax.lax.dynamic_index_in_dim(value, given[step] if varies else 0, 0, False)
-        for i, value in zip(chosen, program.evaluate(chosen, here)):
-            put(str(i), value)
+        put_steps(program, second, given | at_step(program, second, made, steps, given[step]), put)
         put(step, jnp.arange(length))
 
     shapes = {step: jax.ShapeDtypeStruct((), jnp.arange(1).dtype)}
-    program, places = extended(program, shapes, fn)
-    at = lambda i: places.get(str(i), i)
+    wider, places = extended(program, shapes, fn)
+    joined, second = with_steps_at(wider, second, places)
     one = replace(
         first, sites=(*first.sites, *second.sites), init=(*first.init, *second.init),
-        carry=(*first.carry, *map(at, second.carry)), ys=(*first.ys, *map(at, second.ys)),
+        carry=(*first.carry, *second.carry), ys=(*first.ys, *second.ys),
         leaves=(*first.leaves, *(f"then.{n}" for n in second.leaves)),
         xs=first.xs | {k: o for k, o in second.xs.items() if k not in made} | {step: places[step]})
-    sites = {n: moved(s, at) if n in second.sites else s for n, s in program.sites.items()}
-    return _renumbered(replace(program, sites=sites), one, second)
+    return _renumbered(joined, one, second)
 
 
 def _renumbered(program: Program, one: Scan, second: Scan) -> Program:

@@ -14,11 +14,19 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from jopa_ppl.program.after_scan import TIME, counting, every_step, into_steps, one_step, value_key
+from jopa_ppl.program.in_time import (
+    along,
+    at_step,
+    counting,
+    every_step,
+    into_steps,
+    one_step,
+    value_key,
+    varies,
+)
 from jopa_ppl.program.program import Program, Scan
-from jopa_ppl.program.rewriting import Put, extended, inside, moved
-from jopa_ppl.proof.analyse import analyse
-from jopa_ppl.proof.dependence import Dependence, constant, variable
+from jopa_ppl.program.rewriting import Put, extended, put_steps, with_steps_at
+from jopa_ppl.proof.dependence import Dependence
 
 
 class Inputs(NamedTuple):
@@ -58,13 +66,9 @@ def _inputs(program: Program, scan: Scan) -> Inputs:
         if kept == names:
             break
         names = kept & names
-    return Inputs({k: d is None or _varies(d) for k, d in zip(made, keys)},
+    return Inputs({k: d is None or varies(d) for k, d in zip(made, keys)},
                   {n: frozenset(k for k, d in zip(program.sites[n].outputs, params[n])
-                                if _varies(d)) for n in program.sites if n in names})
-
-
-def _varies(dependence: Dependence) -> bool:
-    return bool(dependence.axes) and dependence.axes[0].varies
+                                if varies(d)) for n in program.sites if n in names})
 
 
 def _read_by(program: Program, outputs: tuple[int, ...], names: set[str]) -> set[str]:
@@ -74,16 +78,11 @@ def _read_by(program: Program, outputs: tuple[int, ...], names: set[str]) -> set
 def _along(program: Program, outputs: tuple[int, ...], names: set[str], length: int
            ) -> list[Dependence | None]:
     """How outputs depend on latents of every step; None where one mixes steps."""
-    def state(key: str) -> Dependence:
-        name = key.removeprefix("latent/")
-        timed = key.startswith("latent/") and name in names
-        return variable(name, program.shapes[key], {0: TIME}) if timed else constant(
-            program.shapes[key])
+    def series(key: str) -> str:
+        kind, _, name = key.partition("/")
+        return name if kind == "latent" and name in names else ""
 
-    found = analyse(program.pruned(outputs)[0], [state(k) for k in program.inputs])
-    fine = lambda d: not d.lost and [i for i, a in enumerate(d.axes) if a.plate == TIME
-                                     ] == [0] * bool(d.names)
-    return [d if fine(d) else None for d in found]
+    return along(program, outputs, series)
 
 
 def _read(program: Program, scan: Scan, found: Inputs) -> Program:
@@ -93,18 +92,12 @@ def _read(program: Program, scan: Scan, found: Inputs) -> Program:
     shapes = {s: aval[k] for k, s in whole.items()}
     shapes |= {k: jax.ShapeDtypeStruct(aval[k].shape[1:], aval[k].dtype) for k in whole}
     shapes[step] = jax.ShapeDtypeStruct((), jax.numpy.arange(1).dtype)
-    chosen = sorted(inside(program, scan))
 
     def fn(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
         at = given[step]
         steps = {**given, **{k: every_step(given[k], length) for k in whole}}
         series = {**given, **{k: given[s] for k, s in whole.items()}}
-        here = dict(series)
-        for key, varies in found.keys.items():
-            (value,) = program.evaluate([scan.xs[key]], steps)
-            here[key] = jax.lax.dynamic_index_in_dim(value, at if varies else 0, 0, False)
-        for i, value in zip(chosen, program.evaluate(chosen, here)):
-            put(str(i), value)
+        put_steps(program, scan, series | at_step(program, scan, found.keys, steps, at), put)
         for name, moving in found.latents.items():
             site = program.sites[name]
             values = program.evaluate(tuple(site.outputs.values()), steps)
@@ -113,17 +106,11 @@ def _read(program: Program, scan: Scan, found: Inputs) -> Program:
         put(step, jax.numpy.arange(length))
 
     base = lambda given: {**given, **{k: given[s] for k, s in whole.items()}}
-    program, places = extended(program, shapes, fn, base)
-    sites = {}
-    for name, site in program.sites.items():
-        if name in scan.sites:
-            site = moved(site, lambda i: places.get(str(i), i))
-        elif name in found.latents:
-            site = into_steps(site, scan.index, {k: places[f"{name} {k}"] for k in site.outputs})
-        sites[name] = site
+    wider, places = extended(program, shapes, fn, base)
+    program, scan = with_steps_at(wider, scan, places)
+    sites = {n: into_steps(s, scan.index, {k: places[f"{n} {k}"] for k in s.outputs})
+             if n in found.latents else s for n, s in program.sites.items()}
     xs = {k: o for k, o in scan.xs.items() if k not in found.keys} | {step: places[step]}
-    at = lambda i: places.get(str(i), i)
-    scan = replace(scan, carry=tuple(map(at, scan.carry)), ys=tuple(map(at, scan.ys)), xs=xs,
-                   sites=(*found.latents, *scan.sites))
+    scan = replace(scan, xs=xs, sites=(*found.latents, *scan.sites))
     return replace(program, sites=sites, scans=tuple(
         scan if s.index == scan.index else s for s in program.scans))

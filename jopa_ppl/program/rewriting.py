@@ -60,19 +60,27 @@ def reading(program: Program, scan: Scan, values: Mapping[str, Callable[[dict], 
             shapes: Mapping[str, Any]) -> tuple[Program, dict[str, int]]:
     """The program whose steps of a scan read the given inputs as functions of the others, and the
     outputs that their parameters have moved to, by the text of their old number."""
-    chosen = sorted(inside(program, scan))
-
     def fn(given: dict[str, Array], _: list[Array], put: Put) -> None:
-        here = {**given, **{k: value(given) for k, value in values.items()}}
-        for i, value in zip(chosen, program.evaluate(chosen, here)):
-            put(str(i), value)
+        put_steps(program, scan, {**given, **{k: value(given) for k, value in values.items()}}, put)
 
-    program, places = extended(program, shapes, fn)
+    wider, places = extended(program, shapes, fn)
+    return with_steps_at(wider, scan, places)[0], places
+
+
+def put_steps(program: Program, scan: Scan, here: dict[str, Array], put: Put) -> None:
+    """Put what the steps of a scan are made of, with other inputs; by the text of its number."""
+    chosen = sorted(inside(program, scan))
+    for i, value in zip(chosen, program.evaluate(chosen, here)):
+        put(str(i), value)
+
+
+def with_steps_at(program: Program, scan: Scan, places: Mapping[str, int]) -> tuple[Program, Scan]:
+    """The program whose steps of a scan are made of what `put_steps` put, and that scan."""
     at = lambda i: places.get(str(i), i)
     sites = {n: moved(s, at) if n in scan.sites else s for n, s in program.sites.items()}
     scan = replace(scan, carry=tuple(map(at, scan.carry)), ys=tuple(map(at, scan.ys)))
     scans = tuple(scan if s.index == scan.index else s for s in program.scans)
-    return replace(program, sites=sites, scans=scans), places
+    return replace(program, sites=sites, scans=scans), scan
 
 
 def aligned(steps: Array, site: Site) -> Array:
