@@ -13,6 +13,7 @@ from jax import Array, random
 from jopa_ppl.beliefs import MatrixBelief
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
+from jopa_ppl.linalg.slopes import slopes
 from jopa_ppl.program.refs import Ref
 
 
@@ -112,9 +113,7 @@ def _slope(fn: Callable, point: Array) -> tuple[Array, Array]:
             return value, jnp.moveaxis(rows, (0, -1), (-1, 0))
         except ValueError:          # a while loop goes forward alone
             pass
-    eye = jnp.eye(size).reshape((size, *(1,) * (point.ndim - 1), size))
-    tangents = jnp.broadcast_to(eye, (size, *point.shape))
-    return fn(point), jax.vmap(lambda t: jax.jvp(fn, (point,), (t,))[1])(tangents)
+    return fn(point), slopes(fn, point)
 
 
 def expand(fn: Callable, sizes: Sequence[int]) -> Array:

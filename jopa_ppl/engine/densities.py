@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
 
-from jopa_ppl.beliefs.discrete import Dirichlet, log_normaliser
+from jopa_ppl.beliefs.discrete import Dirichlet, log_normaliser, log_of
 from jopa_ppl.beliefs.layout import join, split
 from jopa_ppl.engine.evidence import FactorArrays
 from jopa_ppl.engine.expectations import Expectations, Stats
@@ -250,7 +250,7 @@ class CategoricalDensity(Density):
         logs = {Ref(n): jnp.exp(stats[energy.graph.block_of(n).name]) for n in f.noise}
         place = Placement(energy.graph, f, (), arrays)
         (probs,) = place.each([f.site.outputs["probs"]], None, shared=logs)
-        return jnp.log(jnp.maximum(probs, 1e-300))
+        return log_of(probs)
 
 
 class MultinomialDensity(CategoricalDensity):

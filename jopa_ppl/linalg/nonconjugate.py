@@ -36,6 +36,7 @@ import numpy as np
 from jax import Array, lax
 
 from jopa_ppl.linalg.factors import Moments
+from jopa_ppl.linalg.slopes import slopes
 
 # Points a latent (or a parameter of an element), by their number.
 HERMITE = {"cubature": {1: 15, 2: 5, 3: 3}, "quadrature": {1: 15, 2: 9, 3: 7}}
@@ -83,12 +84,8 @@ def expected_score(score: Score, at: Moments, rule: str, held: Array | None = No
 def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments, Array]:
     """The density of every element as a function of its parameters eta (*batch, d, k), the moments
     of these, and their slope in x (*batch, d, k, n)."""
-    n = at.mean.shape[-1]
     join = lambda x: jnp.stack(score.parameters(x), -1).astype(x.dtype)   # networks have their own
-    eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
-    tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
-    slope = jax.vmap(lambda t: jax.jvp(join, (at.mean,), (t,))[1])(tangents)
-    J = jnp.moveaxis(slope, 0, -1)
+    J = jnp.moveaxis(slopes(join, at.mean), 0, -1)
     unstacked = lambda eta: score.density([eta[..., i] for i in range(eta.shape[-1])])
     return Score(unstacked), Moments(join(at.mean), _spread(J, at.cov)), J
 
@@ -112,29 +109,25 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
     if by_element(score, at, rule):
         score, at, _ = _of_elements(score, at)
     own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
+    straight = lambda C: (C == 0).all((-2, -1), keepdims=True)
     C = _bend(score, at, rule)
+    values, found = _decomposed(jnp.where(straight(C), -own, C))
     if rule in ("linearise", "cubature") and score.parameters is not None:
-        values = jnp.linalg.eigvalsh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
-        fine = values[..., 0] >= -1e-9 * jnp.abs(values).max(-1)
-        C = lax.cond(fine.all(), lambda: C, lambda: jnp.where(
-            fine[..., None, None], C, _bend_of_elements(score, at, rule)))
-    C = jnp.where((C == 0).all((-2, -1), keepdims=True), -own, C)
-    return lax.stop_gradient(_positive(C) + own)
+        least = (values[..., 0] >= -1e-9 * jnp.abs(values).max(-1))[..., None, None]
+        fine, positive = least | straight(C), found
+
+        def by_parameters() -> Array:
+            B = _bend_of_elements(score, at, rule)
+            return jnp.where(fine, positive, _positive(jnp.where(straight(B), -own, B)))
+
+        found = lax.cond(fine.all(), lambda: positive, by_parameters)
+    return lax.stop_gradient(found + own)
 
 
 def _bend(score: Score, at: Moments, rule: str) -> Array:
     """-E_q[d^2 log p / dx^2], of any sign."""
-    n = at.mean.shape[-1]
     slope = jax.grad(lambda x: jnp.sum(score(x)))
-    # One element of the batch never moves another, so one tangent serves all of them.
-    eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
-    tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
-
-    def bend(x: Array) -> Array:
-        rows = jax.vmap(lambda t: jax.jvp(slope, (x,), (t,))[1])(tangents)
-        return -jnp.moveaxis(rows, 0, -1)
-
-    return over_points(bend, at, rule)
+    return over_points(lambda x: -jnp.moveaxis(slopes(slope, x), 0, -1), at, rule)
 
 
 def _bend_of_elements(score: Score, at: Moments, rule: str) -> Array:
@@ -153,10 +146,15 @@ def _bend_of_elements(score: Score, at: Moments, rule: str) -> Array:
 
 def _positive(C: Array) -> Array:
     """The positive part of matrices, as if they were symmetric."""
+    return _decomposed(C)[1]
+
+
+def _decomposed(C: Array) -> tuple[Array, Array]:
+    """The eigenvalues of matrices, as if they were symmetric, and their positive part."""
     if C.shape[-1] == 1:
-        return jnp.maximum(C, 0.0)
+        return C[..., 0], jnp.maximum(C, 0.0)
     values, vectors = jnp.linalg.eigh(0.5 * (C + jnp.swapaxes(C, -1, -2)))
-    return jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
+    return values, jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
 
 
 def expected_exp(log: Callable[[Array], Array], at: Moments) -> tuple[Array, Array]:
@@ -170,10 +168,7 @@ def expected_exp(log: Callable[[Array], Array], at: Moments) -> tuple[Array, Arr
         points, weights = _points(1, HERMITE["quadrature"])
         found = jax.vmap(lambda z: log(draw(at, jnp.broadcast_to(z, at.mean.shape))))(points)
         return (jnp.tensordot(weights, jnp.exp(found), 1), jnp.tensordot(weights, found, 1))
-    eye = jnp.eye(n).reshape((n, *(1,) * (at.mean.ndim - 1), n))
-    tangents = jnp.broadcast_to(eye, (n, *at.mean.shape))
-    slope = jax.vmap(lambda t: jax.jvp(log, (at.mean,), (t,))[1])(tangents)
-    J = lax.stop_gradient(jnp.moveaxis(slope, 0, -1))                  # (*batch, d, n)
+    J = lax.stop_gradient(jnp.moveaxis(slopes(log, at.mean), 0, -1))   # (*batch, d, n)
     center = log(at.mean)
     return jnp.exp(center + 0.5 * jnp.einsum("...dn,...nm,...dm->...d", J, at.cov, J)), center
 

@@ -1,0 +1,18 @@
+"""Slopes of functions of a batch, every element of which is made of its own alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def slopes(fn: Callable[[Array], Array], x: Array) -> Array:
+    """The slope of fn(x) in x (*batch, n), (n, *shape of the value): an element never moves
+    another, so one tangent serves all of the batch."""
+    n = x.shape[-1]
+    eye = jnp.eye(n).reshape((n, *(1,) * (x.ndim - 1), n))
+    tangents = jnp.broadcast_to(eye, (n, *x.shape))
+    return jax.vmap(lambda t: jax.jvp(fn, (x,), (t,))[1])(tangents)
