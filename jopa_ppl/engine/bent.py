@@ -237,7 +237,7 @@ class Bent:
         def at(x: Array, values: Mapping[str, Array]) -> Array:
             shared = {Ref(n): v for n, v in values.items()}
             if f.in_bulk and not self.in_time:
-                return place.at_first(output, x, scale, shared)[None]
+                return place.at(0, output, x[0], scale, shared)[None]
             return place.each(output, x, scale, shared)
 
         blocks = {n: graph.block_of(n) for n in f.noise}

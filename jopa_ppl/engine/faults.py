@@ -18,6 +18,34 @@ from jopa_ppl.engine.reading import Source, evaluate_in, read_series
 from jopa_ppl.errors import DataError, DataWarning, PriorError, StructureError, names
 from jopa_ppl.graph.factor import Factor, Graph
 
+# By what `diagnose` counts, in the order in which they are told: the error and its parts, with what
+# depends on that count or on the size of a matrix in braces.
+FAULTS = (
+    ("asymmetric", PriorError, "its matrix is not symmetric",
+     "{count} elements that differ from their mirror images by more than 1e-4 of the diagonal",
+     "a symmetric positive definite matrix", "symmetrise it: (M + M.T) / 2"),
+    ("wishart_rate", PriorError, "the Wishart's matrix is not positive definite",
+     "a Cholesky factorisation that fails", "a symmetric positive definite matrix",
+     "check the rate_matrix or scale_matrix"),
+    ("wishart_dof", PriorError, "the Wishart has too few degrees of freedom",
+     "concentration <= {least}", "concentration > {least} (its size less one)",
+     "use {enough} or more"),
+    ("dirichlet", PriorError, "the Dirichlet's concentrations are not positive",
+     "a concentration <= 0, or NaN", "concentrations > 0", "check the prior"),
+    ("gamma", PriorError, "the Gamma's concentration or rate is not positive",
+     "a concentration or rate <= 0, or NaN", "concentration > 0 and rate > 0", "check the prior"),
+    ("precision", PriorError, "its covariance or precision is not positive definite",
+     "a Cholesky factorisation that fails, or a scale that is zero, negative or not finite",
+     "a symmetric positive definite matrix, or positive scales",
+     "check the matrix, and the data it is computed from"),
+    ("coefficients", DataError, "its mean is not finite", "{count} NaN or infinite coefficients",
+     "finite inputs: only observed values may be NaN (missing), and only where no other site is "
+     "made of them",
+     "fill the inputs; where others need a site's missing values, leave obs= out and pass its data "
+     "to jp.condition, which infers them"),
+    ("negative", DataError, "its weights are negative or not finite",
+     "handlers.scale below zero, infinite or NaN", "weights >= 0", "check the weights"))
+
 
 def bad_weight(a: FactorArrays) -> Array:
     """Weights that are negative or not finite (NaN included)."""
@@ -159,47 +187,9 @@ def raise_for_data(graph: Graph, checks: dict[str, dict[str, Array]]) -> None:
                             expected="finite numbers, or NaN for missing ones",
                             fix="replace them by NaN: jnp.where(jnp.isfinite(y), y, jnp.nan)")
     for name, c in found.items():
-        if c.get("asymmetric", 0):
-            raise PriorError("its matrix is not symmetric", site=name,
-                             found=f"{int(c['asymmetric'])} elements that differ from their mirror "
-                                   "images by more than 1e-4 of the diagonal",
-                             expected="a symmetric positive definite matrix",
-                             fix="symmetrise it: (M + M.T) / 2")
-        if c.get("wishart_rate", 0):
-            raise PriorError("the Wishart's matrix is not positive definite", site=name,
-                             found="a Cholesky factorisation that fails",
-                             expected="a symmetric positive definite matrix",
-                             fix="check the rate_matrix or scale_matrix")
-        if c.get("wishart_dof", 0):
-            size = graph.program.sites[name].shape[-1]
-            raise PriorError("the Wishart has too few degrees of freedom", site=name,
-                             found=f"concentration <= {size - 1}",
-                             expected=f"concentration > {size - 1} (its size less one)",
-                             fix=f"use {size + 2.0} or more")
-        if c.get("dirichlet", 0):
-            raise PriorError("the Dirichlet's concentrations are not positive", site=name,
-                             found="a concentration <= 0, or NaN", expected="concentrations > 0",
-                             fix="check the prior")
-        if c.get("gamma", 0):
-            raise PriorError("the Gamma's concentration or rate is not positive", site=name,
-                             found="a concentration or rate <= 0, or NaN",
-                             expected="concentration > 0 and rate > 0",
-                             fix="check the prior")
-        if c.get("precision", 0):
-            raise PriorError("its covariance or precision is not positive definite", site=name,
-                             found="a Cholesky factorisation that fails, or a scale that is zero, "
-                                   "negative or not finite",
-                             expected="a symmetric positive definite matrix, or positive scales",
-                             fix="check the matrix, and the data it is computed from")
-        if c.get("coefficients", 0):
-            raise DataError("its mean is not finite", site=name,
-                            found=f"{int(c['coefficients'])} NaN or infinite coefficients",
-                            expected="finite inputs: only observed values may be NaN (missing), "
-                                     "and only where no other site is made of them",
-                            fix="fill the inputs; where others need a site's missing values, leave "
-                                "obs= out and pass its data to jp.condition, which infers them")
-        if c.get("negative", 0):
-            raise DataError("its weights are negative or not finite", site=name,
-                            found="handlers.scale below zero, infinite or NaN",
-                            expected="weights >= 0",
-                            fix="check the weights")
+        for key, error, what, seen, expected, fix in FAULTS:
+            if c.get(key, 0):
+                size = (0, *graph.program.sites[name].shape)[-1]
+                numbers = {"count": int(c[key]), "least": size - 1, "enough": size + 2.0}
+                raise error(what, site=name, found=seen.format(**numbers),
+                            expected=expected.format(**numbers), fix=fix.format(**numbers))

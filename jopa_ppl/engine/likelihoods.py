@@ -51,41 +51,31 @@ class Placement(NamedTuple):
     def each(self, outputs: Sequence[int], x: Array | None,
              then: Callable[[list[Array], Mapping[Ref, Array]], Any] = lambda found, _: found,
              shared: Mapping[Ref, Array] | None = None) -> Any:
-        """`then` of the given outputs at x, for every step where there are steps."""
-        graph, factor, length = self.graph, self.factor, self.length
-
-        def one(step: Array | int, x: Array | None) -> Any:
-            values = dict(shared or {}) | ({} if x is None else self.values(x))
-            return then(evaluate_in(graph.reader, factor, self.arrays.env, outputs, values, step),
-                        values)
-
-        if length is None:
+        """`then` of the given outputs at x, for every step where there are steps; `shared`: values
+        of what is the same everywhere."""
+        one = lambda step, x: self.at(step, outputs, x, then, shared)
+        if (length := self.length) is None:
             return one(0, x)
         if x is None:
             return jax.vmap(lambda step: one(step, None))(jnp.arange(length))
         return jax.vmap(one)(jnp.arange(length), jnp.broadcast_to(x, (length, *x.shape[1:])))
 
-
-    def at_first(self, outputs: Sequence[int], x: Array,
-                 then: Callable[[list[Array], Mapping[Ref, Array]], Any],
-                 shared: Mapping[Ref, Array]) -> Any:
-        """As `each`, at the first step alone."""
-        values = dict(shared) | self.values(x[0])
+    def at(self, step: Array | int, outputs: Sequence[int], x: Array | None,
+           then: Callable[[list[Array], Mapping[Ref, Array]], Any],
+           shared: Mapping[Ref, Array] | None) -> Any:
+        """As `each`, at one step of the context, x without the axis of time."""
+        values = dict(shared or {}) | ({} if x is None else self.values(x))
         return then(evaluate_in(self.graph.reader, self.factor, self.arrays.env, outputs, values,
-                                0), values)
-
+                                step), values)
 
     def residual(self, x: Array, shared: Mapping[Ref, Array] | None = None) -> Array:
-        """z - mean of a Gaussian at x, (*batch, n); of an observed one its mean alone, negative;
-        `shared`: values of what is the same everywhere."""
+        """z - mean of a Gaussian at x, (*batch, n); of an observed one its mean alone,
+        negative."""
         return self.each([self.factor.site.outputs["loc"]], x, self._less_mean, shared)
 
     def residual_at(self, step: Array | int, x: Array, shared: Mapping[Ref, Array]) -> Array:
         """As `residual` at one step of the context, x and it without the axis of time."""
-        values = dict(shared) | self.values(x)
-        found = evaluate_in(self.graph.reader, self.factor, self.arrays.env,
-                            [self.factor.site.outputs["loc"]], values, step)
-        return self._less_mean(found, values)
+        return self.at(step, [self.factor.site.outputs["loc"]], x, self._less_mean, shared)
 
     def _less_mean(self, found: list[Array], values: Mapping[Ref, Array]) -> Array:
         own = 0.0 if self.factor.value is None else values[self.factor.value]
@@ -106,7 +96,7 @@ def score_of(place: Placement) -> Score:
     lead = 0 if place.length is None else 1
     avals = [v.aval for v in graph.program.jaxpr.jaxpr.outvars]
     shape = avals[likelihood.value].shape
-    outputs = (*likelihood.leaves, likelihood.value)
+    outputs = likelihood.outputs
     moves = [bool(d.names & {*refs}) for d in graph.reader.dependence(outputs, factor.context)]
     moving = [i for i, m in zip(outputs, moves) if m]
     held = place.each([i for i, m in zip(outputs, moves) if not m], None)

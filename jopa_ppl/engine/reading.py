@@ -58,15 +58,21 @@ class Source(NamedTuple):
         """Sizes of its batch axes: time first, then its plates."""
         return (*((self.length(f),) if f.in_bulk else ()), *(p.size for p in f.plates))
 
-    def evaluator(self, f: Factor) -> _Evaluator:
+    def evaluator(self, f: Factor) -> Evaluator:
         """Its site's outputs, from latent values."""
-        return _evaluator(self.graph, f, self.data, self.outer, self.series)
+        scan, sites = f.context.scan, self.graph.program.sites
+        steps = self.series[scan] if scan is not None else Windows({}, {})
+        # Partial sites are latents: their data enter through the belief, not through known values.
+        known = {n: v for n, v in steps.known.items() if not sites[n].partial}
+        return Evaluator(self.graph.reader, f, (self.data, self.outer, steps.steps, known))
 
     def env(self, f: Factor) -> Any:
         return self.evaluator(f).env
 
 
-class _Evaluator(NamedTuple):
+class Evaluator(NamedTuple):
+    """A factor's outputs at the data of a run."""
+
     reader: Reader
     factor: Factor
     env: Any                     # (data, outer known, step series, known series)
@@ -106,12 +112,3 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
 def _row(x: Array, at: Array) -> Array:
     """x[at] for an unsigned index in range: indexing checks both, at length."""
     return jax.lax.dynamic_index_in_dim(x, at, keepdims=False)
-
-
-def _evaluator(graph: Graph, factor: Factor, data: dict, outer: dict,
-               series: list[Windows]) -> _Evaluator:
-    scan = factor.context.scan
-    steps = series[scan] if scan is not None else Windows({}, {})
-    # Partial sites are latents: their data enter through the belief, not through known values.
-    known = {n: v for n, v in steps.known.items() if not graph.program.sites[n].partial}
-    return _Evaluator(graph.reader, factor, (data, outer, steps.steps, known))

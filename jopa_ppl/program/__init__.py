@@ -8,7 +8,8 @@
     recursions    what a carry makes of older carries: latents that follow with certainty
     unconstrained    Gamma latents read through their logs, where nothing conjugate fits
 
-Each takes a `Program` and gives one, most through `rewriting`; another way of writing what can
+Each takes a `Program` and gives one, most through `rewriting` (and `in_time`, where values of all
+steps become those of one); another way of writing what can
 already be proved is one more file beside them.
 
 Another distribution for sites: a row of `families.py` (what the proof asks of it), a reader of its

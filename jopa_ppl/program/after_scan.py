@@ -111,8 +111,7 @@ def _parameters(site: Site) -> dict[str, int]:
     """Outputs that it is made of, with those that it is scored by."""
     if not _scored(site):
         return site.outputs
-    score = (*site.likelihood.leaves, site.likelihood.value)
-    return site.outputs | {f"score {i}": o for i, o in enumerate(score)}
+    return site.outputs | {f"score {i}": o for i, o in enumerate(site.likelihood.outputs)}
 
 
 def _moved(site: Site, home: Home, outputs: dict[str, int]) -> Site:

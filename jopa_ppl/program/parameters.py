@@ -6,7 +6,7 @@ object; what it derives from them (a Cholesky factor) would hide a latent precis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,6 +39,15 @@ class Likelihood(NamedTuple):
     leaves: tuple
     value: Any
 
+    @property
+    def outputs(self) -> tuple:
+        """Leaves and value."""
+        return (*self.leaves, self.value)
+
+    def mapped(self, fn: Callable[[Any], Any]) -> Likelihood:
+        """With `fn` of each."""
+        return Likelihood(self.tree, tuple(map(fn, self.leaves)), fn(self.value))
+
 
 class ByParameters(NamedTuple):
     """A density of independent elements, made of the parameters that its author gave (`tree` of a
@@ -65,6 +74,10 @@ class Transformation(NamedTuple):
 
     tree: Any
     leaves: tuple
+
+    def mapped(self, fn: Callable[[Any], Any]) -> Transformation:
+        """With `fn` of each leaf."""
+        return Transformation(self.tree, tuple(map(fn, self.leaves)))
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def inside(program: Program, scan: Scan) -> set[int]:
 
 
 def _outputs(site: Site) -> set[int]:
-    likely = () if site.likelihood is None else (*site.likelihood.leaves, site.likelihood.value)
+    likely = () if site.likelihood is None else site.likelihood.outputs
     support = () if site.transform is None else site.transform.leaves
     return {*site.outputs.values(), *likely, *support}
 
@@ -91,11 +91,6 @@ def aligned(steps: Array, site: Site) -> Array:
 
 def moved(site: Site, at: Callable[[int], int]) -> Site:
     """The site with its parameters at other outputs."""
-    likelihood, transform = site.likelihood, site.transform
-    if likelihood is not None:
-        likelihood = likelihood._replace(leaves=tuple(map(at, likelihood.leaves)),
-                                         value=at(likelihood.value))
-    if transform is not None:
-        transform = transform._replace(leaves=tuple(map(at, transform.leaves)))
     return replace(site, outputs={k: at(i) for k, i in site.outputs.items()},
-                   likelihood=likelihood, transform=transform)
+                   likelihood=site.likelihood and site.likelihood.mapped(at),
+                   transform=site.transform and site.transform.mapped(at))

@@ -23,85 +23,23 @@ from numpyro.primitives import Messenger
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.language.blame import named_faults
-from jopa_ppl.language.missing import data_of, filled, from_masked, without_gaps
+from jopa_ppl.language.missing import data_of, from_masked
 from jopa_ppl.language.precision import constants_in_double, in_double
 from jopa_ppl.language.primitives import WEIGHTS
 from jopa_ppl.language.scan_lengths import check_lengths
-from jopa_ppl.language.series import Series, looked_up
 from jopa_ppl.program.after_scan import inline
 from jopa_ppl.program.drawn_apart import with_draws_apart
 from jopa_ppl.program.fused import with_fused_scans
+from jopa_ppl.program.in_body import InBody
 from jopa_ppl.program.latent_data import with_latent_data
 from jopa_ppl.program.latent_inputs import with_latent_inputs
 from jopa_ppl.program.loops import with_loops
 from jopa_ppl.program.naming import check_labels, check_name
-from jopa_ppl.program.parameters import Likelihood, Transformation, describe
+from jopa_ppl.program.parameters import describe
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.recursions import with_recursions
 from jopa_ppl.program.scan_inputs import check_inputs
 from jopa_ppl.program.spellings import only_value, respelled, walked
-
-
-class _InBody(Messenger):
-    """Innermost handler of a scan's body: conditions its sites on slices of their series."""
-
-    def __init__(self, tracer: _Tracer, scan: int, length: int, stack: list) -> None:
-        super().__init__(None)
-        self.tracer, self.scan, self.length, self.stack = tracer, scan, length, stack
-        self.xs: dict[str, Array] = {}
-        self.sites: list[str] = []
-
-    def process_message(self, msg: dict) -> None:
-        if msg["type"] == "control_flow" and msg["fn"] is not cond_wrapper:
-            raise StructureError("a scan inside a scan is not supported by VMP",
-                                 found="scan within the body of a scan",
-                                 expected="one level of scan",
-                                 fix="write the inner loop with a plate, or in Python "
-                                     "(NumPyro's own engines do not take it either)")
-        if msg["type"] != "sample":
-            return
-        msg["_control_flow_done"] = True       # numpyro.handlers.condition then leaves it to us
-        msg["_scan"] = self.scan
-        self.sites.append(msg["name"])
-        inner = None
-        for _, data in self.stack:             # from the innermost handler to the outermost
-            value = looked_up(data, msg)
-            if value is not None:
-                self._condition(msg, jnp.asarray(from_masked(value)), data, inner)
-                inner = msg["value"]
-
-    def _condition(self, msg: dict, series: Array, data: Any, inner: Array | None) -> None:
-        """Make the site data, as the handlers do outside of scans: the outer data win, those of
-        handlers `inner` fill their gaps, and what the site was given by obs= is gone."""
-        name, fn = msg["name"], msg["fn"]
-        event = tuple(fn.event_shape)
-        if series.ndim < 1 + len(event) or series.shape[series.ndim - len(event):] != event:
-            raise ShapeError("the conditioning data have the wrong shape", site=name,
-                             found=f"shape {series.shape}",
-                             expected=f"(steps, ..., {', '.join(map(str, event))})",
-                             fix=f"pass one value of shape {event} a step")
-        steps = series.shape[0]
-        if steps > self.length:
-            raise ShapeError("the series is longer than the scan", site=name,
-                             found=f"{steps} steps", expected=f"at most {self.length}",
-                             fix="cut the series, or run the scan for as many steps")
-        if steps == 0:
-            raise ShapeError("the series is empty", site=name, found="0 steps",
-                             expected=f"1 to {self.length} steps",
-                             fix="leave the site out of jp.condition to infer it")
-        if steps < self.length:
-            pad = jnp.full((self.length - steps, *series.shape[1:]), jnp.nan)
-            series = jnp.concatenate([series, pad])
-        partial = steps < self.length
-        if isinstance(data, Series):
-            partial |= name in data.partial
-            msg["fn"] = without_gaps(fn)
-        msg["infer"] = {**msg["infer"], "jopa_partial": partial}
-        key = f"xs/{self.scan}/{len(self.xs)}:{name}"
-        self.xs[key] = series
-        value = self.tracer.placeholder(key, series[0])
-        msg["value"] = value if inner is None or not partial else filled(value, inner)
-        msg["is_observed"] = True
 
 
 class _Tracer(Messenger):
@@ -231,7 +169,7 @@ class _Tracer(Messenger):
         init_leaves = [jnp.asarray(leaf) for leaf in init_leaves]
         carry = [self.placeholder(f"carry/{index}/{i}", leaf)
                  for i, leaf in enumerate(init_leaves)]
-        body = _InBody(self, index, length, msg["kwargs"].get("substitute_stack") or [])
+        body = InBody(self.placeholder, index, length, msg["kwargs"].get("substitute_stack") or [])
         with body:
             carry_out, ys = f(carry_tree.unflatten(carry), tree.unflatten(slices))
         out_leaves, out_tree = jax.tree.flatten(carry_out)
@@ -304,8 +242,8 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
 
         slots["sites"] = {
             name: replace(site, outputs={k: put(v) for k, v in params.items()},
-                          likelihood=_put_likelihood(site.likelihood, keep),
-                          transform=_put_transform(site.transform, put))
+                          likelihood=site.likelihood and site.likelihood.mapped(keep),
+                          transform=site.transform and site.transform.mapped(put))
             for name, (site, params) in tracer.sites.items()}
         slots["scans"] = tuple(
             replace(scan, init=tuple(map(put, parts["init"])),
@@ -336,15 +274,3 @@ def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:
             if any(type(v) is tuple or isinstance(v, ClosedJaxpr) for v in e.params.values()) else e
             for e in closed.jaxpr.eqns]
     return ClosedJaxpr(closed.jaxpr.replace(eqns=eqns), consts)
-
-
-def _put_transform(transform: Transformation | None, put: Callable) -> Transformation | None:
-    return None if transform is None else transform._replace(
-        leaves=tuple(map(put, transform.leaves)))
-
-
-def _put_likelihood(likelihood: Likelihood | None, put: Callable) -> Likelihood | None:
-    if likelihood is None:
-        return None
-    return likelihood._replace(leaves=tuple(map(put, likelihood.leaves)),
-                               value=put(likelihood.value))
