@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,10 @@ import numpyro.distributions as dist
 from jax import Array
 
 from jopa_ppl.beliefs.layout import join, split
+from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.program.carry import Context
 from jopa_ppl.program.program import Plate, Site
 from jopa_ppl.program.refs import Ref
-
-if TYPE_CHECKING:
-    from jopa_ppl.linalg.factors import Moments
 
 
 def block_name(members: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ conditional mean and covariance, over beliefs about what is shared (as if drawn 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,11 @@ from jax import Array
 
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.engine.coordinates import Coordinates, on_h
+from jopa_ppl.engine.engine import Engine
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.steps import SiteMap, spread_of
 from jopa_ppl.linalg.factors import Moments, at_mean, augment
 from jopa_ppl.program.refs import Ref
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Engine
-    from jopa_ppl.engine.evidence import Evidence
 
 
 class Conditional(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import Array
@@ -11,12 +10,10 @@ from jax import Array
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.coordinates import Coordinates
+from jopa_ppl.engine.engine import Engine
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.graph.factor import Factor
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.engine import Engine
-    from jopa_ppl.engine.evidence import Evidence
 
 Mean = Callable[[Array, Array], Array]      # (step of its context, h (*plates, H)) -> (*plates, n)
 

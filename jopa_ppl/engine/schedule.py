@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.energy import Energy
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.graph.tables import table
-
-if TYPE_CHECKING:
-    from jopa_ppl.engine.energy import Energy
 
 
 @dataclass(frozen=True)

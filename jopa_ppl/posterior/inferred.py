@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
+from numpyro.distributions.transforms import Transform
 
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
+from jopa_ppl.engine.signature import Call
+from jopa_ppl.engine.state import State
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
 from jopa_ppl.language.given import JointBelief
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.posterior import draws, prediction, unconstrained
 from jopa_ppl.settings import is_traced, ours
-
-if TYPE_CHECKING:
-    from numpyro.distributions.transforms import Transform
-
-    from jopa_ppl.beliefs import Belief
-    from jopa_ppl.engine.compiled import Compiled
-    from jopa_ppl.engine.evidence import Evidence
-    from jopa_ppl.engine.signature import Call
-    from jopa_ppl.engine.state import State
 
 
 def outward(x: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jopa_ppl.engine.signature import Call
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
 from jopa_ppl.language import replay as predictive
 from jopa_ppl.language.keys import as_key
@@ -20,10 +21,6 @@ from jopa_ppl.posterior.forecast import extended
 from jopa_ppl.posterior.inferred import Inferred, outward, refuse_single
 from jopa_ppl.posterior.state import StateBelief, state
 from jopa_ppl.settings import ours
-
-if TYPE_CHECKING:
-
-    from jopa_ppl.engine.signature import Call
 
 
 class Posterior(Inferred):

@@ -9,8 +9,8 @@
     unconstrained    Gamma latents read through their logs, where nothing conjugate fits
 
 Each takes a `Program` and gives one, most through `rewriting` (and `in_time`, where values of all
-steps become those of one); another way of writing what can
-already be proved is one more file beside them.
+steps become those of one); another way of writing what can already be proved is one more file
+beside them.
 
 Another distribution for sites: a row of `families.py` (what the proof asks of it), a reader of its
 NumPyro object in `parameters.py`, a row of `jopa_ppl.engine.densities` (its expected log density)
