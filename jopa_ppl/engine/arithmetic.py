@@ -101,12 +101,14 @@ class Arithmetic:
         return {k: jnp.stack(v).any() if v else jnp.zeros((), bool)
                 for k, v in (("seen", seen), ("negative", negative), ("shape", shape))}
 
+    # -- beliefs -------------------------------------------------------------------------------
+
     def stats(self, moments: dict[str, Any], clamps: dict[str, Any]) -> dict[str, Any]:
         """What the energy is differentiated in, by block."""
         return {b.name: b.stats(moments[b.name], clamps[b.name]) for b in self.graph.blocks}
 
     def energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                   bound: Evidence, clipped: bool = True) -> tuple[Callable[[Any], Array], Any]:
+                  bound: Evidence, clipped: bool = True) -> tuple[Callable[[Any], Array], Any]:
         """The energy as a function of what it is differentiated in of a block, and that now;
         `clipped`: with no element's precision below zero."""
         stats = self.stats(moments, bound.clamps)

@@ -1,6 +1,6 @@
-"""A compiled program: bind data, initialise beliefs, sweep until the free energy settles.
+"""Sweeps: beliefs to begin with, updates block by block, until the free energy settles.
 
-Everything here is a pure function of arrays; `vmp.py` jits it once per program and shapes.
+Everything here is a pure function of arrays; `compiled.py` jits it once per program and shapes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, 
 NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 PASSES = 5           # at most, of a program that one pass solves but for rounding
+
 
 class Engine(Arithmetic):
     """The sweeps of one graph: updates of its blocks in the order of a schedule."""
