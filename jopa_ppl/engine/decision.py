@@ -7,6 +7,7 @@ is done where steps are not affine.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -103,6 +104,8 @@ class Decision:
         self.apart = sorted(graph.reader.heads(scan) & graph.variables.keys() - {*block.members})
         self.of_apart = [f for f in graph.factors if f.site.name not in self.apart
                          and {r.site for r in f.latents} & {*self.apart}]
+        self.past = Engine(replace(graph, factors=tuple(f for f in graph.factors
+                                                        if self._may_be_past(f))))
         self.lengths = [self.length - ctx.first if ctx.at is None else 1 for ctx in self.contexts]
         self.curved = any(f.curved for f in self.in_scan)
         self.starts = names_of_starts(self.length) if self.curved else ()
@@ -122,6 +125,15 @@ class Decision:
                 raise StructureError("planning needs one chain", site=f.site.name,
                                      found=f"chains {chains}", expected="one chain",
                                      fix="join them: VMP(..., blocks=[(...)])")
+
+    def _may_be_past(self, f: Factor) -> bool:
+        """Whether data can tell of a factor before the first decision: where no decision can be
+        data that is the first one of all."""
+        ctx, sites = f.context, self.engine.graph.program.sites
+        if ctx.scan != self.block.scan or any(sites[n].partial for n in self.decide):
+            return True
+        begins = min(self.order.index(n) for n in self.decide)
+        return ctx.first == 0 and self.order.index(f.site.name) < begins
 
     def begun(self, init: Mapping[str, Any]) -> dict[str, Array]:
         """Actions to begin with by decision, (T, *plates, n), NaN where there are none; nothing

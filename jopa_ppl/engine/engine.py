@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jopa_ppl.graph.factor import Factor, Graph
 TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
 NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
+LEAST_STEP = 1e-18   # next to none
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 
 
@@ -93,13 +94,21 @@ class Engine(Arithmetic):
             again = self.energy.linearised(bent, bound.arrays, here)
             return found + self.energy(bent, still, here) - self.energy(bent, again, here)
 
-        before = free_energy(new(0.0))
         digits_of_f = 1e-7 if self.graph.program.networks else 1e-12     # float32 in networks
-        most = before + digits_of_f * jnp.maximum(1.0, jnp.abs(before))
-        # The fixed point of what is linearised is a mode, no least F: F has no say next to it.
-        near = block.moved(old, new(size)) < NEAR if rules == {"linearise"} else False
-        size = halved(size, lambda size: near | (free_energy(new(size)) <= most))
-        mine = new(size)
+
+        def tried(last: _Trial) -> _Trial:
+            mine = new(last.next)
+            f = free_energy(mine)
+            # The fixed point of what is linearised is a mode, no least F: F has no say next to it.
+            near = block.moved(old, mine) < NEAR if rules == {"linearise"} else False
+            begins = last.next == 0
+            most = jnp.where(begins, f + digits_of_f * jnp.maximum(1.0, jnp.abs(f)), last.most)
+            return _Trial(mine, last.next, jnp.where(begins, size, last.next / 2), most,
+                          ~begins & (near | (f <= most) | (last.next <= LEAST_STEP)))
+
+        none = jnp.zeros(())
+        mine, size, *_ = jax.lax.while_loop(lambda t: ~t.fits, tried, _Trial(
+            old, none, none, none, jnp.zeros((), bool)))
         measured = digits(*block.diagonals(mine, way(size), mask))
         return {**moments, block.name: mine}, measured, size
 
@@ -308,6 +317,18 @@ def finite(moments: Any) -> Array:
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(moments)]).all()
 
 
+class _Trial(NamedTuple):
+    """A belief that a step of this `size` leads to (0: where it stands), what is tried `next`, the
+    `most` that F may be, and whether the step `fits`. One loop: what it makes is compiled once."""
+
+    mine: Any
+    size: Array
+    next: Array
+    most: Array
+    fits: Array
+
+
 def halved(size: float, fits: Callable[[Array], Array]) -> Array:
     """The first of size, size / 2, .. that fits (or next to nothing, where none does)."""
-    return jax.lax.while_loop(lambda s: ~fits(s) & (s > 1e-18), lambda s: s / 2, jnp.asarray(size))
+    return jax.lax.while_loop(lambda s: ~fits(s) & (s > LEAST_STEP), lambda s: s / 2,
+                              jnp.asarray(size))

@@ -100,7 +100,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
         policy, past, tied = solved.policy, problem.expected(solved.value)[None], solved.tied
         passes, settled = jnp.ones((), int), jnp.ones((), bool)
     mean, cov, *_ = problem.rolled(program, policy)
-    past = engine.free_energy(moments, bound) + past.sum(tuple(range(1, past.ndim)))
+    past = decision.past.free_energy(moments, bound) + past.sum(tuple(range(1, past.ndim)))
     f = past[-1]
     decisions = Digits(tied[0], jnp.sqrt(tied[1]), jnp.zeros(()))
     measured = Digits(*map(jnp.stack, zip(digits, decisions)))
@@ -114,7 +114,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
 
 def _known(decision: Decision, bound: Evidence) -> tuple[dict[str, Any], Digits]:
     """Beliefs from the data of the past."""
-    engine, digits = decision.engine, None
+    engine, digits = decision.past, None
     moments = engine.start(None, bound).moments
     for block in engine.graph.blocks:
         if block.scan is None:
