@@ -9,8 +9,9 @@ from jopa_ppl.beliefs import Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
 from jopa_ppl.graph.borders import borders, with_carries
+from jopa_ppl.graph.discrete import copies
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.graph.proving import barren, copies, factor_of
+from jopa_ppl.graph.proving import barren, factor_of
 from jopa_ppl.graph.shown import ShownGraph
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program

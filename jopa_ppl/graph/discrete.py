@@ -1,13 +1,18 @@
-"""Which discrete latents have one joint belief: those that meet in a factor, where it is small."""
+"""Discrete latents: factors once for each of their values, and which have one joint belief, those
+that meet in a factor, where it is small."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from math import prod
 
 from jopa_ppl.beliefs import Belief, DiscreteChainBelief, TableBelief, Variable
+from jopa_ppl.errors import StructureError, names
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.groups import Groups
+from jopa_ppl.graph.links import no_recursion
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.refs import Ref
@@ -111,3 +116,45 @@ def steps_back(refs: Sequence[Ref], starts: Mapping[str, tuple[str, int]]) -> di
     for name, t in at:
         found[name] = max(found.get(name, 0), latest - t)
     return found
+
+
+def copies(reader: Reader, factor: Factor) -> list[Factor]:
+    """A factor once for every combination of the values of the discrete latents that it touches."""
+    site, sites = factor.site, reader.program.sites
+    outputs = (*site.parameters, *(site.likelihood.leaves if site.likelihood else ()))
+    refs = {r for d in reader.dependence(outputs, factor.context) for r in d.names
+            if is_discrete(reader.program, r)}
+    if is_discrete(reader.program, site.ref()):
+        refs.add(site.ref())
+    refs = sorted(refs)
+    if not refs:
+        return [factor]
+    if site.rules.certain:
+        raise no_recursion(site, f"{names(sorted({r.site for r in refs}))}, which takes one of a "
+                            "few values")
+    own = {p.name for p in factor.plates}
+    mixed = {(r.site, p.name) for r in refs for p in sites[r.site].axes if p.name not in own}
+    mixed |= {(n, p) for d in reader.dependence(outputs, factor.context) for n, p in d.lost
+              if n in refs}
+    if mixed:
+        name, plate = sorted((str(n), p) for n, p in mixed)[0]
+        raise StructureError(f"its elements see several elements of '{name}'", site=site.name,
+                             found=f"the axis '{plate}' of '{name}', which the site has not, or "
+                             "mixes", expected="one element of a discrete latent for each of its "
+                             "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
+    for name, steps in steps_back(refs, {}).items():
+        if len(sites[name].values)**(2 * steps) > LARGEST:
+            raise StructureError(f"it looks back {steps} steps at a discrete latent",
+                                 site=site.name, found=names(map(str, refs)),
+                                 expected=f"at most {LARGEST} joint values of two states",
+                                 fix="carry a summary of the earlier values")
+    sizes = [range(len(sites[r.site].values)) for r in refs]
+    return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
+        f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
+        for chosen in product(*sizes)]
+
+
+def is_discrete(program: Program, ref: Ref) -> bool:
+    """Whether it is a latent that takes one of a few values."""
+    site = program.sites[ref.site] if ref.is_site else None
+    return site is not None and site.rules.discrete and not site.observed

@@ -179,3 +179,12 @@ def check_constant(site: Site, key: str, dependence: Dependence, latent: set[Ref
         raise StructureError(f"its {key} depends on {names(touched)}", site=site.name,
                              found="a latent parameter", expected=f"a {key} made of data",
                              fix="fix it, or run SVI or NUTS on the same program")
+
+
+def no_recursion(site: Site, found: str) -> StructureError:
+    """The error of a carry that follows with certainty, in a way that is not affine."""
+    return StructureError(
+        f"the carry of the scan is not affine in what it is made of, {site.name}", site=site.name,
+        found=found, expected="a value of a site, or an affine function of Gaussian sites and of "
+        "the carry before", fix="draw what the step carries, x = jp.latent('x', Normal(mean, "
+        "scale)), with a small scale where it follows surely: the mean may then be any function")

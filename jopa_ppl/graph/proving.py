@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import links as conjugacy
-from jopa_ppl.graph.discrete import LARGEST, steps_back
+from jopa_ppl.graph.discrete import is_discrete
 from jopa_ppl.graph.factor import RULES, Factor
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program, Site
@@ -55,48 +54,6 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
         alive |= more
 
 
-def copies(reader: Reader, factor: Factor) -> list[Factor]:
-    """A factor once for every combination of the values of the discrete latents that it touches."""
-    site, sites = factor.site, reader.program.sites
-    outputs = (*site.parameters, *(site.likelihood.leaves if site.likelihood else ()))
-    refs = {r for d in reader.dependence(outputs, factor.context) for r in d.names
-            if is_discrete(reader.program, r)}
-    if is_discrete(reader.program, site.ref()):
-        refs.add(site.ref())
-    refs = sorted(refs)
-    if not refs:
-        return [factor]
-    if site.rules.certain:
-        raise _no_recursion(site, f"{names(sorted({r.site for r in refs}))}, which takes one of a "
-                            "few values")
-    own = {p.name for p in factor.plates}
-    mixed = {(r.site, p.name) for r in refs for p in sites[r.site].axes if p.name not in own}
-    mixed |= {(n, p) for d in reader.dependence(outputs, factor.context) for n, p in d.lost
-              if n in refs}
-    if mixed:
-        name, plate = sorted((str(n), p) for n, p in mixed)[0]
-        raise StructureError(f"its elements see several elements of '{name}'", site=site.name,
-                             found=f"the axis '{plate}' of '{name}', which the site has not, or "
-                             "mixes", expected="one element of a discrete latent for each of its "
-                             "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
-    for name, steps in steps_back(refs, {}).items():
-        if len(sites[name].values)**(2 * steps) > LARGEST:
-            raise StructureError(f"it looks back {steps} steps at a discrete latent",
-                                 site=site.name, found=names(map(str, refs)),
-                                 expected=f"at most {LARGEST} joint values of two states",
-                                 fix="carry a summary of the earlier values")
-    sizes = [range(len(sites[r.site].values)) for r in refs]
-    return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
-        f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
-        for chosen in product(*sizes)]
-
-
-def is_discrete(program: Program, ref: Ref) -> bool:
-    """Whether it is a latent that takes one of a few values."""
-    site = program.sites[ref.site] if ref.is_site else None
-    return site is not None and site.rules.discrete and not site.observed
-
-
 def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
             lost: set[tuple[str, str]], wanted: str | None) -> Factor:
     """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
@@ -127,20 +84,13 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
         except StructureError as error:
             errors.append(error)
     else:
-        raise _no_recursion(site, str(errors[0].found)) if site.rules.certain else errors[0]
+        raise (conjugacy.no_recursion(site, str(errors[0].found)) if site.rules.certain
+               else errors[0])
     if wanted in RULES and not factor.bent and not likely:
         raise StructureError("it is conjugate: its message is exact", site=site.name,
                              found=f"messages={{'{site.name}': '{wanted}'}}",
                              expected="a site that is not", fix="leave it out of messages=")
     return replace(factor, message="amortised") if site.amortized else factor
-
-
-def _no_recursion(site: Site, found: str) -> StructureError:
-    return StructureError(
-        f"the carry of the scan is not affine in what it is made of, {site.name}", site=site.name,
-        found=found, expected="a value of a site, or an affine function of Gaussian sites and of "
-        "the carry before", fix="draw what the step carries, x = jp.latent('x', Normal(mean, "
-        "scale)), with a small scale where it follows surely: the mean may then be any function")
 
 
 def _check_value(reader: Reader, site: Site, context: Context) -> None:
