@@ -5,20 +5,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.compiled import Compiled
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.rounding import ENERGY, EPS, ROUND, SAFE, SERVES, SILENT
+from jopa_ppl.engine.signature import Call
 from jopa_ppl.engine.state import State
 from jopa_ppl.errors import NumericalError, NumericalWarning, names
 from jopa_ppl.settings import ours
 
 
-def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any]) -> None:
+class Looked(Protocol):
+    """What is read of the posterior of a run, which errors keep."""
+
+    call: Call
+    state: State
+    bound: Evidence
+
+
+def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Looked]) -> None:
     """Refuse a result that rounding has eaten; tell of one that has lost digits.
 
     Raises:
@@ -42,7 +52,7 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Any])
                   stacklevel=4)
 
 
-def raise_for_rounding(compiled: Compiled, posterior: Any, bad: int) -> None:
+def raise_for_rounding(compiled: Compiled, posterior: Looked, bad: int) -> None:
     """Refuse a run in which rounding has left no positive definite precision.
 
     Raises:
@@ -69,7 +79,7 @@ class Tie(NamedTuple):
     mean: float
 
 
-def _error(compiled: Compiled, posterior: Any, block: Belief, end: str, far: bool
+def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, far: bool
            ) -> Callable[[str], NumericalError]:
     """The error, but for its first line; `far`: values are large, not ties tight."""
     tie = _ties_of(compiled, posterior, block, far)
@@ -90,7 +100,7 @@ def _error(compiled: Compiled, posterior: Any, block: Belief, end: str, far: boo
                                        found=found + end, expected=expected, fix=fix)
 
 
-def _error_of_plan(compiled: Compiled, posterior: Any, end: str
+def _error_of_plan(compiled: Compiled, posterior: Looked, end: str
                    ) -> Callable[[str], NumericalError]:
     """As `_error`, of decisions whose goal is so tight that it leaves no digits to their prior."""
     site, scale, ratio = _tightest(compiled, posterior)
@@ -105,7 +115,7 @@ def _error_of_plan(compiled: Compiled, posterior: Any, end: str
         fix=f"a scale of {safe:.1g} asks for the same to six digits")
 
 
-def _tightest(compiled: Compiled, posterior: Any) -> tuple[str, float, float]:
+def _tightest(compiled: Compiled, posterior: Looked) -> tuple[str, float, float]:
     """The observed site of a plan with the smallest scale, that scale, and how many times larger
     its precision is than that of a decision."""
     with ours():
@@ -116,7 +126,7 @@ def _tightest(compiled: Compiled, posterior: Any) -> tuple[str, float, float]:
     return site, float(found[site])**-0.5, float(found[site] / own)
 
 
-def _ties_of(compiled: Compiled, posterior: Any, block: Belief, far: bool = False) -> Tie:
+def _ties_of(compiled: Compiled, posterior: Looked, block: Belief, far: bool = False) -> Tie:
     """Compiled only where something is wrong."""
     with ours():
         found = jax.device_get(compiled.ties(block, posterior.state.moments, posterior.bound))

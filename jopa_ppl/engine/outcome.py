@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from jopa_ppl.engine.compiled import Compiled
-from jopa_ppl.engine.lost_digits import raise_for_rounding, raise_or_warn
+from jopa_ppl.engine.lost_digits import Looked, raise_for_rounding, raise_or_warn
 from jopa_ppl.engine.signature import Call
 from jopa_ppl.engine.state import State
 from jopa_ppl.errors import ConvergenceWarning, NumericalError
 
 
 def after(compiled: Compiled, call: Call, told: State, history: np.ndarray,
-          posterior: Callable[[], Any]) -> None:
+          posterior: Callable[[], Looked]) -> None:
     """Refuse a run that went wrong, tell of one that did not settle or lost digits.
 
     Args:

@@ -7,15 +7,18 @@ exactly (one chain, one sweep), and weighs the draw by its exact evidence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import in_batches, often
+from jopa_ppl.engine.compiled import Compiled
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.signature import split_call
 from jopa_ppl.errors import JopaError, StructureError, names, whole, within
 from jopa_ppl.infer.vmp import VMP
@@ -132,10 +135,13 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
                      float(1 / np.sum(weights**2)), evidence)
 
 
-def _weigher(compiled: Any, exact: Any, rebuild: Any, theta: list[str], outer: list) -> Any:
+def _weigher(compiled: Compiled, exact: Compiled, rebuild: Callable, theta: list[str],
+             outer: list[Belief]) -> Callable[..., tuple[dict, Array]]:
+    """What draws the parameters and the states given them, and weighs these, by keys."""
     engine = compiled.engine
 
-    def weigh(moments: dict, bound: Any, dynamic: list[Array], keys: Array) -> tuple[dict, Array]:
+    def weigh(moments: dict, bound: Evidence, dynamic: list[Array], keys: Array
+              ) -> tuple[dict, Array]:
         model, args, kwargs = rebuild(dynamic)
 
         def one(key: Array) -> tuple[dict, Array]:

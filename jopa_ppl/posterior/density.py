@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,10 @@ from numpyro.infer.util import compute_log_probs
 from numpyro.primitives import Messenger
 
 from jopa_ppl.compilation import in_batches, often
+from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
+from jopa_ppl.engine.signature import Call
 from jopa_ppl.errors import JopaError
 from jopa_ppl.language.missing import without_gaps
 from jopa_ppl.language.precision import in_double
@@ -65,7 +66,7 @@ class _Whole(Messenger):
             msg["fn"], msg["value"] = without_gaps(msg["fn"]), self.values[msg["name"]]
 
 
-def log_joint(compiled: Any, call: Any, draws: dict[str, Array]) -> Array:
+def log_joint(compiled: Compiled, call: Call, draws: dict[str, Array]) -> Array:
     """log p of data and of joint draws {site: (count, *site shape)} together: (count,). Sites that
     nothing observed depends on do not count.
 
@@ -109,8 +110,8 @@ def barren(engine: Engine, bound: Evidence, log_probs: dict[str, Array]) -> Arra
     return total
 
 
-def log_prob(compiled: Any, moments: dict, bound: Evidence, call: Any, draws: dict[str, Array],
-             shown: dict[str, Array]) -> Array:
+def log_prob(compiled: Compiled, moments: dict, bound: Evidence, call: Call | None,
+             draws: dict[str, Array], shown: dict[str, Array]) -> Array:
     """log q of joint draws {site: (count, *site shape)}: (count,); `shown`: the same as the
     program has them, where latents are not what beliefs are about."""
     if call is None:
