@@ -24,7 +24,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +52,7 @@ BATCH = 2                  # trajectories of an Adam step: 100 frames
 SEEN, AHEAD = 20, (1, 5, 10, 20, 40)        # frames that are seen, and steps that are predicted
 SATURATED = 0.999          # of the largest torque, as a draw of the program has to be finite
 HORIZON, POLICIES = 30, 2     # of a plan: steps, and policies tried at most
+TOGETHER, THREADS = 25, 2     # episodes that one agent acts in side by side, and agents
 TIMED = 50                 # control steps of one arm
 TOLERANCE = 0.45           # of the goal's pose, a third of the radius of the ring of poses
 LINEARISE = {"x": "linearise"}
@@ -168,26 +171,39 @@ def open_loop(world: World, data: Episodes, held: Episodes) -> list[float]:
     return [float((size(predicted - came) / size(mean - came))[h - 1]) for h in AHEAD]
 
 
-def act(world: World, starts: int, seed: int) -> tuple[jp.Rollout, np.ndarray, float]:
-    """Episodes towards the image of the upright arm, side by side, their angles (starts, steps) in
-    radians, and milliseconds that a control step takes of one arm alone."""
+def act(world: World, starts: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Episodes towards the image of the upright arm, side by side: returns (starts,), angles
+    (starts, steps) in radians; and milliseconds that a control step takes of one arm alone."""
     single, options = arm.make(), {"horizon": HORIZON, "max_iters": POLICIES, "messages": LINEARISE,
                                    "to_action": to_torque, "planning": {"tolerance": TOLERANCE}}
     goal, arguments = arm.upright(single), {"vae": world.vae, "speed": world.speed}
-    envs = arm.Watched(starts)
-    agent = jp.Agent(believing(world), {}, copies=starts, space=envs.action_space,
-                     arguments={**arguments, "trajectories": starts}, **options)
-    agent.goal(goal)
-    found = jp.rollout(envs, agent, episodes=starts, seed=10_000 + seed)
-    envs.close()
+    groups = -(-starts // TOGETHER)
+    copies = -(-starts // groups)
+
+    def episodes(first: int, steps: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        envs = arm.Watched(copies)
+        agent = jp.Agent(believing(world), {}, copies=copies, space=envs.action_space,
+                         arguments={**arguments, "trajectories": copies}, **options)
+        agent.goal(goal)
+        found = jp.rollout(envs, agent, episodes=copies, steps=steps, progress=False,
+                           seed=10_000 + seed + first)
+        envs.close()
+        return found.returns, np.array(envs.angles).T, found.frames[0]
+
+    warnings.simplefilter("ignore", jp.ConvergenceWarning)       # plans have a step's time alone
+    episodes(0, steps=2)                # compiled here, and not by every thread
+    with ThreadPoolExecutor(THREADS) as pool:       # one plans while the other one is drawn
+        parts = list(tqdm(pool.map(episodes, range(0, starts, copies)), desc="acting",
+                          unit=f"{copies} episodes", total=groups))
+    returns, angles = (np.concatenate(x)[:starts] for x in list(zip(*parts))[:2])
     one = jp.Agent(believing(world), {}, space=single.action_space, arguments=arguments, **options)
     one.goal(goal)
     clocks = []
-    for frame in found.frames[0, :TIMED]:
+    for frame in parts[0][2][:TIMED]:
         one.act(frame)
         clocks.append(time.perf_counter())
     single.close()
-    return found, np.array(envs.angles).T, 1e3 * float(np.median(np.diff(clocks)))
+    return returns, angles, 1e3 * float(np.median(np.diff(clocks)))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -223,10 +239,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             with timed(clock, "seconds_imagining"):
                 ratio = open_loop(world, seen, held)
             with timed(clock, "seconds_acting"):
-                found, angles, ms = act(world, 2 if args.fast else args.starts, args.seed)
+                returns, angles, ms = act(world, 2 if args.fast else args.starts, args.seed)
             up = (np.abs(angles[:, -50:]) < 0.3).all(1)
-            curve.append({"environment_steps": count, "mean_return": float(found.returns.mean()),
-                          "returns": found.returns.tolist(), "held": int(up.sum()),
+            curve.append({"environment_steps": count, "mean_return": float(returns.mean()),
+                          "returns": returns.tolist(), "held": int(up.sum()),
                           "open_loop_ratio": ratio})
         with timed(clock, "seconds_drawing"):
             args.out.mkdir(parents=True, exist_ok=True)

@@ -291,16 +291,20 @@ class Agent:
         window = np.concatenate([np.full((1, *frame.shape), np.nan, frame.dtype), wide])
         model = given(self._about(self.learned), self.state, update=True)
         vmp = self._vmp(model, decide=self.decide, max_iters=self.max_iters, tol=self.tol)
-        before = self.plan
-        init = before.shifted(1) if before is not None and before.start is not None else None
+        init = None
+        if self.plan is not None and self.plan.start is not None:
+            last = self.steps[-1]
+            on = np.arange(len(last.ahead)) + last.late + 1
+            init = {self.decide: last.ahead[np.minimum(on, len(on) - 1)]}
         plan, tries = None, 1 if self.steps else BEGINNING
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 while tries and (plan is None or not plan.converged):
+                    init = init if plan is None else plan.shifted(0)
                     plan = vmp.run(window, T=self.horizon + 1, init=init, **self.arguments,
                                    **self.planning)
-                    tries, init = tries - 1, plan.shifted(0)
+                    tries -= 1
         except NumericalError as error:
             if not self.steps:
                 raise
