@@ -11,18 +11,20 @@ from typing import Any
 from matplotlib.figure import Figure
 
 
-def parse(name: str, about: str, argv: Sequence[str] | None, fast: str,
+def parse(name: str, about: str, argv: Sequence[str] | None, fast: Mapping[str, Any],
           **options: tuple[Any, str]) -> argparse.Namespace:
-    """`--fast`, `--out` and what is named: (default, help) by option."""
+    """`--fast`, which sets some, `--out` and what is named: (default, help) by option."""
     parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=about,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     for option, (default, text) in options.items():
         parser.add_argument(f"--{option}", type=type(default), default=default,
                             help=f"{text} ({default})")
-    parser.add_argument("--fast", action="store_true", help=f"a smoke test: {fast}")
+    parser.add_argument("--fast", action="store_true",
+                        help="a smoke test: " + ", ".join(f"--{k} {v}" for k, v in fast.items()))
     parser.add_argument("--out", type=Path, default=Path("outputs", name),
                         help=f"folder of the results (outputs/{name})")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return argparse.Namespace(**vars(args) | (fast if args.fast else {}))
 
 
 def save(args: argparse.Namespace, figure: Figure, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,10 +51,10 @@ def drive(gains: np.ndarray, seed: int, agent: jp.Agent | None = None) -> np.nda
 
 def main(argv: list[str] | None = None) -> dict:
     """Learn, drive, draw; returns what is written to summary.json."""
-    args = parse("changing_plant", __doc__, argv, "one seed", seed=(0, "the first of --seeds"),
+    args = parse("changing_plant", __doc__, argv, {"seeds": 1}, seed=(0, "the first of --seeds"),
                  seeds=(10, "how many"), gain=(-0.5, "of the push, that was 1"))
     gains, runs, summary = np.repeat([1.0, args.gain], HALF), {name: [] for name in AGENTS}, {}
-    for seed in range(args.seed, args.seed + (1 if args.fast else args.seeds)):
+    for seed in range(args.seed, args.seed + args.seeds):
         y, u = np.split(drive(np.ones(60), seed)[:, :3], [2], axis=1)
         learned = jp.VMP(jp.condition(cart, {"u": u}), progress=False).run(y, T=60)
         for name, how in AGENTS.items():
