@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> dict:
         cost = [c.mean(1) for c in np.split((y - GOALS)**2, [HALF, HALF + 40], axis=1)]
         summary[name] = {"cost": [(c.mean(), c.std()) for c in cost],
                          "gain": (mean[:, -1].mean(), mean[:, -1].std(), sd[:, -1].mean())}
-        axes[0].plot(y[0], label=name)
+        axes[0].plot(y[0], label=name, lw=4 - len(summary))
         axes[1].errorbar(range(2 * HALF), mean[0], 2 * sd[0], elinewidth=0.6)
     for ax, truth, label in zip(axes, (GOALS, gains), ("position", "gain, 2 sd")):
         ax.plot(truth, "k:", label="goal, true gain")

@@ -24,11 +24,11 @@ TOP = 0.6                           # where to be, at any speed; the flag stands
 RULE = {"x": "linearise"}
 
 
-def car(y: Array | None = None, *, T: int, cars: int, seen: float = 0.001) -> None:
+def car(y: Array | None = None, *, T: int, cars: int, seen: float = 0.003) -> None:
     """x_{t+1} ~ N(x_t + A phi(x_t, tanh u_t), W^-1), phi three waves of position, the speed and the
     push; y_t ~ N(x_t, seen), (T, cars, 2)."""
     A = jp.latent("A", dist.Normal(jnp.zeros((2, 9)), 0.3).to_event(2))
-    W = jp.latent("W", dist.Wishart(4.0, rate_matrix=1e-6 * jnp.eye(2)))
+    W = jp.latent("W", dist.Wishart(4.0, rate_matrix=1e-3 * jnp.eye(2)))
     with jp.plate("car", cars):
         x0 = jp.latent("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> dict:
     """Learn, drive, draw; returns what is written to summary.json."""
     args = parse("mountain_car", __doc__, argv, {"drives": 1, "steps": 20}, seed=(0, "S"),
                  drives=(10, "side by side"), steps=(999, "of a drive at most"))
-    y, u = explore(args.seed)
+    (y, u), seed = explore(1000 * args.seed), 1000 * args.seed
     learned = jp.VMP(jp.condition(car, {"u": u}), messages=RULE).run(y, T=STEPS, cars=CARS)
     # At its means: a plan that minds what is left open about the far side does not go there.
     model = jp.condition(car, {n: np.asarray(learned.mean(n)) for n in ("A", "W")})
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> dict:
                      to_action=np.tanh, to_frame=lambda y: np.asarray(y) / SCALE, messages=RULE,
                      arguments={"cars": args.drives}, planning={"seen": 0.3})
     agent.goal([TOP, np.nan])
-    found = jp.rollout(env, agent, episodes=args.drives, steps=args.steps, seed=args.seed + 1000)
+    found = jp.rollout(env, agent, episodes=args.drives, steps=args.steps, seed=seed + CARS)
     fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
     ax.plot(found.frames[..., 0].T)
     ax.axhline(0.45, ls="--", color="0.4")
