@@ -189,12 +189,12 @@ class Engine:
     def measured_update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                         bound: Evidence) -> tuple[dict[str, Any], Digits]:
         """`update`, and what rounding works on in the new belief."""
-        energy, stats = self._energy_of(block, factors, moments, bound)
+        energy, stats = self.energy_of(block, factors, moments, bound)
         message, mask = jax.grad(energy)(stats), bound.clamps[block.name]
         new = block.update(moments[block.name], message, mask)
         return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
 
-    def _energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
+    def energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                    bound: Evidence, clipped: bool = True) -> tuple[Callable[[Any], Array], Any]:
         """The energy as a function of what it is differentiated in of a block, and that now;
         `clipped`: with no element's precision below zero."""
@@ -215,13 +215,13 @@ class Engine:
         old precision stays, for where a flat prior meets no curvature).
         """
         mask, old = bound.clamps[block.name], moments[block.name]
-        energy, stats = self._energy_of(block, factors, moments, bound)
+        energy, stats = self.energy_of(block, factors, moments, bound)
         here, there = block.message(old, mask), jax.grad(energy)(stats)
         rules = {f.message for f in factors if f.bends(block)}
         spread = rules != {"linearise"}
         if "quadrature" in rules:
             # The sum of elements may be a precision where not every element's is one.
-            safe, (whole, _) = energy, self._energy_of(block, factors, moments, bound, False)
+            safe, (whole, _) = energy, self.energy_of(block, factors, moments, bound, False)
             other = jax.grad(whole)(stats)
             fine = finite(block.update(old, other, mask))
             there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), other, there)
@@ -336,7 +336,7 @@ class Engine:
         """The belief by the priors of a block; by a standard normal where a prior is no Gaussian
         (of the log of a scale, say)."""
         plain = [f for f in own if not f.scored]
-        energy, stats = self._energy_of(block, plain, moments, prior)
+        energy, stats = self.energy_of(block, plain, moments, prior)
         scored = [f for f in own if f.scored]
 
         def standard(mine: Any) -> Array:

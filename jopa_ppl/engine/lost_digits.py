@@ -151,11 +151,10 @@ def _ties_of(compiled: Compiled, posterior: Any, block: Belief, far: bool = Fals
 def ties(engine: Engine, block: Belief, moments: dict, bound: Evidence) -> dict[str, Array]:
     """By factor of the block, of the element it holds most tightly: the precision that the factor
     gives to it, its variance and its mean."""
-    stats = engine.stats(moments, bound.clamps)
     clamp, found = bound.clamps[block.name], {}
     for f in engine.energy.touching(block):
-        gradient = jax.grad(lambda mine, f=f: engine.energy(
-            [f], bound.arrays, {**stats, block.name: mine}))(stats[block.name])
+        energy, stats = engine.energy_of(block, [f], moments, bound)
+        gradient = jax.grad(energy)(stats)
         m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
                    block.diagonals(moments[block.name], gradient, clamp))
         at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))
