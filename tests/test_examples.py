@@ -87,8 +87,32 @@ def test_controlled_digits_fast(tmp_path):
 def test_mountain_car_fast(tmp_path):
     from examples.mountain_car import main
     summary = main(["--fast", "--out", str(tmp_path)])
-    assert summary["starts"] == 1 and summary["steps"] == [60]
-    assert (tmp_path / "drives.png").exists() and (tmp_path / "summary.json").exists()
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["drives"] == 1 and summary["lengths"] == [20] and summary["reached"] == 0
+    assert (tmp_path / "picture.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_sensor_fusion_fast(tmp_path):
+    from examples.sensor_fusion import main
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    error, width = ({k: summary[k][0][i] for k in ("camera", "tachometer", "both")} for i in (0, 1))
+    assert error["both"] < 0.75 * min(error["camera"], error["tachometer"])
+    assert width["both"] < 0.5 * min(width["camera"], width["tachometer"])
+    assert (tmp_path / "picture.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_changing_plant_fast(tmp_path):
+    """Only who forgets finds the new gain, and gets to the goal again."""
+    from examples.changing_plant import main
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert abs(summary["adapts, forgets"]["gain"][0] - summary["gain"]) < 0.2
+    after = {k: summary[k]["cost"][1][0] for k in ("fixed", "adapts", "adapts, forgets")}
+    assert after["adapts, forgets"] < 0.1 * min(after["fixed"], after["adapts"])
+    assert (tmp_path / "picture.png").stat().st_size > 0
 
 
 def test_co2_fast(tmp_path):

@@ -147,11 +147,10 @@ class Arithmetic:
     def ties(self, block: Belief, moments: dict[str, Any], bound: Evidence) -> dict[str, Array]:
         """By factor of the block, of the element it holds most tightly: the precision that the
         factor gives to it, its variance and its mean."""
-        stats = self.stats(moments, bound.clamps)
         clamp, found = bound.clamps[block.name], {}
         for f in self.energy.touching(block):
-            gradient = jax.grad(lambda mine, f=f: self.energy(
-                [f], bound.arrays, {**stats, block.name: mine}))(stats[block.name])
+            energy, stats = self.energy_of(block, [f], moments, bound)
+            gradient = jax.grad(energy)(stats)
             m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
                        block.diagonals(moments[block.name], gradient, clamp))
             at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))

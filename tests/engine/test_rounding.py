@@ -265,3 +265,40 @@ def test_training_is_told_before_it_goes_on():
     with pytest.raises(jp.NumericalError, match="rounding") as caught:
         em.run(0, 1, Y[:, None], np.asarray(1e-9))
     assert len(caught.value.posterior.free_energy) == 1
+
+
+def test_a_stiff_chain_of_the_second_order_is_told_by_name():
+    """Its groups have no rules by which states follow from noise drawn apart: it is refused."""
+    def steady(y, scale):
+        x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
+        x1 = jp.latent("x1", dist.Normal(x0, 0.4))
+
+        def step(carry, y):
+            last, x = carry
+            jp.observe("y", dist.Normal(x, 1.0), y)
+            return (x, jp.latent("x", dist.Normal(2 * x - last, scale))), None
+
+        jp.scan(step, (x0, x1), y)
+
+    found, told, refused = attempt(jp.VMP(steady, progress=False), Y, 1e-7)
+    assert found is None and "site 'x'" in str(refused) and "expected: scales above" in str(refused)
+    found, told, refused = attempt(jp.VMP(steady, progress=False), Y, 0.1)
+    assert refused is None and not told
+
+
+def test_dynamics_that_bend_are_told_by_name_as_well():
+    """What ties a block is found along its path, where a mean is not affine."""
+    def bending(y, scale):
+        a = jp.latent("a", dist.Normal(jnp.zeros(2), 0.3).to_event(1))
+        x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(x, 1.0), y)
+            mean = x + a @ jnp.stack([jnp.sin(x), jnp.cos(x)])
+            return jp.latent("x", dist.Normal(mean, scale)), None
+
+        jp.scan(step, x0, y)
+
+    vmp = jp.VMP(bending, messages={"x": "linearise"}, progress=False)
+    _, told, refused = attempt(vmp, Y, 1e-9)
+    assert "site 'x'" in (told[0] if told else str(refused))
