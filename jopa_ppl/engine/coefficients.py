@@ -84,13 +84,26 @@ def _tell(block: MatrixBelief, refs: Sequence[Ref], at: Callable, parts: Mapping
 
 def expand_at(fn: Callable, points: Sequence[Array]) -> Array:
     """The coefficients (*batch, n, 1 + p_1, .., 1 + p_k) of fn(v_1, .., v_k) (*batch, n) linearised
-    in each v_i (*batch|1, p_i) at its point, every element of the batch for itself."""
+    in each v_i (*batch|1, p_i) at its point, every element of the batch for itself.
+
+    Slopes are nested, the longest vector inside: the few tangents of the others go through one
+    pass backward of its slope, where its many would go through all of theirs.
+    """
+    order = sorted(range(len(points)), key=lambda i: points[i].shape[-1])
+    found = _nested(lambda *v: fn(*(v[order.index(i)] for i in range(len(points)))),
+                    [points[i] for i in order])
+    lead = found.ndim - len(points)
+    return jnp.moveaxis(found, range(lead, found.ndim), [lead + i for i in order])
+
+
+def _nested(fn: Callable, points: Sequence[Array]) -> Array:
+    """`expand_at` in the order of the points."""
     if not points:
         return fn()
     point, *rest = points
 
     def first(vector: Array) -> Array:
-        return expand_at(lambda *others: fn(vector, *others), rest)
+        return _nested(lambda *others: fn(vector, *others), rest)
 
     value, slope = _slope(first, point)
     axis = value.ndim - len(rest)
@@ -104,7 +117,8 @@ def _slope(fn: Callable, point: Array) -> tuple[Array, Array]:
     """fn at a point (*batch|1, p), every element of the batch for itself, and its slope, p in front
     of the value's axes; backward where its values (*batch, n) are fewer than p."""
     size, aval = point.shape[-1], jax.eval_shape(fn, point)
-    if aval.shape[:-1] == point.shape[:-1] and aval.shape[-1] < size:
+    if aval.ndim == point.ndim and aval.shape[-1] < size:
+        point = jnp.broadcast_to(point, (*aval.shape[:-1], size))
         try:
             value, back = jax.vjp(fn, point)
             eye = jnp.eye(aval.shape[-1], dtype=aval.dtype)
