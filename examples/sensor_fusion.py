@@ -1,4 +1,4 @@
-"""A camera and a tachometer that both drop out, fused: where is the arm of Pendulum-v1?
+"""A camera and a tachometer that both drop out, fused: where is Pendulum-v1's arm (2 N m)?
 
     python -m examples.sensor_fusion
 
