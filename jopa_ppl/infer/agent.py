@@ -39,7 +39,7 @@ from jopa_ppl.errors import (
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import Given, given
 from jopa_ppl.language.query import _Query, condition
-from jopa_ppl.posterior.posterior import Posterior
+from jopa_ppl.posterior.posterior import Posterior, later
 from jopa_ppl.posterior.state import StateBelief
 
 BEGINNING = 10      # times `max_iters` policies are tried in the first plan of an episode
@@ -294,8 +294,7 @@ class Agent:
         init = None
         if self.plan is not None and self.plan.start is not None:
             last = self.steps[-1]
-            on = np.arange(len(last.ahead)) + last.late + 1
-            init = {self.decide: last.ahead[np.minimum(on, len(on) - 1)]}
+            init = {self.decide: later(last.ahead, last.late + 1)}
         plan, tries = None, 1 if self.steps else BEGINNING
         try:
             with warnings.catch_warnings():

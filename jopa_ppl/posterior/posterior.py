@@ -23,6 +23,11 @@ from jopa_ppl.posterior.state import StateBelief, state
 from jopa_ppl.settings import ours
 
 
+def later(actions: np.ndarray, steps: int) -> np.ndarray:
+    """Actions (T, ..) of `steps` later, the last ones repeated."""
+    return actions[np.minimum(np.arange(len(actions)) + steps, len(actions) - 1)]
+
+
 class Posterior(Inferred):
     """Beliefs about the latents of a program. Immutable.
 
@@ -88,7 +93,7 @@ class Posterior(Inferred):
                             fix="pass decide= to VMP")
         whole("shifted", 0, steps=steps)
         actions = {n: np.asarray(self.mean(n)) for n in self.compiled.options.decide}
-        return {n: u[np.minimum(np.arange(len(u)) + steps, len(u) - 1)] for n, u in actions.items()}
+        return {n: later(u, steps) for n, u in actions.items()}
 
     # -- densities -------------------------------------------------------------------------------
 
