@@ -231,6 +231,10 @@ class Belief:
         prior may stay there (products of two at zero); else q itself."""
         return q
 
+    def at_rest(self, q: Any) -> Any:
+        """q with the means of a chain's steps where those before the first one are."""
+        return q
+
     # -- what a posterior asks -------------------------------------------------------------------
 
     def completed(self, q: Any, mask: Any) -> Any:

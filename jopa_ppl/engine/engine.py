@@ -23,6 +23,7 @@ from jopa_ppl.engine.state import State
 from jopa_ppl.graph.factor import Factor, Graph
 
 TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
+LOOSE = (1e-8, 1e-6, 1e-4)                      # and of dynamics before these
 NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 LEAST_STEP = 1e-18   # next to none
@@ -131,6 +132,9 @@ class Engine(Arithmetic):
                 continue
             # A prior may be singular to rounding (1e8 beside 1) where the posterior is not.
             begun = {**moments, block.name: self._begun(block, own, moments, prior)}
+            if any(f.curved for f in bent):
+                # What is linearised is no guide far away: chains roll off as no state of them does.
+                begun[block.name] = block.at_rest(begun[block.name])
             moments = _if_finite(begun, moments, block)
             alone = [f for f in own if f.scored and f.bends(block) and not f.fixed]
             if alone:           # a prior that is no Gaussian, by the nearest one
@@ -143,8 +147,7 @@ class Engine(Arithmetic):
             bends = [f for f in update.factors if f.bends(update.block)]
             seen = [f for f in bends if f.site.observed
                     and (f.scored or (f.curved and f.message != "quadrature"))]
-            far = seen + [f for f in bends if f.curved and f.message == "linearise"
-                          and f not in seen and key is not None]
+            far = seen + [f for f in bends if f.curved and f not in seen]
             # No scale of what has yet to be found, and nothing that has yet to fall into parts.
             if far and all((f.scored or f in far) and not f.fixed for f in bends):
                 moments = _if_finite(self._towards_data(update, far, moments, bound), moments,
@@ -163,9 +166,10 @@ class Engine(Arithmetic):
         linearised there.
         """
         factors = [linearised(f) for f in update.factors]
-        if any(f.message == "quadrature" for f in far):
+        loose = () if all(f.site.observed for f in far) else LOOSE
+        if not loose and any(f.message == "quadrature" for f in far):
             return self.step(update.block, factors, moments, bound)[0]
-        powers = jnp.repeat(jnp.array(TEMPERED), TEMPERING)
+        powers = jnp.repeat(jnp.array((*loose, *TEMPERED)), TEMPERING)
 
         def again(i: Array, moments: dict[str, Any]) -> dict[str, Any]:
             part = {f.name: bound.arrays[f.name]._replace(

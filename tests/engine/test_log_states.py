@@ -29,7 +29,7 @@ def growing(y, logs):
 
 def test_lognormal_states_are_gaussian_in_their_logs():
     with jax.enable_x64(True):
-        found, logs = (jp.VMP(growing, progress=False, tol=1e-10, max_iters=500).run(Y, x)
+        found, logs = (jp.VMP(growing, progress=False, tol=1e-12, max_iters=500).run(Y, x)
                        for x in (False, True))
         assert found.converged
         assert_allclose(found.free_energy[-1], logs.free_energy[-1], rtol=1e-8)
