@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.infer import Predictive
+from numpyro.infer.util import log_density
 from tqdm.auto import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.engines import Program, log_joint
 from jopa_ppl.infer.importance import correct, psis
 
 T, D = 40, 2
@@ -77,7 +77,8 @@ def study(count: int, num_draws: int, temper: float, seed: int) -> tuple[dict, d
     y[missing] = np.nan
     truths = {n: np.asarray(prior[n]) for n in ("A", "B", "W", "x")}
     vmp, found = jp.VMP(lds, tol=1e-8, progress=False), {"VMP": [], "corrected": []}
-    score = jax.jit(lambda y, draws: log_joint(Program(lds, (y,), {"u": u, "T": T}), draws))
+    score = jax.jit(lambda y, draws: jax.lax.map(
+        lambda one: log_density(lds, (y,), {"u": u, "T": T}, one)[0], draws, batch_size=16))
     ks, joint_ks, ess, clock = [], [], [], {"VMP": [], "corrected": []}
     for i in tqdm(range(count), desc="data sets"):
         truth = {n: x[i] for n, x in truths.items()}

@@ -41,8 +41,8 @@ from tqdm.auto import tqdm
 import jopa_ppl as jp
 from examples import _pendulum_pictures as pictures
 from examples._pendulum_env import Episodes, Pendulum, collect, goal_frame
+from jopa_ppl.models.vae import VAE, train
 from models.second_order import constant_velocity, dynamics, local_dynamics, local_plan
-from models.vae import VAE, train
 
 SIZE = 24              # pixels a side
 HORIZON = 20           # steps of a plan, 1 s

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 import jopa_ppl as jp
 from examples import _swing_up_env as arm
 from examples._command import parse, save
-from models.vae import VAE, covering
+from jopa_ppl.models.vae import VAE, covering
 
 T, NONE, RULES = 100, np.full(100, np.nan), {"w": "linearise", "ring": "linearise"}
 

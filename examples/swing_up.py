@@ -6,9 +6,9 @@ The arm is the environment's own: 2 N m at most, where gravity takes up to 5, so
 swung up. No state and no reward is used; the true angle and the rewards serve for scoring.
 
 1. collects ten episodes of random torques, 2,000 steps;
-2. learns the program of `models.swing` by variational EM: encoder, decoder and the polynomial
-   dynamics of the poses on one free energy, from a VAE that only knows the principal components of
-   a cover of the frames;
+2. learns the program of `jopa_ppl.models.swing` by variational EM: encoder, decoder and the
+   polynomial dynamics of the poses on one free energy, from a VAE that only knows the principal
+   components of a cover of the frames;
 3. imagines: predicts held-out episodes 40 steps ahead, from 20 frames and the torques alone;
 4. acts: filters, plans 30 steps with the image of the upright arm for a goal, and takes the first
    torque, in episodes of 200 steps. *held* counts those whose last 50 steps stay within 0.3 rad.
@@ -41,8 +41,8 @@ from tqdm.auto import tqdm
 import jopa_ppl as jp
 from examples import _swing_up_env as arm
 from examples._swing_up_pictures import animate, draw
-from models.swing import following, swing
-from models.vae import VAE, covering
+from jopa_ppl.models.swing import following, swing
+from jopa_ppl.models.vae import VAE, covering
 
 EPISODES = 10              # of random torques, 200 steps each
 WINDOW = 50                # steps of a trajectory that is learned from: four of an episode

@@ -34,10 +34,10 @@ from numpyro.infer.initialization import init_to_mean, init_to_value
 import jopa_ppl as jp
 from examples._pendulum_env import Pendulum, collect
 from jopa_ppl.engines import UseNUTS, UseSVI, UseVMP
+from jopa_ppl.models.vae import train
 from models.lds import controlled_lds
 from models.local_level import NILE, local_level
 from models.second_order import dynamics
-from models.vae import train
 
 GUIDES = ("normal", "multivariate", "chain", "coupled")
 

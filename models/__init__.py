@@ -1,1 +1,1 @@
-"""Programs and networks used by the examples; importable from the repository root."""
+"""Programs used by the examples and tests; importable from the repository root."""

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 import jopa_ppl as jp
-from models.vae import VAE
+from jopa_ppl.models.vae import VAE
 
 
 def constant_velocity(d: int) -> np.ndarray:

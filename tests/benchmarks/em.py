@@ -17,8 +17,8 @@ from flax import nnx
 
 import jopa_ppl as jp
 from jopa_ppl.language.networks import weights_of
+from jopa_ppl.models.vae import VAE
 from models.second_order import dynamics
-from models.vae import VAE
 
 T, N, SIZE, STEPS, M_STEPS = 77, 10, 28, 8, 5
 

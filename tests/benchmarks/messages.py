@@ -19,8 +19,8 @@ import numpy as np
 import jopa_ppl as jp
 from examples._pendulum_env import Pendulum
 from jopa_ppl.infer.em_steps import objective, scored
+from jopa_ppl.models.vae import train
 from models.second_order import dynamics
-from models.vae import train
 
 KINDS = {"amortised": {}, "linearise": {"damping": 0.3}, "cubature": {"damping": 0.3}}
 

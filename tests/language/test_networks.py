@@ -10,8 +10,8 @@ from flax import nnx
 from jax.test_util import check_grads
 
 import jopa_ppl as jp
-from models.networks import Decoder, Encoder, patches, windows
-from models.vae import VAE, free_energy, train
+from jopa_ppl.models.networks import Decoder, Encoder, patches, windows
+from jopa_ppl.models.vae import VAE, free_energy, train
 
 
 @pytest.mark.parametrize("shape", [(24, 24, 1), (7, 18, 3), (1, 5, 2), (33, 16, 6)])

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 import jopa_ppl as jp
-from models.vae import VAE
+from jopa_ppl.models.vae import VAE
 
 DEGREE = 3
 
@@ -55,7 +55,7 @@ def swing(frames: Array | None = None, *, T: int, vae: VAE, speed: float,
 
     Args:
         frames: (T, trajectories, H, W, C), NaN where missing; without that axis for one.
-        vae: its poses are of unit variance, about (`models.vae.covering`).
+        vae: its poses are of unit variance, about (`jopa_ppl.models.vae.covering`).
         speed: standard deviation of the difference of two poses: phi is of differences in this
             unit, so that its elements are of the order of 1.
         effect: standard deviation of the elements of A, in units of `speed`.

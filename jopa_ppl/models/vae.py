@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,9 +18,21 @@ from tqdm.auto import tqdm
 
 import jopa_ppl as jp
 from jopa_ppl.compilation import often, once
-from models.networks import Decoder, Encoder
+from jopa_ppl.models.networks import Decoder, Encoder
 
-PIXELS = ("gaussian", "bernoulli")
+
+def gaussian(vae: VAE, z: Array) -> dist.Distribution:
+    """Pixels N(decode(z), sigma^2)."""
+    return dist.Normal(vae.decode(z), vae.sigma)
+
+
+def bernoulli(vae: VAE, z: Array) -> dist.Distribution:
+    """Pixels of zeros and ones, logits(z)."""
+    return dist.Bernoulli(logits=vae.logits(z))
+
+
+PIXELS: dict[str, Callable[[VAE, Array], dist.Distribution]] = {
+    "gaussian": gaussian, "bernoulli": bernoulli}
 _COLLAPSED = 0.5  # a latent with more than this share of posterior variance says nearly nothing
 
 
@@ -27,7 +40,7 @@ class VAE(nnx.Module):
     """z ~ N(0, I_d), y | z ~ p(decode(z)) a pixel; q(z | y) = N(mean, std^2) of `encode`.
 
     Frames are (..., H, W, C) in [0, 1] of any size, latents (..., d). Channels are colours, or
-    neighbouring frames (`models.networks.windows`), or both.
+    neighbouring frames (`jopa_ppl.models.networks.windows`), or both.
 
     Args:
         pixels: "gaussian", N(decode(z), sigma^2) with sigma learned, or "bernoulli" for frames
@@ -43,8 +56,8 @@ class VAE(nnx.Module):
     def __init__(self, shape: tuple[int, int, int], d: int = 2, *, width: int = 4,
                  pixels: str = "gaussian", sigma: float | None = None, rngs: nnx.Rngs) -> None:
         if pixels not in PIXELS:
-            raise ValueError(f"pixels: expected one of {PIXELS}; got {pixels!r}")
-        self.shape, self.d, self.family = tuple(shape), d, pixels
+            raise ValueError(f"pixels: expected one of {tuple(PIXELS)}; got {pixels!r}")
+        self.shape, self.d, self.pixel = tuple(shape), d, PIXELS[pixels]
         self.encoder = Encoder(self.shape, 2 * d, width=width, rngs=rngs)
         self.decoder = Decoder(self.shape, d, width=width, rngs=rngs)
         # The mean of q starts at the frames' principal components (`train` sets these): a closed
@@ -83,9 +96,7 @@ class VAE(nnx.Module):
 
     def pixels(self, z: ArrayLike) -> dist.Distribution:
         """p(y | z), event shape (H, W, C)."""
-        if self.family == "bernoulli":
-            return dist.Bernoulli(logits=self.logits(z)).to_event(3)
-        return dist.Normal(self.decode(z), self.sigma).to_event(3)
+        return self.pixel(self, z).to_event(3)
 
     def message(self, frames: Array) -> dist.Distribution:
         """The encoder's Gaussian message about z."""

@@ -1,0 +1,8 @@
+"""Networks and programs to begin with: a VAE of frames, and the polynomial dynamics of its poses.
+
+They are ordinary users of the library: nothing in it imports them, `import jopa_ppl` neither.
+
+- `jopa_ppl.models.vae`: `VAE`, `covering` (one that starts at principal components), `train`.
+- `jopa_ppl.models.networks`: `Encoder`, `Decoder`, `windows`.
+- `jopa_ppl.models.swing`: `swing`, a program that learns, imagines and acts (see jp.Agent).
+"""
