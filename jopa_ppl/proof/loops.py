@@ -22,9 +22,9 @@ def scan(op: Op, *deps: Dependence) -> list[Dependence]:
 
     A loop without a carry keeps the plate that it runs along.
     """
-    size, length = op.params["num_carry"], op.params["length"]
-    start = op.params["num_consts"] + size
-    consts, series = deps[:op.params["num_consts"]], deps[start:]
+    (first, size), length = _counts(op), op.params["length"]
+    start = first + size
+    consts, series = deps[:first], deps[start:]
     if length == 0:
         return [*deps[len(consts):start], *(constant(out.shape) for out in op.outs[size:])]
     plate = None if size else _plate(consts, series)
@@ -48,6 +48,14 @@ def scan(op: Op, *deps: Dependence) -> list[Dependence]:
         rows = [[Axis(plate, True), *y.axes] for y in ys]
         outs.append(union(op._replace(outs=(out,)), ys, rows))
     return outs
+
+
+def _counts(op: Op) -> tuple[int, int]:
+    """How many constants and how many leaves of the carry a scan takes, before JAX 0.12 and in it."""
+    if "ft_in" in op.params:
+        consts, carry, _ = op.params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return op.params["num_consts"], op.params["num_carry"]
 
 
 def while_loop(op: Op, *deps: Dependence) -> list[Dependence]:
