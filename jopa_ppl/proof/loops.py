@@ -51,7 +51,7 @@ def scan(op: Op, *deps: Dependence) -> list[Dependence]:
 
 
 def _counts(op: Op) -> tuple[int, int]:
-    """How many constants and how many leaves of the carry a scan takes, before JAX 0.12 and in it."""
+    """How many constants and how many leaves of the carry a scan takes, by any version of JAX."""
     if "ft_in" in op.params:
         consts, carry, _ = op.params["ft_in"].unpack()
         return len(consts), len(carry)
