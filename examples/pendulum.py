@@ -281,7 +281,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="refine the VAE by variational EM on the free energy of the whole "
                              f"model ({EM_STEPS} steps where no number is given)")
     parser.add_argument("--fast", action="store_true",
-                        help="a smoke test: 1 start, 24 episodes, 300 steps of training in place "
+                        help="a smoke test: 1 start, 36 episodes, 400 steps of training in place "
                              "of 500, 1 of variational EM")
     parser.add_argument("--out", type=Path, default=Path("outputs/pendulum"),
                         help="folder of the results (outputs/pendulum)")
@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Its top level is about the first goal; with several, "goals" lists all of them.
     """
     args = parse(argv)
-    starts, episodes, vae_steps = (1, 24, 300) if args.fast else (args.starts, args.episodes, 500)
+    starts, episodes, vae_steps = (1, 36, 400) if args.fast else (args.starts, args.episodes, 500)
     em_steps = min(args.em, 1) if args.fast else args.em
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
