@@ -171,11 +171,13 @@ def open_loop(world: World, data: Episodes, held: Episodes) -> list[float]:
     return [float((size(predicted - came) / size(mean - came))[h - 1]) for h in AHEAD]
 
 
-def act(world: World, starts: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+def act(world: World, data: Episodes, starts: int, seed: int
+        ) -> tuple[np.ndarray, np.ndarray, float]:
     """Episodes towards the image of the upright arm, side by side: returns (starts,), angles
     (starts, steps) in radians; and milliseconds that a control step takes of one arm alone."""
     single, options = arm.make(), {"horizon": HORIZON, "max_iters": POLICIES, "messages": LINEARISE,
-                                   "to_action": to_torque, "planning": {"tolerance": TOLERANCE}}
+                                   "to_action": to_torque, "planning": {"tolerance": TOLERANCE},
+                                   "seen": data.frames.reshape(-1, *data.frames.shape[2:])}
     goal, arguments = arm.upright(single), {"vae": world.vae, "speed": world.speed}
     groups = -(-starts // TOGETHER)
     copies = -(-starts // groups)
@@ -239,7 +241,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             with timed(clock, "seconds_imagining"):
                 ratio = open_loop(world, seen, held)
             with timed(clock, "seconds_acting"):
-                returns, angles, ms = act(world, 2 if args.fast else args.starts, args.seed)
+                returns, angles, ms = act(world, seen, 2 if args.fast else args.starts,
+                                          args.seed)
             up = (np.abs(angles[:, -50:]) < 0.3).all(1)
             curve.append({"environment_steps": count, "mean_return": float(returns.mean()),
                           "returns": returns.tolist(), "held": int(up.sum()),

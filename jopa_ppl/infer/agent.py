@@ -36,6 +36,7 @@ from jopa_ppl.errors import (
     whole,
     within,
 )
+from jopa_ppl.infer.unseen import Seen
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import Given, given
 from jopa_ppl.language.query import _Query, condition
@@ -107,6 +108,8 @@ class Agent:
             the last 1 / (1 - forget) of them count.
         copies: of an environment that one agent acts in side by side, each with a state of its own:
             the program has a plate of them, y is (T, copies, ..).
+        seen: observations (N, ..) that the beliefs were learned from: goals unlike all of them are
+            warned of.
         max_iters: policies tried at most in a plan that is not affine, which begins with the last
             one, a step on; ten times as many in the first one of an episode.
         messages, tol: as in `jp.VMP`.
@@ -122,8 +125,8 @@ class Agent:
                  arguments: Mapping[str, Any] | None = None,
                  seeing: Mapping[str, Any] | None = None,
                  planning: Mapping[str, Any] | None = None, adapt: int = 0,
-                 forget: float = 1.0, copies: int | None = None, max_iters: int = 5,
-                 tol: float = 1e-3,
+                 forget: float = 1.0, copies: int | None = None, seen: Any = None,
+                 max_iters: int = 5, tol: float = 1e-3,
                  messages: Mapping[str, str] | None = None) -> None:
         whole("jp.Agent", horizon=horizon, max_iters=max_iters, copies=copies or 1)
         whole("jp.Agent", 0, adapt=adapt)
@@ -140,6 +143,8 @@ class Agent:
         self.arguments = dict(arguments or {})
         self.seeing, self.planning = dict(seeing or {}), dict(planning or {})
         self.adapt, self.forget, self.copies = int(adapt), float(forget), copies
+        self.seen = None if seen is None else Seen.of(
+            seen if to_frame is None else np.stack([to_frame(x) for x in seen]))
         self.max_iters, self.tol, self.messages = int(max_iters), float(tol), messages
         self.learned = self._first = posterior
         self._made: dict[bool, tuple[Any, Callable]] = {}
@@ -159,13 +164,18 @@ class Agent:
 
     def goal(self, observation: Any) -> None:
         """What is to be seen from now on: an observation, or one for each of `horizon` steps; of
-        `copies`, the same for all, or one for each (an array that is as long as there are)."""
+        `copies`, the same for all, or one for each (an array that is as long as there are).
+
+        Warns with a DataWarning where it is unlike all that has been seen (`seen`).
+        """
         seen = self.to_frame or (lambda x: x)
         each = self.copies is not None and len(observation) == self.copies
         found = np.stack([seen(x) for x in observation]) if each else np.asarray(seen(observation))
         if not np.isfinite(found).any():
             raise DataError("a goal that says nothing", found="NaN alone",
                             expected="an observation", fix="pass what is to be seen")
+        if self.seen is not None:
+            self.seen.compare(found if found.ndim > len(self.seen.shape) else found[None])
         self._goal = found
 
     def act(self, observation: Any = None, lost: np.ndarray | None = None) -> np.ndarray:

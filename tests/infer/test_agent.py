@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 
 import gymnasium as gym
@@ -14,7 +15,14 @@ from faults import message
 from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
-from jopa_ppl.errors import DataError, JopaError, NumericalError, ShapeError, StructureError
+from jopa_ppl.errors import (
+    DataError,
+    DataWarning,
+    JopaError,
+    NumericalError,
+    ShapeError,
+    StructureError,
+)
 
 D, DU = 3, 2
 GOAL = np.full(D, 0.5)
@@ -211,6 +219,33 @@ def test_bad_input_is_refused_by_name(learned):
     message(DataError, lambda: agent.act(None), "the first frame is lost")
     agent.act(np.zeros(D))
     message(ShapeError, lambda: agent.act(np.zeros(D + 1)), "observations have changed their shape")
+
+
+def test_a_goal_unlike_anything_seen_is_warned_of(learned):
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(300, D))
+    seen[7, 0] = np.nan
+    agent = jp.Agent(lds, learned, horizon=5, seen=seen)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.goal(GOAL)
+        agent.goal(np.array([np.nan, 0.5, np.nan]))             # a part of it, asked of alone
+        jp.Agent(lds, learned, horizon=5).goal(30 * GOAL)       # nothing to compare with
+    with pytest.warns(DataWarning, match="unlike anything that has been seen: 1"):
+        agent.goal(30 * GOAL)
+    with pytest.warns(DataWarning, match="unlike anything"):    # one step of a course is
+        agent.goal(np.stack([GOAL, GOAL, GOAL, GOAL, -9 * GOAL]))
+    assert message(ShapeError, lambda: agent.goal(np.zeros(D + 1)))
+    assert message(DataError, lambda: jp.Agent(lds, learned, horizon=5, seen=seen[7:8]))
+    frames = np.zeros((40, 8, 8, 1))                            # a line that moves
+    frames[np.arange(40), :, np.arange(40) % 8] = 1.0
+    pixels = jp.Agent(lds, learned, horizon=5, seen=np.clip(
+        frames + 0.01 * rng.normal(size=frames.shape), 0, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels.goal(frames[3])
+    with pytest.warns(DataWarning, match="unlike anything"):
+        pixels.goal(frames[3].transpose(1, 0, 2))
 
 
 def test_a_plan_that_fails_leaves_the_last_one_in_force(learned, monkeypatch):
