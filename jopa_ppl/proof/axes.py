@@ -118,6 +118,13 @@ def split(op: Op, dep: Dependence) -> list[Dependence]:
     return [resized(op._replace(outs=(out,)), dep) for out in op.outs]
 
 
+def unstack(op: Op, dep: Dependence) -> list[Dependence]:
+    """Each piece without the axis that it is taken along."""
+    along = op.params["axis"] % len(dep.axes)
+    row = [axis for i, axis in enumerate(dep.axes) if i != along]
+    return [union(op._replace(outs=(out,)), [dep], [row]) for out in op.outs]
+
+
 def gather(op: Op, dep: Dependence, index: Dependence) -> Dependence:
     """Axes taken whole keep their plates, paired ones too; picked ones give way to the index's."""
     dims, size = op.params["dimension_numbers"], op.ins[0].shape

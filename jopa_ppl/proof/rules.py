@@ -222,7 +222,8 @@ def _unknown(op: Op, *deps: Dependence) -> list[Dependence]:
 _ELEMENTWISE = """
 abs acos acosh and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
 cos cosh digamma eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac is_finite
-le le_to lgamma log log1p logistic lt lt_to max min ne nextafter not or polygamma population_count
+le le_to lgamma log log1p log2 logistic lt lt_to max min ne nextafter not one_minus_square or
+polygamma population_count
 regularized_incomplete_beta rem round shift_left shift_right_arithmetic shift_right_logical sign
 sin sinh tan tanh xor zeta
 """
@@ -270,6 +271,7 @@ _RULES: dict[str, Rule] = {
     "concatenate": axis_rules.concatenate,
     "stack": axis_rules.stack,
     "split": axis_rules.split,
+    "unstack": axis_rules.unstack,
     "gather": axis_rules.gather,
     "dynamic_update_slice": axis_rules.dynamic_update_slice,
     "reduce_sum": _reduce_sum,

@@ -84,6 +84,8 @@ MOVES = {
     "trace": (lambda v: jnp.trace(jnp.diag(v)), (), False),
     "diagonal": (lambda v: jnp.diagonal(v[:, None] * ones((3, 3))), (E,), False),
     "split": (lambda v: jnp.split(v, 3)[1], (BLANK,), False),
+    "unpacked": (lambda v: next(iter(v)), (), False),
+    "unpacked, the other axis": (lambda v: [*jnp.stack([v, 2 * v], axis=1).T][1], (P,), True),
     "solve": (lambda v: jnp.linalg.solve(np.diag([1.0, 2.0, 3.0]), v), (E,), False),
     "triangular": (lambda v: jax.scipy.linalg.solve_triangular(np.eye(3), v), (E,), False),
     "reshape": (lambda v: v.reshape(1, 3, 1), (BLANK, P, BLANK), True),
