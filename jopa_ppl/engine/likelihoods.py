@@ -138,6 +138,13 @@ def score_of(place: Placement) -> Score:
         array = jnp.moveaxis(array, plates, places)
         return jnp.broadcast_to(array, (*array.shape[:lead], *shape))
 
+    def full(array: Array) -> Array:
+        """(*lead, the last axes of the value's shape, or fewer) -> (*lead, *shape): a parameter may
+        be one for an event that `expand` made of it."""
+        own = array.shape[lead:]
+        array = array.reshape((*array.shape[:lead], *(1,) * (len(shape) - len(own)), *own))
+        return jnp.broadcast_to(array, (*array.shape[:lead], *shape))
+
     seen = (arrays.weight > 0).any(-1) | (factor.site.transform is not None)
 
     def quiet(x: Array) -> Array:
@@ -156,8 +163,7 @@ def score_of(place: Placement) -> Score:
 
     def parameters(x: Array) -> list[Array]:
         found = place.each(moving, quiet(x))
-        return [laid(jnp.broadcast_to(m.inv(_off_the_edge(m, a)), (*a.shape[:lead], *shape)))
-                for m, a in zip(maps, found)]
+        return [laid(full(m.inv(_off_the_edge(m, a)))) for m, a in zip(maps, found)]
 
     def density(moved: Sequence[Array]) -> Array:
         found = log_prob([m(unlaid(a)) for m, a in zip(maps, moved)])
