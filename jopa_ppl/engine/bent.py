@@ -132,7 +132,7 @@ class Bent:
         def residual(row: Array, *points: Array) -> Array:
             return place.residual(_beside(*points), block.first_row(columns, row))
 
-        none = jnp.zeros(len(columns))
+        none, points = jnp.zeros(len(columns)), [place.in_time(p) for p in points]
         constant = expand_at(partial(residual, none), points)
         carried = expand_at(lambda *v: residual(*v)[..., :1], [none, *points])[..., 0, 1:, :]
         return MatrixProduct(constant, jnp.eye(block.n).reshape((*lead, block.n, block.n)), carried)
@@ -181,7 +181,8 @@ class Bent:
     @staticmethod
     def _expanded(place: Placement, points: list[Array], *last: Array) -> Array:
         """Coefficients of the residual, linearised at the points of the slots, `last` fixed."""
-        return expand_at(lambda *vectors: place.residual(_beside(*vectors, *last)), points)
+        return expand_at(lambda *vectors: place.residual(_beside(*vectors, *last)),
+                         [place.in_time(p) for p in points])
 
     def _score_of_curved(self, energy: Expectations, arrays: FactorArrays, stats: Stats) -> Score:
         precision, _ = energy.noise(self.factor, arrays, stats)
@@ -248,8 +249,7 @@ class Bent:
 
 
 def _beside(*vectors: Array) -> Array:
-    """Vectors (*batch|1, p_i) side by side, on the batch that they have together: slopes may be
-    taken of each for all elements that it serves."""
+    """Vectors (*batch|1, p_i) side by side, on the batch that they have together."""
     batch = jnp.broadcast_shapes(*(v.shape[:-1] for v in vectors))
     return jnp.concatenate([jnp.broadcast_to(v, (*batch, v.shape[-1])) for v in vectors], -1)
 

@@ -58,7 +58,11 @@ class Placement(NamedTuple):
             return one(0, x)
         if x is None:
             return jax.vmap(lambda step: one(step, None))(jnp.arange(length))
-        return jax.vmap(one)(jnp.arange(length), jnp.broadcast_to(x, (length, *x.shape[1:])))
+        return jax.vmap(one)(jnp.arange(length), self.in_time(x))
+
+    def in_time(self, x: Array) -> Array:
+        """x (*batch|1, n) with a copy for every step, where there are steps."""
+        return x if self.length is None else jnp.broadcast_to(x, (self.length, *x.shape[1:]))
 
     def at(self, step: Array | int, outputs: Sequence[int], x: Array | None,
            then: Callable[[list[Array], Mapping[Ref, Array]], Any],
