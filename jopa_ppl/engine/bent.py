@@ -130,11 +130,9 @@ class Bent:
         lead, columns = (1,) * (place.arrays.offset.ndim - 1), block.places(self.factor)
 
         def residual(row: Array, *points: Array) -> Array:
-            batch = jnp.broadcast_shapes(*(x.shape[:-1] for x in points))
-            wide = [jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in points]
-            return place.residual(jnp.concatenate(wide, -1), block.first_row(columns, row))
+            return place.residual(_beside(*points), block.first_row(columns, row))
 
-        none = jnp.zeros(len(columns))
+        none, points = jnp.zeros(len(columns)), [place.in_time(p) for p in points]
         constant = expand_at(partial(residual, none), points)
         carried = expand_at(lambda *v: residual(*v)[..., :1], [none, *points])[..., 0, 1:, :]
         return MatrixProduct(constant, jnp.eye(block.n).reshape((*lead, block.n, block.n)), carried)
@@ -183,13 +181,8 @@ class Bent:
     @staticmethod
     def _expanded(place: Placement, points: list[Array], *last: Array) -> Array:
         """Coefficients of the residual, linearised at the points of the slots, `last` fixed."""
-        batch = jnp.broadcast_shapes(*(p.shape[:-1] for p in (*points, *last)))
-
-        def residual(*vectors: Array) -> Array:
-            wide = [jnp.broadcast_to(v, (*batch, v.shape[-1])) for v in (*vectors, *last)]
-            return place.residual(jnp.concatenate(wide, -1))
-
-        return expand_at(residual, points)
+        return expand_at(lambda *vectors: place.residual(_beside(*vectors, *last)),
+                         [place.in_time(p) for p in points])
 
     def _score_of_curved(self, energy: Expectations, arrays: FactorArrays, stats: Stats) -> Score:
         precision, _ = energy.noise(self.factor, arrays, stats)
@@ -253,6 +246,12 @@ class Bent:
             return at(x, means), base + slope
 
         return both
+
+
+def _beside(*vectors: Array) -> Array:
+    """Vectors (*batch|1, p_i) side by side, on the batch that they have together."""
+    batch = jnp.broadcast_shapes(*(v.shape[:-1] for v in vectors))
+    return jnp.concatenate([jnp.broadcast_to(v, (*batch, v.shape[-1])) for v in vectors], -1)
 
 
 def _seen(arrays: FactorArrays, K: Array) -> Array:

@@ -115,10 +115,10 @@ def _nested(fn: Callable, points: Sequence[Array]) -> Array:
 
 def _slope(fn: Callable, point: Array) -> tuple[Array, Array]:
     """fn at a point (*batch|1, p), every element of the batch for itself, and its slope, p in front
-    of the value's axes; backward where its values (*batch, n) are fewer than p."""
+    of the value's axes; backward where its values (*batch, n) are fewer than p, and no two elements
+    of the batch are made of one of the point: a pass backward would add them up."""
     size, aval = point.shape[-1], jax.eval_shape(fn, point)
-    if aval.ndim == point.ndim and aval.shape[-1] < size:
-        point = jnp.broadcast_to(point, (*aval.shape[:-1], size))
+    if aval.shape[:-1] == point.shape[:-1] and aval.shape[-1] < size:
         try:
             value, back = jax.vjp(fn, point)
             eye = jnp.eye(aval.shape[-1], dtype=aval.dtype)

@@ -128,9 +128,10 @@ class Decision:
 
     def _may_be_past(self, f: Factor) -> bool:
         """Whether data can tell of a factor before the first decision: where no decision can be
-        data that is the first one of all."""
+        data that is the first one of all. What no decision bends, another chain of the scan, has no
+        future."""
         ctx, sites = f.context, self.engine.graph.program.sites
-        if ctx.scan != self.block.scan or any(sites[n].partial for n in self.decide):
+        if f not in self.in_scan or any(sites[n].partial for n in self.decide):
             return True
         begins = min(self.order.index(n) for n in self.decide)
         return ctx.first == 0 and self.order.index(f.site.name) < begins

@@ -58,7 +58,11 @@ class Placement(NamedTuple):
             return one(0, x)
         if x is None:
             return jax.vmap(lambda step: one(step, None))(jnp.arange(length))
-        return jax.vmap(one)(jnp.arange(length), jnp.broadcast_to(x, (length, *x.shape[1:])))
+        return jax.vmap(one)(jnp.arange(length), self.in_time(x))
+
+    def in_time(self, x: Array) -> Array:
+        """x (*batch|1, n) with a copy for every step, where there are steps."""
+        return x if self.length is None else jnp.broadcast_to(x, (self.length, *x.shape[1:]))
 
     def at(self, step: Array | int, outputs: Sequence[int], x: Array | None,
            then: Callable[[list[Array], Mapping[Ref, Array]], Any],
@@ -138,6 +142,13 @@ def score_of(place: Placement) -> Score:
         array = jnp.moveaxis(array, plates, places)
         return jnp.broadcast_to(array, (*array.shape[:lead], *shape))
 
+    def full(array: Array) -> Array:
+        """(*lead, the last axes of the value's shape, or fewer) -> (*lead, *shape): a parameter may
+        be one for an event that `expand` made of it."""
+        own = array.shape[lead:]
+        array = array.reshape((*array.shape[:lead], *(1,) * (len(shape) - len(own)), *own))
+        return jnp.broadcast_to(array, (*array.shape[:lead], *shape))
+
     seen = (arrays.weight > 0).any(-1) | (factor.site.transform is not None)
 
     def quiet(x: Array) -> Array:
@@ -156,8 +167,7 @@ def score_of(place: Placement) -> Score:
 
     def parameters(x: Array) -> list[Array]:
         found = place.each(moving, quiet(x))
-        return [laid(jnp.broadcast_to(m.inv(_off_the_edge(m, a)), (*a.shape[:lead], *shape)))
-                for m, a in zip(maps, found)]
+        return [laid(full(m.inv(_off_the_edge(m, a)))) for m, a in zip(maps, found)]
 
     def density(moved: Sequence[Array]) -> Array:
         found = log_prob([m(unlaid(a)) for m, a in zip(maps, moved)])
