@@ -26,9 +26,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.decision import AMPLITUDE, Affine, Decision, Policy, Problem, turns
+from jopa_ppl.engine.decision import AMPLITUDE, Affine, Decision, Policy, turns
 from jopa_ppl.engine.forward import walk
 from jopa_ppl.engine.functions import Mean, affine, means_of
+from jopa_ppl.engine.problem import Problem
 from jopa_ppl.engine.value import Rule
 from jopa_ppl.program.refs import Ref
 

@@ -35,10 +35,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.engine.decision import Decision, Problem
+from jopa_ppl.engine.decision import Decision
 from jopa_ppl.engine.engine import finite
 from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.engine.paths import Paths, best_of, starts
+from jopa_ppl.engine.problem import Problem
 from jopa_ppl.engine.rounding import Digits
 from jopa_ppl.engine.state import State
 
