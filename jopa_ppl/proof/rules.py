@@ -91,6 +91,17 @@ def _pow(op: Op, base: Dependence, exponent: Dependence) -> Dependence:
     return power(op, same, fraction)
 
 
+def _polynomial(op: Op, x: Dependence, *coefficients: Dependence) -> Dependence:
+    """By Horner's rule; coefficients in ascending order."""
+    at, *avals = op.ins
+    (whole,) = op.outs
+    found, here = coefficients[-1], avals[-1]
+    for coefficient, aval in zip(coefficients[-2::-1], avals[-2::-1]):
+        times = _mul(op._replace(ins=(here, at)), found, x)
+        found, here = _add(op._replace(ins=(whole, aval)), times, coefficient), whole
+    return found if here is whole else union(op, [found], _rows(op._replace(ins=(here,)), [found]))
+
+
 def _integer_pow(op: Op, base: Dependence) -> Dependence:
     return power(op, base, Fraction(op.params["y"]))
 
@@ -254,6 +265,7 @@ _RULES: dict[str, Rule] = {
     "div": _div,
     "pow": _pow,
     "integer_pow": _integer_pow,
+    "polynomial": _polynomial,
     "square": _power_of(Fraction(2)),
     "sqrt": _power_of(Fraction(1, 2)),
     "rsqrt": _power_of(Fraction(-1, 2)),

@@ -84,6 +84,7 @@ MOVES = {
     "trace": (lambda v: jnp.trace(jnp.diag(v)), (), False),
     "diagonal": (lambda v: jnp.diagonal(v[:, None] * ones((3, 3))), (E,), False),
     "split": (lambda v: jnp.split(v, 3)[1], (BLANK,), False),
+    "polynomial": (lambda v: jnp.polyval(v, np.arange(4.0)), (E,), False),
     "unpacked": (lambda v: next(iter(v)), (), False),
     "unpacked, the other axis": (lambda v: [*jnp.stack([v, 2 * v], axis=1).T][1], (P,), True),
     "solve": (lambda v: jnp.linalg.solve(np.diag([1.0, 2.0, 3.0]), v), (E,), False),

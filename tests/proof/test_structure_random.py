@@ -40,6 +40,8 @@ UNARY = {
     "stack2": lambda z: jnp.stack([z[:, 0], z[:, 2], z[:, 2]], axis=1),
     "rows apart": lambda z: jnp.stack([2 * row for row in z]),
     "columns apart": lambda z: jnp.stack([*z.T[::-1]], axis=1),
+    "polynomial": lambda z: jnp.polyval(z[:, 0], DATA),
+    "polynomial of it": lambda z: jnp.polyval(DATA[0], 0.1 * z),
     "reshape": lambda z: z.reshape(N, 1, N).reshape(N * N).reshape(N, N),
     "flat": lambda z: z.reshape(N, N, 1).transpose(1, 2, 0).squeeze(1),
     "mask": lambda z: jnp.where(DATA > 1, z, 0.0),
