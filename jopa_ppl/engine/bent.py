@@ -133,8 +133,10 @@ class Bent:
             return place.residual(_beside(*points), block.first_row(columns, row))
 
         none, points = jnp.zeros(len(columns)), [place.in_time(p) for p in points]
-        constant = expand_at(partial(residual, none), points)
-        carried = expand_at(lambda *v: residual(*v)[..., :1], [none, *points])[..., 0, 1:, :]
+        copied = place.copied_of(points)
+        constant = expand_at(partial(residual, none), points, copied)
+        carried = expand_at(lambda *v: residual(*v)[..., :1], [none, *points], [False, *copied])
+        carried = carried[..., 0, 1:, :]
         return MatrixProduct(constant, jnp.eye(block.n).reshape((*lead, block.n, block.n)), carried)
 
     def square(self, arrays: FactorArrays, stats: Stats, rule: str, keep: list[bool],
@@ -181,19 +183,21 @@ class Bent:
     @staticmethod
     def _expanded(place: Placement, points: list[Array], *last: Array) -> Array:
         """Coefficients of the residual, linearised at the points of the slots, `last` fixed."""
-        return expand_at(lambda *vectors: place.residual(_beside(*vectors, *last)),
-                         [place.in_time(p) for p in points])
+        points = [place.in_time(p) for p in points]
+        return expand_at(lambda *vectors: place.residual(_beside(*vectors, *last)), points,
+                         place.copied_of(points))
 
     def _score_of_curved(self, energy: Expectations, arrays: FactorArrays, stats: Stats) -> Score:
         precision, _ = energy.noise(self.factor, arrays, stats)
         batch = arrays.offset.ndim - 1
         square = self._square_at(arrays, stats, [True] * batch, precision.ndim == batch + 1)
+        place = self.curved.place(arrays)
 
         def score(h: Array) -> Array:
             found = precision * square(h)
             return -0.5 * jnp.sum(found, tuple(range(batch, found.ndim)))
 
-        return Score(score)
+        return Score(score, copied=lambda h: place.copied(h, self.order[1]))
 
     # -- the precision ---------------------------------------------------------------------------
 

@@ -82,30 +82,31 @@ def _tell(block: MatrixBelief, refs: Sequence[Ref], at: Callable, parts: Mapping
     return ~(jnp.abs(gap).max() > 1e-8 * most)              # NaN is told elsewhere
 
 
-def expand_at(fn: Callable, points: Sequence[Array]) -> Array:
+def expand_at(fn: Callable, points: Sequence[Array], copied: Sequence[bool]) -> Array:
     """The coefficients (*batch, n, 1 + p_1, .., 1 + p_k) of fn(v_1, .., v_k) (*batch, n) linearised
-    in each v_i (*batch|1, p_i) at its point, every element of the batch for itself.
+    in each v_i (*batch|1, p_i) at its point, every element of the batch for itself; `copied`: which
+    hold copies of one latent, whose slopes go forward (`Placement.copied`).
 
     Slopes are nested, the longest vector inside: the few tangents of the others go through one
     pass backward of its slope, where its many would go through all of theirs.
     """
     order = sorted(range(len(points)), key=lambda i: points[i].shape[-1])
     found = _nested(lambda *v: fn(*(v[order.index(i)] for i in range(len(points)))),
-                    [points[i] for i in order])
+                    [points[i] for i in order], [copied[i] for i in order])
     lead = found.ndim - len(points)
     return jnp.moveaxis(found, range(lead, found.ndim), [lead + i for i in order])
 
 
-def _nested(fn: Callable, points: Sequence[Array]) -> Array:
+def _nested(fn: Callable, points: Sequence[Array], copied: Sequence[bool]) -> Array:
     """`expand_at` in the order of the points."""
     if not points:
         return fn()
     point, *rest = points
 
     def first(vector: Array) -> Array:
-        return _nested(lambda *others: fn(vector, *others), rest)
+        return _nested(lambda *others: fn(vector, *others), rest, copied[1:])
 
-    value, slope = _slope(first, point)
+    value, slope = _slope(first, point, copied[0])
     axis = value.ndim - len(rest)
     at = jnp.moveaxis(point, -1, 0)
     at = at.reshape((*at.shape, *(1,) * (value.ndim - point.ndim + 1)))
@@ -113,12 +114,12 @@ def _nested(fn: Callable, points: Sequence[Array]) -> Array:
     return jnp.concatenate([jnp.expand_dims(constant, axis), jnp.moveaxis(slope, 0, axis)], axis)
 
 
-def _slope(fn: Callable, point: Array) -> tuple[Array, Array]:
+def _slope(fn: Callable, point: Array, copied: bool) -> tuple[Array, Array]:
     """fn at a point (*batch|1, p), every element of the batch for itself, and its slope, p in front
     of the value's axes; backward where its values (*batch, n) are fewer than p, and no two elements
     of the batch are made of one of the point: a pass backward would add them up."""
     size, aval = point.shape[-1], jax.eval_shape(fn, point)
-    if aval.shape[:-1] == point.shape[:-1] and aval.shape[-1] < size:
+    if not copied and aval.shape[:-1] == point.shape[:-1] and aval.shape[-1] < size:
         try:
             value, back = jax.vjp(fn, point)
             eye = jnp.eye(aval.shape[-1], dtype=aval.dtype)

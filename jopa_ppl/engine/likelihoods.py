@@ -60,6 +60,24 @@ class Placement(NamedTuple):
             return jax.vmap(lambda step: one(step, None))(jnp.arange(length))
         return jax.vmap(one)(jnp.arange(length), self.in_time(x))
 
+    def copied(self, x: Array, refs: Sequence[Ref] | None = None) -> bool:
+        """Whether x, of all latents or of some, holds copies of one that the elements of a plate
+        share. The first is read, for all of them: no pass backward says what each makes of it."""
+        lead, own = 0 if self.length is None else 1, self.refs if refs is None else refs
+        return any(x.shape[lead + i] > 1 and p.name not in self.graph.variables[r.site].plates
+                   for i, p in enumerate(self.factor.plates) for r in own)
+
+    def copied_of(self, points: Sequence[Array]) -> list[bool]:
+        """`copied` of each of the vectors that make x, side by side, or the first of them."""
+        rest, found = list(self.refs), []
+        for point in points:
+            size, mine = point.shape[-1], []
+            while size:
+                mine.append(rest.pop(0))
+                size -= self.graph.variables[mine[-1].site].dims
+            found.append(self.copied(point, mine))
+        return found
+
     def in_time(self, x: Array) -> Array:
         """x (*batch|1, n) with a copy for every step, where there are steps."""
         return x if self.length is None else jnp.broadcast_to(x, (self.length, *x.shape[1:]))
@@ -163,7 +181,7 @@ def score_of(place: Placement) -> Score:
 
     maps = _maps(likelihood.tree, moves)
     if maps is None or not moving:
-        return Score(score)
+        return Score(score, copied=place.copied)
 
     def parameters(x: Array) -> list[Array]:
         found = place.each(moving, quiet(x))
@@ -173,7 +191,7 @@ def score_of(place: Placement) -> Score:
         found = log_prob([m(unlaid(a)) for m, a in zip(maps, moved)])
         return jnp.where(seen[..., None], found, 0.0)
 
-    return Score(score, parameters, density)
+    return Score(score, parameters, density, place.copied)
 
 
 def _off_the_edge(transform: Any, a: Array) -> Array:

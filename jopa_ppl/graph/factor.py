@@ -111,11 +111,12 @@ class Factor:
         return replace(self, latents=self.spread, spread=(), part=f"{self.part} noise")
 
     def instances_of(self, block: Belief) -> list[Ref]:
-        """The latents of a block that it touches: those outside the scan, then the latest last."""
-        members = block.members
+        """The latents of a block that it touches: those outside the scan, then the latest last;
+        first those that elements of its plates share, whose draws are then the same for all."""
+        members, latents = block.members, block.latents
         mine = [r for r in self.latents if r.site in members]
-        return sorted(mine, key=lambda r: (r.back is not None, -(r.back or 0),
-                                           members.index(r.site)))
+        return sorted(mine, key=lambda r: (r.back is not None, -(r.back or 0), len(
+            latents[r.site].plates), members.index(r.site)))
 
     @property
     def value(self) -> Ref | None:

@@ -50,11 +50,15 @@ class Score(NamedTuple):
             its own element of x alone (an axis of x may have size 1: one latent for many elements).
         parameters: x -> [eta (*batch, d), ..], what independent elements are made of, or None.
         density: [eta, ..] -> log p of every element (*batch, d).
+        copied: whether such an x (its shape tells) holds a latent that elements share, a copy for
+            each, of which the first is read for all. What one of them makes of it tangents tell,
+            which move all copies; a pass backward gives the first what is everyone's.
     """
 
     value: Callable[[Array], Array]
     parameters: Callable[[Array], list[Array]] | None = None
     density: Callable[[Sequence[Array]], Array] | None = None
+    copied: Callable[[Array], bool] = lambda x: False
 
     def __call__(self, x: Array) -> Array:
         return self.value(x)
@@ -126,8 +130,19 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
 
 def _bend(score: Score, at: Moments, rule: str) -> Array:
     """-E_q[d^2 log p / dx^2], of any sign."""
+    def forward(x: Array) -> Array:
+        found = slopes(lambda x: slopes(score.value, x), x)
+        return -_served(jnp.moveaxis(found, (0, 1), (-2, -1)), x)
+
     slope = jax.grad(lambda x: jnp.sum(score(x)))
-    return over_points(lambda x: -jnp.moveaxis(slopes(slope, x), 0, -1), at, rule)
+    backward = lambda x: -jnp.moveaxis(slopes(slope, x), 0, -1)
+    return over_points(forward if score.copied(at.mean) else backward, at, rule)
+
+
+def _served(found: Array, x: Array) -> Array:
+    """Sums over the elements that one latent of x serves, on its batch."""
+    shared = tuple(i for i, size in enumerate(x.shape[:-1]) if size < found.shape[i])
+    return found.sum(shared, keepdims=True)
 
 
 def _bend_of_elements(score: Score, at: Moments, rule: str) -> Array:
@@ -136,10 +151,7 @@ def _bend_of_elements(score: Score, at: Moments, rule: str) -> Array:
     def bend(x: Array) -> Array:
         of, inner, J = _of_elements(score, at._replace(mean=x))
         C = _positive(_bend(of, inner, "linearise"))
-        found = jnp.einsum("...dkn,...dkl,...dlm->...nm", J, C, J)
-        # Elements that one latent serves add up.
-        shared = tuple(i for i, size in enumerate(x.shape[:-1]) if size < found.shape[i])
-        return found.sum(shared, keepdims=True)
+        return _served(jnp.einsum("...dkn,...dkl,...dlm->...nm", J, C, J), x)
 
     return over_points(bend, at, rule)
 
