@@ -64,5 +64,7 @@ class Seen(NamedTuple):
 
 def _distances(a: NDArray, b: NDArray) -> NDArray:
     """Root mean squares of the differences of all rows, (len(a), len(b))."""
+    centre = b.mean(0)              # squares of large numbers have no digits left for differences
+    a, b = a - centre, b - centre
     square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     return np.sqrt(np.maximum(square, 0.0) / a.shape[1])

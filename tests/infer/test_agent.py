@@ -23,6 +23,7 @@ from jopa_ppl.errors import (
     ShapeError,
     StructureError,
 )
+from jopa_ppl.infer.unseen import Seen
 
 D, DU = 3, 2
 GOAL = np.full(D, 0.5)
@@ -237,6 +238,7 @@ def test_a_goal_unlike_anything_seen_is_warned_of(learned):
         agent.goal(np.stack([GOAL, GOAL, GOAL, GOAL, -9 * GOAL]))
     assert message(ShapeError, lambda: agent.goal(np.zeros(D + 1)))
     assert message(DataError, lambda: jp.Agent(lds, learned, horizon=5, seen=seen[7:8]))
+    assert_allclose(Seen.of(seen + 1e7).apart, Seen.of(seen).apart, rtol=1e-6)
     frames = np.zeros((40, 8, 8, 1))                            # a line that moves
     frames[np.arange(40), :, np.arange(40) % 8] = 1.0
     pixels = jp.Agent(lds, learned, horizon=5, seen=np.clip(
