@@ -19,6 +19,7 @@ from jopa_ppl.engine.faults import bad_weight, informative_factors, partly_missi
 from jopa_ppl.engine.reach import Activity, partial_values
 from jopa_ppl.engine.reading import Source, read_series
 from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.linalg.families import diagonal
 
 Data = tuple[dict[str, FactorArrays], dict[str, Array]]
 
@@ -143,6 +144,25 @@ class Arithmetic:
         return -energy(rest, arrays, stats) - entropy + sum(
             density_of(f).divergence(energy, f, arrays[f.name], stats, moments[f.site.name])
             for f in noise)
+
+    def cancelled(self, moments: dict[str, Any], bound: Evidence) -> tuple[Array, Array]:
+        """Sums of absolute terms where known matrices P meet residuals r that their elements take
+        nearly all of from each other: max_i (|P| |r|)_i / sqrt P_ii, and |r|' |P| |r|. Times half
+        a unit of the last place these are errors of F and, with sqrt(J_ii C_ii / P_ii) for the
+        spread of an element at most, of the means in spreads."""
+        stats, zero = self.stats(moments, bound.clamps), jnp.zeros(())
+        pulls, sizes = [zero], [zero]
+        for f in self.graph.factors:
+            a = bound.arrays[f.name]
+            if f.curved or a.precision is None or a.precision.ndim == a.offset.ndim:
+                continue
+            square, _, P, _ = self.energy.parts(f, a, stats)
+            r = jnp.sqrt(jnp.maximum(diagonal(square), 0.0))
+            terms = jnp.abs(P) @ r[..., None]
+            own = diagonal(P)[..., None]
+            pulls.append((terms / jnp.sqrt(jnp.where(own > 0, own, jnp.inf))).max(initial=0.0))
+            sizes.append((terms[..., 0] * r).sum())
+        return jnp.stack(pulls).max(), jnp.stack(sizes).sum()
 
     def ties(self, block: Belief, moments: dict[str, Any], bound: Evidence) -> dict[str, Array]:
         """By factor of the block, of the element it holds most tightly: the precision that the

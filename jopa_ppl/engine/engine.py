@@ -154,7 +154,7 @@ class Engine(Arithmetic):
                                      update.block)
         zero = jnp.zeros(())
         return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
-                     self.unmeasured(), zero)
+                     self.unmeasured(), zero, cancelled=(zero, zero))
 
     def _towards_data(self, update: Update, far: list[Factor], moments: dict[str, Any],
                       bound: Evidence) -> dict[str, Any]:
@@ -302,7 +302,8 @@ class Engine(Arithmetic):
         blocks = extrapolation.followed(self.schedule)
         exact = self.schedule.exact and not damping
         solved = next((u.block for u in self.schedule.updates if exact), None)
-        return jax.lax.while_loop(running, body, (state, history))
+        state, history = jax.lax.while_loop(running, body, (state, history))
+        return state._replace(cancelled=self.cancelled(state.moments, bound)), history
 
 
 def linearised(factor: Factor) -> Factor:

@@ -39,8 +39,15 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Looke
     error, nats = told.lost
     if error <= SILENT and nats <= ENERGY:
         return
-    at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
     end = f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F"
+    if told.left_of_sums == (error, nats):
+        found_in = _error_of_sums(compiled, posterior(), end)
+        if error > SERVES:
+            raise found_in("rounding has eaten the result")
+        warnings.warn(str(found_in("rounding has taken digits of the result")), NumericalWarning,
+                      stacklevel=4)
+        return
+    at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
     if compiled.decision is not None and at == len(compiled.blocks) - 1:
         error_of = _error_of_plan(compiled, posterior(), end)
     else:
@@ -98,6 +105,23 @@ def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, far: 
                "let what it tells apart stand further apart: other units, centred inputs")
     return lambda what: NumericalError(what, site=tie.site, posterior=posterior,
                                        found=found + end, expected=expected, fix=fix)
+
+
+def _error_of_sums(compiled: Compiled, posterior: Looked, end: str
+                   ) -> Callable[[str], NumericalError]:
+    """As `_error`, of a matrix that is nearly singular, where what cancels in it is large."""
+    with ours():
+        arrays = jax.device_get(posterior.bound.arrays)
+    known = {n: a.precision for n, a in arrays.items()
+             if a.precision is not None and a.precision.ndim > a.offset.ndim}
+    name = max(known, key=lambda n: np.abs(known[n]).max(initial=0.0))
+    return lambda what: NumericalError(
+        what, site=name.partition("[")[0], posterior=posterior,
+        found="a covariance matrix whose elements, given each other, have scales of "
+              f"{np.abs(known[name]).max()**-0.5:.2g}, and data far from what it allows" + end,
+        expected="a matrix that is less singular, or data nearer to what it expects",
+        fix="write what it is made of as latents of their own (a common part, and what differs), "
+            "or add more to its diagonal (1e-8 of it, say)")
 
 
 def _error_of_plan(compiled: Compiled, posterior: Looked, end: str

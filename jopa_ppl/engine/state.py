@@ -16,7 +16,8 @@ class State(NamedTuple):
 
     `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
     error that is left in its means, in spreads; `pace`: how fast sweeps converge, and `ahead`:
-    where the next one starts from, once they are slow (`extrapolation`).
+    where the next one starts from, once they are slow (`extrapolation`); `cancelled`: as
+    `Arithmetic.cancelled` has it.
     """
 
     moments: dict[str, Any]
@@ -28,6 +29,7 @@ class State(NamedTuple):
     moved: Array | float = 0.0
     pace: Pace | None = None
     ahead: Ahead | None = None
+    cancelled: tuple[Array | float, Array | float] = (0.0, 0.0)
 
     @property
     def told(self) -> State:
@@ -41,7 +43,14 @@ class State(NamedTuple):
         found, moved = self.digits, float(self.moved)
         error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
         nats = EPS * float(np.sqrt(np.square(found.total).sum()))
-        return max(float(error), moved if moved > POLISHED else 0.0), nats
+        error = max(float(error), moved if moved > POLISHED else 0.0)
+        return max(error, self.left_of_sums[0]), max(nats, self.left_of_sums[1])
+
+    @property
+    def left_of_sums(self) -> tuple[float, float]:
+        """`lost`, by the terms alone that cancel in P r and r' P r."""
+        pull, size = map(float, self.cancelled)
+        return ROUND * pull * float(self.digits.tied.max(initial=0.0))**0.5, ROUND * size
 
     @property
     def serves(self) -> bool:

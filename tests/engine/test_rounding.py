@@ -7,6 +7,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import numpyro.distributions as dist
 import optax
@@ -302,3 +303,57 @@ def test_dynamics_that_bend_are_told_by_name_as_well():
     vmp = jp.VMP(bending, messages={"x": "linearise"}, progress=False)
     _, told, refused = attempt(vmp, Y, 1e-9)
     assert "site 'x'" in (told[0] if told else str(refused))
+
+
+def correlated(y, covariance, scale):
+    x = jp.latent("x", dist.MultivariateNormal(jnp.zeros(len(y)), covariance_matrix=covariance))
+    jp.observe("y", dist.Normal(x, scale).to_event(1), y)
+
+
+def exact_correlated(y, covariance, scale):
+    """In 60 digits."""
+    with mpmath.workdps(60):
+        C, z = mpmath.matrix(covariance.tolist()), mpmath.matrix(y.tolist())
+        S = C + mpmath.mpf(scale)**2 * mpmath.eye(len(y))
+        half = mpmath.lu_solve(S, z)
+        shrink = mpmath.inverse(S)
+        mean = C * half
+        variance = [C[i, i] - (C[i, :] * shrink * C[:, i])[0] for i in range(len(y))]
+        nats = (len(y) * mpmath.log(2 * mpmath.pi) + mpmath.log(mpmath.det(S))
+                + (z.T * half)[0]) / 2
+        return (np.array([*map(float, mean)]), np.array([*map(float, variance)])), float(nats)
+
+
+def pair(gap, *y):
+    return np.array(y), np.array([[1.0, 1 - gap], [1 - gap, 1.0]])
+
+
+def kernel(jitter, size=12):
+    t = np.linspace(0, 1, size)
+    return (np.random.default_rng(0).normal(size=size),
+            np.exp(-2 * (t[:, None] - t)**2) + jitter * np.eye(size))
+
+
+SINGULAR = {        # data and covariance, and whether digits are lost
+    "data that contradict it": (pair(5e-12, 30.0, -20.0), True),
+    "data far from it": (pair(1e-10, 3000.0, -2000.0), True),
+    "data near to it": (pair(1e-14, 1.0, 1.5), True),
+    "a kernel of little jitter": (kernel(1e-13), True),
+    "a kernel as people write it": (kernel(1e-6, 40), False),
+    "hardly singular": (pair(1e-6, 30.0, -20.0), False),
+}
+
+
+@pytest.mark.parametrize("case", SINGULAR)
+def test_what_cancels_in_a_covariance_that_is_nearly_singular_is_told(case):
+    (y, covariance), loses = SINGULAR[case]
+    (mean, variance), nats = exact_correlated(y, covariance, 0.1)
+    with jax.enable_x64(True), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = jp.VMP(correlated, progress=False).run(y, covariance, np.float64(0.1))
+    error = (np.abs(found.mean("x") - mean) / np.sqrt(variance)).max()
+    told = [str(w.message) for w in caught if issubclass(w.category, jp.NumericalWarning)]
+    assert bool(told) == loses, told
+    of_spread, of_f = map(float, re.search(r"error (\S+) of its spread, (\S+) nats",
+                                           told[0]).groups()) if told else (1e-6, 1e-4)
+    assert error < of_spread and abs(found.free_energy[-1] - nats) < of_f
