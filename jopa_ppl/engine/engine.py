@@ -27,6 +27,7 @@ LOOSE = (1e-8, 1e-6, 1e-4)                      # and of dynamics before these
 NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 LEAST_STEP = 1e-18   # next to none
+KEPT = 1e-6          # of an old precision in a new one, which is none of its own below
 PASSES = 5           # at most, of a program that one pass solves but for rounding
 
 
@@ -56,14 +57,13 @@ class Engine(Arithmetic):
         that does not raise F. Returns what rounding works on, and that size, as well.
 
         Natural parameters go from old to new. Where all messages are linearised, whose curvature
-        sees the mean alone, only the mean has a way to go: Newton's, damped (next to nothing of the
-        old precision stays, for where a flat prior meets no curvature).
+        sees the mean alone, only the mean has a way to go: Newton's, damped. But for where a flat
+        prior meets no curvature: a step without precision goes anywhere.
         """
         mask, old = bound.clamps[block.name], moments[block.name]
         energy, stats = self.energy_of(block, factors, moments, bound)
         here, there = block.message(old, mask), jax.grad(energy)(stats)
         rules = {f.message for f in factors if f.bends(block)}
-        spread = rules != {"linearise"}
         if "quadrature" in rules:
             # The sum of elements may be a precision where not every element's is one.
             safe, (whole, _) = energy, self.energy_of(block, factors, moments, bound, False)
@@ -72,13 +72,18 @@ class Engine(Arithmetic):
             there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), other, there)
             energy = lambda mine: jax.lax.cond(fine, whole, safe, mine)
 
+        precision = lambda message: jax.tree.leaves(block.diagonals(old, message, mask)[1])
+        newton = jnp.asarray(rules == {"linearise"})
+        for new, was in zip(precision(there), precision(here)):
+            newton &= (new >= KEPT * was).all()
+
         def mixed(size: Array | float) -> Any:
             return jax.tree.map(lambda a, b: (1 - size) * a + size * b, here, there)
 
         def way(size: Array | float) -> Any:
-            return (mixed(size)[0], *mixed(size if spread else 1 - 1e-6)[1:])
+            return (mixed(size)[0], *mixed(jnp.where(newton, 1 - KEPT, size))[1:])
 
-        def new(size: Array | float) -> Any:
+        def stepped(size: Array | float) -> Any:
             return block.update(old, way(size), mask)
 
         stats = self.stats(moments, bound.clamps)
@@ -98,10 +103,10 @@ class Engine(Arithmetic):
         digits_of_f = 1e-7 if self.graph.program.networks else 1e-12     # float32 in networks
 
         def tried(last: _Trial) -> _Trial:
-            mine = new(last.next)
+            mine = stepped(last.next)
             f = free_energy(mine)
             # The fixed point of what is linearised is a mode, no least F: F has no say next to it.
-            near = block.moved(old, mine) < NEAR if rules == {"linearise"} else False
+            near = newton & (block.moved(old, mine) < NEAR)
             begins = last.next == 0
             most = jnp.where(begins, f + digits_of_f * jnp.maximum(1.0, jnp.abs(f)), last.most)
             return _Trial(mine, last.next, jnp.where(begins, size, last.next / 2), most,
@@ -163,18 +168,22 @@ class Engine(Arithmetic):
 
         From afar a decoder is no guide: what one step makes of sharp pixels may be where it tells
         nothing any more. And dynamics that leave no room hold states on a path that is wrong, and
-        linearised there.
+        linearised there. Masked priors count meanwhile, next to nothing: tails that weigh little
+        hold no belief.
         """
         factors = [linearised(f) for f in update.factors]
         loose = () if all(f.site.observed for f in far) else LOOSE
         if not loose and any(f.message == "quadrature" for f in far):
             return self.step(update.block, factors, moments, bound)[0]
         powers = jnp.repeat(jnp.array((*loose, *TEMPERED)), TEMPERING)
+        faint = {n: a._replace(weight=jnp.where(
+            bound.arrays[n].weight > 0, bound.arrays[n].weight, TEMPERED[0] * a.weight))
+            for n, a in bound.priors.items()}
 
         def again(i: Array, moments: dict[str, Any]) -> dict[str, Any]:
-            part = {f.name: bound.arrays[f.name]._replace(
-                weight=powers[i] * bound.arrays[f.name].weight) for f in far}
-            here = bound._replace(arrays={**bound.arrays, **part})
+            part = {f.name: a._replace(weight=powers[i] * a.weight)
+                    for f in far for a in [bound.arrays[f.name]]}
+            here = bound._replace(arrays={**bound.arrays, **faint, **part})
             return self.step(update.block, factors, moments, here)[0]
 
         return jax.lax.fori_loop(0, len(powers), again, moments)
