@@ -147,9 +147,11 @@ class Arithmetic:
 
     def cancelled(self, moments: dict[str, Any], bound: Evidence) -> tuple[Array, Array]:
         """Sums of absolute terms where known matrices P meet residuals r that their elements take
-        nearly all of from each other: max_i (|P| |r|)_i / sqrt P_ii, and |r|' |P| |r|. Times half
-        a unit of the last place these are errors of F and, with sqrt(J_ii C_ii / P_ii) for the
-        spread of an element at most, of the means in spreads."""
+        nearly all of from each other: max_i (|P| |r|)_i / sqrt P_ii, and |r|' |P| |r| / 2.
+
+        Times half a unit of the last place these are errors of F and, with sqrt(J_ii C_ii / P_ii)
+        for the spread of an element at most, of the means in spreads.
+        """
         stats, zero = self.stats(moments, bound.clamps), jnp.zeros(())
         pulls, sizes = [zero], [zero]
         for f in self.graph.factors:
@@ -161,7 +163,7 @@ class Arithmetic:
             terms = jnp.abs(P) @ r[..., None]
             own = diagonal(P)[..., None]
             pulls.append((terms / jnp.sqrt(jnp.where(own > 0, own, jnp.inf))).max(initial=0.0))
-            sizes.append((terms[..., 0] * r).sum())
+            sizes.append(0.5 * (terms[..., 0] * r).sum())
         return jnp.stack(pulls).max(), jnp.stack(sizes).sum()
 
     def ties(self, block: Belief, moments: dict[str, Any], bound: Evidence) -> dict[str, Array]:
