@@ -36,9 +36,7 @@ class Seen(NamedTuple):
             raise DataError("seen= is what a goal is compared with", found=f"{len(rows)} whole",
                             expected="two observations or more", fix="pass frames (N, ..)")
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST)).astype(int)]
-        gaps = _distances(rows, rows)
-        np.fill_diagonal(gaps, np.inf)
-        return Seen(rows, found.shape[1:], float(gaps.min(1).max()))
+        return Seen(rows, found.shape[1:], _apart(rows))
 
     def compare(self, goals: NDArray) -> None:
         """Warn of goals (n, ..) that are far from all of it; of gaps (NaN) nothing is asked.
@@ -49,17 +47,26 @@ class Seen(NamedTuple):
         if goals.shape[1:] != self.shape:
             raise ShapeError("the goal does not fit what has been seen", found=goals.shape[1:],
                              expected=self.shape, fix="agent.goal(an observation)")
-        far = 0.0
         for goal in goals.reshape(len(goals), -1):
             told = np.isfinite(goal)
-            if told.any():
-                far = max(far, _distances(goal[None, told], self.rows[:, told]).min())
-        if far > FAR * self.apart:
-            warnings.warn(
-                f"the goal is unlike anything that has been seen: {far:.3g} from the nearest of it "
-                f"(root mean square of its elements), where what has been seen is {self.apart:.3g} "
-                "apart at most; plans towards it go by what networks and dynamics make of it there",
-                DataWarning, stacklevel=4)
+            if not told.any():
+                continue
+            far = _distances(goal[None, told], self.rows[:, told]).min()
+            apart = self.apart if told.all() else _apart(self.rows[:, told])
+            if far > FAR * apart:
+                warnings.warn(
+                    f"the goal is unlike anything that has been seen: {far:.3g} from the nearest "
+                    f"of it (root mean square of its elements), where what has been seen is "
+                    f"{apart:.3g} apart at most; plans towards it go by what networks and dynamics "
+                    "make of it there", DataWarning, stacklevel=4)
+                return
+
+
+def _apart(rows: NDArray) -> float:
+    """How far a row is from the one nearest to it, at most."""
+    gaps = _distances(rows, rows)
+    np.fill_diagonal(gaps, np.inf)
+    return float(gaps.min(1).max())
 
 
 def _distances(a: NDArray, b: NDArray) -> NDArray:
