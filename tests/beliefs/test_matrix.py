@@ -77,9 +77,10 @@ def forms(monkeypatch, fit):
     return found
 
 
-def both(monkeypatch, model, *args, sweeps=40, **kwargs):
-    """The posterior in the matrix's own form, and the dense one."""
-    vmp = jp.VMP(model, progress=False, max_iters=sweeps, tol=0.0)
+def both(monkeypatch, model, *args, sweeps=40, tol=0.0, extrapolate=False, **kwargs):
+    """The posterior in the matrix's own form, and the dense one. Sweeps start where the last one
+    ended: where they start ahead, each form has coordinates of its own to tell how far."""
+    vmp = jp.VMP(model, progress=False, max_iters=sweeps, tol=tol, extrapolate=extrapolate)
     own, dense = forms(monkeypatch, lambda: vmp.run(*args, **kwargs))
     assert isinstance(own.compiled.graph.block_of("A"), MatrixBelief)
     assert isinstance(dense.compiled.graph.block_of("A"), DenseBelief)
@@ -104,6 +105,18 @@ def test_every_sweep_is_that_of_the_dense_form(monkeypatch, case):
     y, u = data(missing=True)
     model = jp.condition(lds, {"u": u}) if case == {} else lds
     same(*both(monkeypatch, model, y, None if case == {} else u, sweeps=20, **case))
+
+
+@pytest.mark.slow
+def test_sweeps_that_start_ahead_end_where_those_of_the_dense_form_do(monkeypatch):
+    y, u = data(missing=True)
+    own, dense = both(monkeypatch, lds, y, u, sweeps=1000, tol=1e-12, extrapolate=True)
+    assert own.converged and dense.converged
+    assert_allclose(own.free_energy[-1], dense.free_energy[-1], rtol=1e-8)
+    for name in dense.sites:
+        sd = np.sqrt(dense.variance(name))
+        assert (np.abs(own.mean(name) - dense.mean(name)) <= 1e-4 * sd).all(), name
+        assert_allclose(own.variance(name), dense.variance(name), rtol=1e-4, err_msg=name)
 
 
 def polynomial(y, u, *, transposed=False):
