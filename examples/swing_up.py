@@ -176,9 +176,11 @@ def act(world: World, data: Episodes, starts: int, seed: int
     """Episodes towards the image of the upright arm, side by side: returns (starts,), angles
     (starts, steps) in radians; and milliseconds that a control step takes of one arm alone."""
     single, options = arm.make(), {"horizon": HORIZON, "max_iters": POLICIES, "messages": LINEARISE,
-                                   "to_action": to_torque, "planning": {"tolerance": TOLERANCE},
-                                   "seen": data.frames.reshape(-1, *data.frames.shape[2:])}
+                                   "to_action": to_torque, "planning": {"tolerance": TOLERANCE}}
     goal, arguments = arm.upright(single), {"vae": world.vae, "speed": world.speed}
+    one = jp.Agent(believing(world), {}, space=single.action_space, arguments=arguments,
+                   seen=data.frames.reshape(-1, *data.frames.shape[2:]), **options)
+    one.goal(goal)          # warns where nothing like it was seen: for all agents
     groups = -(-starts // TOGETHER)
     copies = -(-starts // groups)
 
@@ -198,8 +200,6 @@ def act(world: World, data: Episodes, starts: int, seed: int
         parts = list(tqdm(pool.map(episodes, range(0, starts, copies)), desc="acting",
                           unit=f"{copies} episodes", total=groups))
     returns, angles = (np.concatenate(x)[:starts] for x in list(zip(*parts))[:2])
-    one = jp.Agent(believing(world), {}, space=single.action_space, arguments=arguments, **options)
-    one.goal(goal)
     clocks = []
     for frame in parts[0][2][:TIMED]:
         one.act(frame)

@@ -123,16 +123,14 @@ class ChainBelief(GaussianBelief):
         return jnp.concatenate([stats[0][:self.h], self.nodes(steps)]), *stats[1:]
 
     def at_rest(self, q: Chain) -> Chain:
-        seeds = {site: self.head_at[n] for n, (site, back) in self.seeds.items()
-                 if n in self.head and back == 1}
-        steps, mean = q.mean[self.h:, ..., :self.k * self.width], q.mean
-        for site, (at, size) in self.node.items():
-            start, _ = seeds.get(site, (at, size))
-            first = mean[0 if site in seeds else self.h, ..., start:start + size]
-            for j in range(self.k):
-                here = slice(j * self.width + at, j * self.width + at + size)
-                steps = steps.at[..., here].set(first)
-        return q._replace(mean=mean.at[self.h:, ..., :self.k * self.width].set(steps))
+        first = q.mean[self.h, ..., :self.width]
+        for name, (site, back) in self.seeds.items():
+            if name in self.head and back == 1 and site in self.node:
+                (at, size), (start, _) = self.node[site], self.head_at[name]
+                first = first.at[..., at:at + size].set(q.mean[0, ..., start:start + size])
+        mean, *_ = self.with_means((q.mean, q.cov, q.cross),
+                                   jnp.broadcast_to(first, (self.length, *first.shape)))
+        return q._replace(mean=mean)
 
     def head_vector(self, parts: dict[str, Array]) -> Array:
         """Values of the head's members (*plates, dims) -> the head group (*plates, D)."""

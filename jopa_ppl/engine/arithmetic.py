@@ -155,10 +155,10 @@ class Arithmetic:
         stats, zero = self.stats(moments, bound.clamps), jnp.zeros(())
         pulls, sizes = [zero], [zero]
         for f in self.graph.factors:
-            a = bound.arrays[f.name]
-            if f.curved or a.precision is None or a.precision.ndim == a.offset.ndim:
+            P = bound.arrays[f.name].known_matrix
+            if f.curved or P is None:
                 continue
-            square, _, P, _ = self.energy.parts(f, a, stats)
+            square = self.energy.parts(f, bound.arrays[f.name], stats)[0]
             r = jnp.sqrt(jnp.maximum(diagonal(square), 0.0))
             terms = jnp.abs(P) @ r[..., None]
             own = diagonal(P)[..., None]

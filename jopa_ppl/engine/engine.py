@@ -72,10 +72,11 @@ class Engine(Arithmetic):
             there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), other, there)
             energy = lambda mine: jax.lax.cond(fine, whole, safe, mine)
 
-        precision = lambda message: jax.tree.leaves(block.diagonals(old, message, mask)[1])
-        newton = jnp.asarray(rules == {"linearise"})
-        for new, was in zip(precision(there), precision(here)):
-            newton &= (new >= KEPT * was).all()
+        newton = jnp.zeros((), bool)
+        if rules == {"linearise"}:
+            firm = jax.tree.map(lambda new, was: (new >= KEPT * was).all(), *(
+                block.diagonals(old, message, mask)[1] for message in (there, here)))
+            newton = jnp.stack([jnp.ones((), bool), *jax.tree.leaves(firm)]).all()
 
         def mixed(size: Array | float) -> Any:
             return jax.tree.map(lambda a, b: (1 - size) * a + size * b, here, there)
@@ -181,8 +182,8 @@ class Engine(Arithmetic):
             for n, a in bound.priors.items()}
 
         def again(i: Array, moments: dict[str, Any]) -> dict[str, Any]:
-            part = {f.name: a._replace(weight=powers[i] * a.weight)
-                    for f in far for a in [bound.arrays[f.name]]}
+            part = {f.name: bound.arrays[f.name]._replace(
+                weight=powers[i] * bound.arrays[f.name].weight) for f in far}
             here = bound._replace(arrays={**bound.arrays, **faint, **part})
             return self.step(update.block, factors, moments, here)[0]
 

@@ -31,6 +31,12 @@ class FactorArrays(NamedTuple):
     env: Any
     fits: Array | bool = True         # whether K is all there is to the residual
 
+    @property
+    def known_matrix(self) -> Array | None:
+        """The precision where it is data, and a matrix."""
+        P = self.precision
+        return None if P is None or P.ndim == self.offset.ndim else P
+
 
 class Windows(NamedTuple):
     """Series of a run by scan: step inputs and values of observed sites, (T, ..)."""

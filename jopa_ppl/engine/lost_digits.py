@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jopa_ppl.beliefs import Belief
@@ -39,16 +40,11 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Looke
     error, nats = told.lost
     if error <= SILENT and nats <= ENERGY:
         return
+    at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
     end = f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F"
     if told.left_of_sums == (error, nats):
-        found_in = _error_of_sums(compiled, posterior(), end)
-        if error > SERVES:
-            raise found_in("rounding has eaten the result")
-        warnings.warn(str(found_in("rounding has taken digits of the result")), NumericalWarning,
-                      stacklevel=4)
-        return
-    at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
-    if compiled.decision is not None and at == len(compiled.blocks) - 1:
+        error_of = _error_of_sums(posterior(), end)
+    elif compiled.decision is not None and at == len(compiled.blocks) - 1:
         error_of = _error_of_plan(compiled, posterior(), end)
     else:
         error_of = _error(compiled, posterior(), compiled.blocks[at], end,
@@ -107,18 +103,17 @@ def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, far: 
                                        found=found + end, expected=expected, fix=fix)
 
 
-def _error_of_sums(compiled: Compiled, posterior: Looked, end: str
-                   ) -> Callable[[str], NumericalError]:
+def _error_of_sums(posterior: Looked, end: str) -> Callable[[str], NumericalError]:
     """As `_error`, of a matrix that is nearly singular, where what cancels in it is large."""
     with ours():
-        arrays = jax.device_get(posterior.bound.arrays)
-    known = {n: a.precision for n, a in arrays.items()
-             if a.precision is not None and a.precision.ndim > a.offset.ndim}
-    name = max(known, key=lambda n: np.abs(known[n]).max(initial=0.0))
+        known = jax.device_get({n: jnp.abs(P).max(initial=0.0)
+                                for n, a in posterior.bound.arrays.items()
+                                if (P := a.known_matrix) is not None})
+    name = max(known, key=known.get)
     return lambda what: NumericalError(
         what, site=name.partition("[")[0], posterior=posterior,
         found="a covariance matrix whose elements, given each other, have scales of "
-              f"{np.abs(known[name]).max()**-0.5:.2g}, and data far from what it allows" + end,
+              f"{float(known[name])**-0.5:.2g}, and data far from what it allows" + end,
         expected="a matrix that is less singular, or data nearer to what it expects",
         fix="write what it is made of as latents of their own (a common part, and what differs), "
             "or add more to its diagonal (1e-8 of it, say)")
