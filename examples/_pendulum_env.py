@@ -92,8 +92,3 @@ def collect(pendulum: Pendulum, episodes: int, steps: int, seed: int) -> Episode
         torques.append(torque)
     shape = (episodes, steps, pendulum.size, pendulum.size, 1)
     return Episodes(np.stack(frames).reshape(shape), np.stack(torques)[..., None])
-
-
-def goal_frame(pendulum: Pendulum, angle: float) -> Array:
-    """The frame of the arm at rest at `angle`, (size, size, 1)."""
-    return pendulum.set(angle)

@@ -16,7 +16,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 import jopa_ppl as jp
-from examples import _swing_up_env as arm
+from examples import _arm_env as arm
 from examples._command import parse, save
 from jopa_ppl.models.vae import VAE, covering
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from jax import Array
 
@@ -48,48 +47,3 @@ def dynamics(frames: Array | None = None, *, T: int, trajectories: int, vae: VAE
         return (pose, new), None
 
     jp.scan(step, (x0, x1), frames, length=T)
-
-
-def local_dynamics(following: Array, *, features: Array, weights: Array, prior: Array,
-                   noise: float) -> None:
-    """A linear model of its own near each of H states, from N replayed transitions each.
-
-        following_hn ~ N(features_hn M_h, noise^2)^weights_hn,    M_h ~ N(prior, 1)
-
-    Args:
-        following: (H, N, d); features: (H, N, k) = (x_{t-1}, x_t, u_t, 1); weights: (H, N), how
-            near transition n is to state h: its likelihood is tempered by it.
-    """
-    H, N = weights.shape
-    planned, replay = jp.plate("planned", H, dim=-2), jp.plate("replay", N, dim=-1)
-    with planned:
-        M = jp.latent("M", dist.Normal(prior, 1.0).to_event(2))
-    with planned, replay, numpyro.handlers.scale(scale=weights):
-        mean = jnp.einsum("hnk,hkd->hnd", features, M[:, 0])
-        jp.observe("following", dist.Normal(mean, noise).to_event(1), following)
-
-
-def local_plan(frames: Array, weights: Array, models: tuple[Array, Array, Array], *, vae: VAE,
-               noise: float,
-               action_scale: float = 10.0, start: float = 1.0) -> None:
-    """The step of `dynamics` with a known local model (A_t, B_t, c_t) at every step.
-
-    Args:
-        frames: (T, H, W, C): the last frames seen, then the goal wherever it is wanted.
-        weights: (T,), 1 for what was seen, less for a goal that may be missed a little.
-        models: A (T, d, 2 d), B (T, d, du), c (T, d).
-    """
-    d, du = vae.d, models[1].shape[-1]
-    x0 = jp.latent("x0", dist.Normal(jnp.zeros(d), start).to_event(1))
-    x1 = jp.latent("x1", dist.Normal(jnp.zeros(d), start).to_event(1))
-
-    def step(carry: tuple[Array, Array], inputs: tuple) -> tuple:
-        (last, pose), (frame, weight, (A, B, c)) = carry, inputs
-        with numpyro.handlers.scale(scale=weight):
-            jp.observe("y", vae.likelihood(pose), frame)
-        u = jp.latent("u", dist.Normal(jnp.zeros(du), action_scale).to_event(1))
-        new = jp.latent("x", dist.Normal(A @ jnp.concatenate([last, pose]) + B @ u + c,
-                                         noise).to_event(1))
-        return (pose, new), None
-
-    jp.scan(step, (x0, x1), (frames, weights, models))

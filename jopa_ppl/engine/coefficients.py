@@ -13,7 +13,7 @@ from jax import Array, random
 from jopa_ppl.beliefs import MatrixBelief
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.matrix import MatrixEntries, MatrixProduct
-from jopa_ppl.linalg.slopes import slopes
+from jopa_ppl.linalg.slopes import units
 from jopa_ppl.program.refs import Ref
 
 
@@ -118,17 +118,16 @@ def _slope(fn: Callable, point: Array, copied: bool) -> tuple[Array, Array]:
     """fn at a point (*batch|1, p), every element of the batch for itself, and its slope, p in front
     of the value's axes; backward where its values (*batch, n) are fewer than p, and no two elements
     of the batch are made of one of the point: a pass backward would add them up."""
-    size, aval = point.shape[-1], jax.eval_shape(fn, point)
-    if not copied and aval.shape[:-1] == point.shape[:-1] and aval.shape[-1] < size:
+    size = point.shape[-1]
+    value, tangent = jax.linearize(fn, point)       # traced once, whichever way its slope goes
+    if not copied and value.shape[:-1] == point.shape[:-1] and value.shape[-1] < size:
         try:
-            value, back = jax.vjp(fn, point)
-            eye = jnp.eye(aval.shape[-1], dtype=aval.dtype)
-            eye = eye.reshape((len(eye), *(1,) * (point.ndim - 1), len(eye)))
-            rows = jax.vmap(lambda c: back(c)[0])(jnp.broadcast_to(eye, (len(eye), *aval.shape)))
+            back = jax.linear_transpose(tangent, point)
+            rows = jax.vmap(lambda c: back(c)[0])(units(value))
             return value, jnp.moveaxis(rows, (0, -1), (-1, 0))
         except ValueError:          # a while loop goes forward alone
             pass
-    return fn(point), slopes(fn, point)
+    return value, jax.vmap(tangent)(units(point))
 
 
 def expand(fn: Callable, sizes: Sequence[int]) -> Array:

@@ -12,7 +12,11 @@ from jax import Array
 def slopes(fn: Callable[[Array], Array], x: Array) -> Array:
     """The slope of fn(x) in x (*batch, n), (n, *shape of the value): an element never moves
     another, so one tangent serves all of the batch."""
+    return jax.vmap(lambda t: jax.jvp(fn, (x,), (t,))[1])(units(x))
+
+
+def units(x: Array) -> Array:
+    """The tangents of x (*batch, n) that move one of the n in all of the batch, (n, *batch, n)."""
     n = x.shape[-1]
-    eye = jnp.eye(n).reshape((n, *(1,) * (x.ndim - 1), n))
-    tangents = jnp.broadcast_to(eye, (n, *x.shape))
-    return jax.vmap(lambda t: jax.jvp(fn, (x,), (t,))[1])(tangents)
+    eye = jnp.eye(n, dtype=x.dtype).reshape((n, *(1,) * (x.ndim - 1), n))
+    return jnp.broadcast_to(eye, (n, *x.shape))

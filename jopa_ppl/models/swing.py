@@ -11,9 +11,11 @@ knows of it: the torque is tanh a of what there is at most.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from math import comb
+from functools import reduce
+from itertools import combinations_with_replacement
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
@@ -25,13 +27,12 @@ DEGREE = 3
 
 def polynomials(z: Array, degree: int = DEGREE) -> Array:
     """All monomials of this degree or less: z (.., n) -> (.., (n + degree)! / n! / degree!)."""
-    one = jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)       # products of `degree` of these
-    count, found = one.shape[-1], one
-    for made in range(1, degree):           # one_i times what is made of one_i, .., one_n alone
-        tails = [comb(count - i + made - 1, made) for i in range(count)]
-        found = jnp.concatenate([one[..., i:i + 1] * found[..., -tail:]
-                                 for i, tail in enumerate(tails)], -1)
-    return found
+    one = jnp.concatenate([jnp.ones_like(z[..., :1]), z], -1)
+    picks = combinations_with_replacement(range(one.shape[-1]), degree)
+    # Factors by products with ones and zeros: few operations, whose derivatives are products too.
+    chosen = [jnp.matmul(one, np.eye(one.shape[-1], dtype=one.dtype)[:, list(p)],
+                         precision="highest") for p in zip(*picks)]
+    return reduce(jnp.multiply, chosen)
 
 
 def features(pose: Array, velocity: Array, action: Array) -> Array:

@@ -1,15 +1,17 @@
-"""Gymnasium's Pendulum-v1 exactly as it ships, seen through small grey frames.
+"""Gymnasium's Pendulum-v1 seen through small grey frames: as it ships, or with a stronger motor.
 
-Torques of up to 2 N m, steps of 0.05 s, episodes of 200 steps, starts of `env.reset()`, its own
-renderer. Two things are done to what it draws: the arrow that shows the torque is left out, and the
-middle of the picture is averaged to 24 x 24 pixels. (Gymnasium's ResizeObservation would do that
-as well; it needs OpenCV, and keeps the empty border.)
+Torques of up to 2 N m unless another limit is given (gravity takes up to 5), steps of 0.05 s,
+episodes of 200 steps, starts of `env.reset()`, its own renderer. Two things are done to what it
+draws: the arrow that shows the torque is left out, and the middle of the picture is averaged to
+24 x 24 pixels. (Gymnasium's ResizeObservation would do that as well; it needs OpenCV, and keeps
+the empty border.)
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -45,9 +47,13 @@ def shrink(screen: np.ndarray) -> np.ndarray:
     return np.rint(np.tensordot(_MEAN, rows.swapaxes(0, 1), 1)).astype(np.uint8).swapaxes(0, 1)
 
 
-def make() -> gym.Env:
-    """Pendulum-v1 whose observations are frames (24, 24, 1) in [0, 1], a dark arm on white."""
-    env = WithoutArrow(gym.make("Pendulum-v1", render_mode="rgb_array"))
+def make(torque: float = TORQUE) -> gym.Env:
+    """Pendulum-v1 whose observations are frames (24, 24, 1) in [0, 1], a dark arm on white; its
+    largest torque in N m."""
+    env = gym.make("Pendulum-v1", render_mode="rgb_array")
+    env.unwrapped.max_torque = torque
+    env.unwrapped.action_space = gym.spaces.Box(-torque, torque, (1,), np.float32)
+    env = WithoutArrow(env)
     env = AddRenderObservation(env)
     colours = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
     env = GrayscaleObservation(TransformObservation(env, shrink, colours), keep_dim=True)
@@ -59,19 +65,28 @@ class Watched(gym.vector.VectorWrapper):
     """Copies whose true angles are noted before every step, in (-pi, pi], 0 upright: for scoring
     alone."""
 
-    def __init__(self, copies: int) -> None:
-        super().__init__(gym.vector.SyncVectorEnv([make] * copies))
-        self.angles: list[list[float]] = []
+    def __init__(self, copies: int, torque: float = TORQUE) -> None:
+        super().__init__(gym.vector.SyncVectorEnv([partial(make, torque)] * copies))
+        self.angles: list[np.ndarray] = []
 
     def step(self, actions: Any) -> tuple:
         """As the environments do."""
-        at = [env.unwrapped.state[0] for env in self.env.envs]
-        self.angles.append(list(np.angle(np.exp(1j * np.array(at)))))
+        at = np.array([env.unwrapped.state[0] for env in self.env.envs])
+        self.angles.append(wrap(at))
         return self.env.step(actions)
 
 
-def upright(env: gym.Env) -> np.ndarray:
-    """The goal: a picture of the arm upright, where it stays without a torque. (24, 24, 1)."""
+def wrap(angle: Any) -> np.ndarray:
+    """Angles in (-pi, pi]."""
+    return np.angle(np.exp(1j * np.asarray(angle)))
+
+
+def at_rest(env: gym.Env, angle: float = 0.0) -> np.ndarray:
+    """A goal: a picture of the arm at rest at an angle (rad, 0 upright), (24, 24, 1)."""
     env.reset()
-    env.unwrapped.state = np.zeros(2)
-    return env.step(np.zeros(1, np.float32))[0]
+    inner = env.unwrapped
+    inner.state, gravity = np.array([angle, 0.0]), inner.g
+    inner.g = 0.0                     # so that it stays there for the step that draws it
+    frame = env.step(np.zeros(1, np.float32))[0]
+    inner.g = gravity
+    return frame
