@@ -6,13 +6,13 @@ import argparse
 import ast
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 import jopa_ppl as jp
@@ -78,8 +78,8 @@ def program(name: str) -> Callable:
         found: Any = importlib.import_module(module)
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise JopaError("there is no such program", found=f"'{name}': {error}",
+    except Exception as error:          # a module that is imported may fail in any way
+        raise JopaError("there is no such program", found=f"'{name}': {error!r}",
                         expected="MODULE:FUNCTION", fix=way_out) from error
     if not callable(found):
         raise JopaError("it is no program", found=f"'{name}', a {type(found).__name__}",
@@ -126,14 +126,16 @@ def _literal(text: str) -> Any:
 
 def _threshold(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
+    if value.lower() == "none":
+        return name, None
     try:
-        if value.lower() == "none":
-            return name, None
         bounds = tuple(map(float, value.split(":")))
-        return name, bounds[0] if len(bounds) == 1 else (bounds[0], bounds[1])
-    except (ValueError, IndexError) as error:
+    except ValueError:
+        bounds = ()
+    if len(bounds) not in (1, 2) or any(map(math.isnan, bounds)):
         raise argparse.ArgumentTypeError(
-            f"'{text}': expected NAME=BOUND, NAME=LOW:HIGH or NAME=none") from error
+            f"'{text}': expected NAME=BOUND, NAME=LOW:HIGH or NAME=none")
+    return name, bounds[0] if len(bounds) == 1 else bounds
 
 
 def explain(options: argparse.Namespace) -> int:
@@ -160,7 +162,7 @@ def validate(options: argparse.Namespace) -> int:
         _conditioned(model, read), posterior, **read.arguments, site=options.site,
         horizon=options.horizon, origins=options.origins, dynamics=dynamics,
         thresholds=dict(options.threshold), num_samples=options.samples,
-        rng_key=jax.random.key(options.seed))
+        rng_key=options.seed)
     print(f"'{options.checkpoint}', {options.model}\n\n{report}")
     return 0 if report.passed else 1
 

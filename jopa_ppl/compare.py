@@ -11,7 +11,7 @@ from jax import Array, random
 
 from jopa_ppl.colours import COLOURS
 from jopa_ppl.engines import Program, Run, UseMarginalised, UseNUTS, UseSVI, UseVMP
-from jopa_ppl.errors import JopaError, SiteError, names
+from jopa_ppl.errors import JopaError, SiteError, check_model, names, whole
 from jopa_ppl.graph.tables import table
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
@@ -188,6 +188,13 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
     Raises:
         JopaError: an engine is unknown. An engine that fails on the program is noted, not raised.
     """
+    whole("jp.compare", num_draws=num_draws)
+    check_model(model)
+    for limit in budget.values() if isinstance(budget, Mapping) else (budget,):
+        if not isinstance(limit, int | float | np.number) or not limit >= 0:
+            raise JopaError("an option is out of range", found=f"budget={budget!r}",
+                            expected="seconds, or {engine's name: seconds}",
+                            fix="see help(jp.compare)")
     chosen: list[Any] = []
     for engine in engines:
         if isinstance(engine, str) and engine not in ENGINES:

@@ -21,7 +21,7 @@ from jax import Array, random
 from numpyro import handlers, infer
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
-from numpyro.infer.initialization import init_to_mean, init_to_median
+from numpyro.infer.initialization import init_to_mean, init_to_median, init_to_sample
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import in_batches
@@ -179,13 +179,13 @@ class UseSVI:
 
 @dataclass(frozen=True)
 class UseNUTS:
-    """Options of the engine "nuts"; chains run side by side, from the means of the priors."""
+    """Options of the engine "nuts"; chains run side by side, each from a draw of the priors."""
 
     num_warmup: int = 300
     num_samples: int = 500
     num_chains: int = 2
     max_tree_depth: int = 10
-    init: Callable = _in_the_middle
+    init: Callable = init_to_sample     # chains that begin together agree whatever they missed
     dense_mass: bool = False
     name: str = "nuts"
 

@@ -110,6 +110,23 @@ def within(see: str, low: float, high: float, **options: object) -> None:
                             fix=f"see help({see})")
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no program.
+
+    Raises:
+        JopaError: it is not callable.
+    """
+    if not callable(model):
+        raise JopaError("the model is not callable", found=type(model).__name__,
+                        expected="a NumPyro program (a function)", fix="pass the function")
+
+
+def is_step(step: object, length: int) -> bool:
+    """Whether it is one of `length` steps, negative ones counted from the end."""
+    whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
+    return whole and -length <= step < length
+
+
 def whole(see: str, least: int = 1, **options: object) -> None:
     """Refuse options that are not whole numbers from `least` on; `see` is where they are told of.
 

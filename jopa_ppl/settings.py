@@ -41,11 +41,7 @@ def ours(*traced: Any, double: bool = True) -> Iterator[None]:
     """
     if not _process:
         _process.append(os.getpid())
-    if _process[0] != os.getpid():
-        raise JopaError("JAX does not work in a forked process",
-                        found="a process that was forked after JAX had been used",
-                        expected="a process that starts afresh",
-                        fix="multiprocessing.get_context('spawn'), or fork before the first run")
+    refuse_forked()
     with ExitStack() as stack:
         enter = stack.enter_context
         if double:
@@ -56,6 +52,19 @@ def ours(*traced: Any, double: bool = True) -> Iterator[None]:
         if not _outermost() and not is_traced(traced):
             enter(_at_once())
         yield
+
+
+def refuse_forked() -> None:
+    """Refuse a process that was forked after JAX had been used here.
+
+    Raises:
+        JopaError: it was.
+    """
+    if _process and _process[0] != os.getpid():
+        raise JopaError("JAX does not work in a forked process",
+                        found="a process that was forked after JAX had been used",
+                        expected="a process that starts afresh",
+                        fix="multiprocessing.get_context('spawn'), or fork before the first run")
 
 
 _SETTINGS = (

@@ -17,7 +17,7 @@ from numpyro.infer.util import potential_energy, unconstrain_fn
 from numpyro.primitives import Messenger
 
 from jopa_ppl.engine.signature import split_call
-from jopa_ppl.errors import JopaError
+from jopa_ppl.errors import JopaError, check_model
 from jopa_ppl.infer.integrable import Split, freed, split
 from jopa_ppl.infer.integrals import drawn, evidence, told_by
 from jopa_ppl.infer.vmp import VMP
@@ -25,6 +25,7 @@ from jopa_ppl.language.missing import from_masked
 from jopa_ppl.language.query import _Query, condition
 from jopa_ppl.language.replay import replay
 from jopa_ppl.language.tracing import apart
+from jopa_ppl.settings import ours
 
 EVIDENCE = "log_evidence"       # the name of the factor
 
@@ -71,8 +72,9 @@ class Marginalised(_Query, data=()):
                             found="no value" if lost else "nothing that is observed",
                             expected="data, and a value of every site that is sampled",
                             fix="see `explain` for which these are")
-        return evidence(parts)(self._leaves(
-            parts, {n: values[n] for n in parts.kept}, args, kwargs))
+        with ours(values, args, kwargs, double=False):
+            return evidence(parts)(self._leaves(
+                parts, {n: values[n] for n in parts.kept}, args, kwargs))
 
     def integrated(self, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """The latents that are integrated out for these arguments."""
@@ -168,9 +170,7 @@ def marginalised(model: Callable, *, over: str | Sequence[str] | None = None) ->
     Source: Lai, Burroni, Guan & Sheldon 2023, "Automatically marginalized MCMC in probabilistic
     programming"; the envelope theorem for gradients of F.
     """
-    if not callable(model):
-        raise JopaError("the model is not callable", found=type(model).__name__,
-                        expected="a NumPyro program (a function)", fix="pass the function")
+    check_model(model)
     sites = (over,) if isinstance(over, str) else over
     fine = sites is None or (isinstance(sites, Sequence) and len(sites) > 0
                              and all(isinstance(n, str) for n in sites))

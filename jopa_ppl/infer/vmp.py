@@ -11,7 +11,7 @@ from jax import Array
 from jopa_ppl.engine.compiled import Compiled, Options, compiled_for, refuse_traced, run
 from jopa_ppl.engine.outcome import after
 from jopa_ppl.engine.signature import Call
-from jopa_ppl.errors import JopaError, whole, within
+from jopa_ppl.errors import JopaError, check_model, whole, within
 from jopa_ppl.graph.factor import RULES
 from jopa_ppl.infer.batches import PosteriorBatch, run_batch
 from jopa_ppl.language.keys import as_key
@@ -66,9 +66,7 @@ class VMP:
                  max_iters: int = 200, tol: float = 1e-6, damping: float | None = None,
                  messages: Mapping[str, str] | None = None, extrapolate: bool = True,
                  progress: bool = True) -> None:
-        if not callable(model):
-            raise JopaError("the model is not callable", found=type(model).__name__,
-                            expected="a NumPyro program (a function)", fix="pass the function")
+        check_model(model)
         if chain not in METHODS:
             raise JopaError("unknown chain method", found=repr(chain), expected=METHODS,
                             fix="leave it at 'auto'")

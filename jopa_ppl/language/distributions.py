@@ -47,8 +47,8 @@ class ArrayNormal(Distribution):
 
     @lazy_property
     def scale_tril(self) -> Array:
-        known = self._known[..., None] * jnp.eye(self.covariance.shape[-1])
-        return jnp.linalg.cholesky(self.covariance + known)
+        known = self._known[..., None] * jnp.eye(self.covariance.shape[-1], dtype=bool)
+        return jnp.linalg.cholesky(self.covariance + known.astype(self.covariance.dtype))
 
     @property
     def _known(self) -> Array:
@@ -67,7 +67,7 @@ class ArrayNormal(Distribution):
         tril = jnp.broadcast_to(self.scale_tril, (*gap.shape, gap.shape[-1]))
         white = solve_triangular(tril, gap[..., None], lower=True)[..., 0]
         logdet = jnp.log(_diagonal(tril)).sum(-1)
-        free = (~self._known).sum(-1)
+        free = (~self._known).sum(-1).astype(white.dtype)
         density = -0.5 * (white**2).sum(-1) - logdet - 0.5 * free * jnp.log(2 * jnp.pi)
         return jnp.where((self._known & (gap != 0)).any(-1), -jnp.inf, density)
 

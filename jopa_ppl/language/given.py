@@ -14,7 +14,7 @@ from jax import Array
 from jax.scipy.linalg import cho_solve
 from numpyro.primitives import Messenger
 
-from jopa_ppl.errors import JopaError, ShapeError, SiteError
+from jopa_ppl.errors import JopaError, ShapeError, SiteError, check_model
 from jopa_ppl.language.distributions import ArrayNormal
 from jopa_ppl.language.missing import filled
 from jopa_ppl.language.query import _Query, check_known
@@ -178,6 +178,10 @@ def given(model: Callable, posterior: Earlier | Mapping[str, dist.Distribution],
     Raises:
         SiteError: a site is not in the posterior, not global, or (when run) not in the program.
     """
+    check_model(model)
+    if not isinstance(update, bool | np.bool_):
+        raise JopaError("an option has the wrong type", found=f"update={update!r}",
+                        expected="True or False", fix="see help(jp.given)")
     if isinstance(posterior, Mapping):
         chosen = dict(posterior)
         for name in sites or ():

@@ -108,12 +108,12 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
         ShapeError: no steps or values, a step that is no whole number, is outside the series or
             named twice, or unequal shapes.
     """
-    if not values:
-        raise ShapeError("jp.sparse needs at least one value", found="{}",
+    if not isinstance(values, Mapping) or not values:
+        raise ShapeError("jp.sparse needs at least one value", found=repr(values)[:40],
                          expected="{step: value}", fix="pass obs=None where nothing is observed")
-    if length < 1:
-        raise ShapeError("jp.sparse needs at least one step", found=f"length {length}",
-                         expected="length >= 1", fix="check the horizon")
+    if not isinstance(length, int | np.integer) or length < 1:
+        raise ShapeError("jp.sparse needs at least one step", found=f"length {length!r}",
+                         expected="a whole number, length >= 1", fix="check the horizon")
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(dict(values)))
     values = from_masked(dict(values))
     arrays = {k: jnp.asarray(v) if traced else np.asarray(v) for k, v in values.items()}

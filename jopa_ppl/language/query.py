@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from numpyro.primitives import Messenger
 
 from jopa_ppl.arrays import native
-from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, names
+from jopa_ppl.errors import DataError, JopaError, ShapeError, SiteError, check_model, names
 from jopa_ppl.language.missing import filled, from_masked, mask_missing, without_gaps
 from jopa_ppl.language.series import Series
 
@@ -128,6 +128,7 @@ def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
     Raises:
         DataError: a value holds infinities; SiteError (when run): a name is not in the program.
     """
+    check_model(model)
     if not isinstance(data, Mapping):
         raise JopaError("jp.condition takes data by site name", found=type(data).__name__,
                         expected="a dict {name: array}", fix="jp.condition(model, {'u': actions})")

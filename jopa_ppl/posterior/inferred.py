@@ -20,7 +20,7 @@ from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.marginals import Marginal, compiled_parts, marginals
 from jopa_ppl.engine.signature import Call
 from jopa_ppl.engine.state import State
-from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
+from jopa_ppl.errors import JopaError, ShapeError, SiteError, is_step, names, whole
 from jopa_ppl.language.given import JointBelief
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.posterior import draws, prediction, unconstrained
@@ -153,8 +153,8 @@ class Inferred:
         if self.compiled.graph.program.sites[name].scan is None:
             raise SiteError("the site has no steps", site=name, found="a site outside of scans",
                             expected="a site of a scan", fix=f"use posterior['{name}']")
-        if not -len(mean) <= step < len(mean):
-            raise ShapeError("there is no such step", site=name, found=f"step {step}",
+        if not is_step(step, len(mean)):
+            raise ShapeError("there is no such step", site=name, found=f"step {step!r}",
                              expected=f"a step in [{-len(mean)}, {len(mean)})",
                              fix="check the horizon")
         return self._distribution(name, (step,))
@@ -200,11 +200,12 @@ class Inferred:
         for size in sample_shape:
             whole("jp.Posterior.sample", 0, sample_shape=size)
         with ours(key):
-            count = int(np.prod(sample_shape, dtype=int))
+            size = int(np.prod(sample_shape, dtype=int))
+            count = max(size, 1)
             found = draws.sample(self.compiled, self._one, self.state, self.bound, self.plan, key,
                                  count)
             found = unconstrained.outside(found, self._maps)
-            found = {n: found[n].reshape((*sample_shape, *found[n].shape[1:]))
+            found = {n: found[n][:size].reshape((*sample_shape, *found[n].shape[1:]))
                      for n in self.sites}
         return {n: outward(x) for n, x in found.items()}
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, random
 
 from jopa_ppl.engine.signature import Call
-from jopa_ppl.errors import JopaError, ShapeError, SiteError, names, whole
+from jopa_ppl.errors import JopaError, ShapeError, SiteError, is_step, names, whole
 from jopa_ppl.language import replay as predictive
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
@@ -65,8 +65,8 @@ class Posterior(Inferred):
         self._kept()
         scans = self.compiled.graph.program.scans
         length = scans[0].length if scans else 0
-        if not -length <= step < length:
-            raise ShapeError("there is no such step", found=f"step {step}",
+        if not is_step(step, length):
+            raise ShapeError("there is no such step", found=f"step {step!r}",
                              expected=f"a step in [{-length}, {length})", fix="check the horizon")
         with ours():
             return state(self.compiled, self.state.moments, self.bound, step % length)
@@ -174,6 +174,7 @@ class Posterior(Inferred):
         return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
                                  keep_data=bool(args or kwargs), draw_gaps=True)
 
+    @ours(double=False)
     def forecast(self, steps: int, *, rng_key: Array | int | None = None, num_samples: int = 1000,
                  length: str = "T") -> dict[str, Array]:
         """Draws of what comes after the last step, data and latents, with beliefs about what is
@@ -212,6 +213,7 @@ class Posterior(Inferred):
 
     # -- tables and files ------------------------------------------------------------------------
 
+    @ours(double=False)
     def summary(self) -> str:
         """A table of all global sites, elementwise: mean, standard deviation, 90 % interval."""
         rows = [("site", "mean", "sd", "5 %", "95 %")]

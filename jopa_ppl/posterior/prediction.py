@@ -77,7 +77,7 @@ def distribution(m: Marginal, name: str, mean: Array) -> dist.Distribution:
     """
     if m.family.startswith("Bernoulli"):
         return dist.Bernoulli(jnp.clip(mean, 0.0, 1.0))
-    raise SiteError("its prediction is a mixture that has no name", site=name, found=m.family,
-                    expected="a Gaussian, or a Bernoulli",
+    raise SiteError("no distribution is told of its prediction", site=name, found=m.family,
+                    expected="a Gaussian, or a Bernoulli: others may be mixtures without a name",
                     fix=f"use posterior.mean('{name}') and .variance('{name}'), or draws: "
                         "posterior.predict(rng_key=0)")

@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from jopa_ppl.atomic import write_whole
 from jopa_ppl.errors import FileError, names
+from jopa_ppl.settings import refuse_forked
 from jopa_ppl.version import __version__
 
 FORMAT = 2           # 1: what a factor reads was told by text, "x@-1"
@@ -143,6 +144,7 @@ def damaged(what: str, path: object) -> Iterator[None]:
     except FileError:
         raise
     except Exception as error:
+        refuse_forked()              # which is no fault of the file
         raise FileError(what, found=f"'{path}': {error!r}", expected=_EXPECTED,
                         fix="save it again") from error
 

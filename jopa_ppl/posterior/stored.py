@@ -99,6 +99,8 @@ class StoredPosterior(Posterior):
     def __init__(self, header: dict[str, Any], graph: Graph, engine: Engine, moments: dict,
                  kept: Kept) -> None:
         history = np.asarray(header["free_energy"], np.float64)
+        if header["num_iters"] and not len(history):
+            raise ValueError("sweeps without a free energy")        # within `storage.damaged`
         state = State(moments, history[-1:].sum(), header["num_iters"], -1, header["converged"])
         super().__init__(_Restored(graph, engine, header["schedule"]), None, state, kept, history,
                          noise=header.get("free_energy_noise"))

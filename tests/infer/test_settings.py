@@ -63,6 +63,25 @@ def everything():
     return [np.asarray(x) for x in found]
 
 
+def more():
+    """What else answers in numbers: tables, predictions, many runs at once, evidence."""
+    posterior = jp.VMP(noisy, progress=False).run(Y)
+    walked = jp.VMP(walk, progress=False).run(Y)
+    many = np.stack([Y, 2 * Y])
+    goals = np.stack([np.asarray(jp.sparse(3, {0: 0.0, -1: g}), np.float32) for g in (1.0, 2.0)])
+    found = jp.VMP(noisy, progress=False).run_batch(many, over="y")
+    plans = jp.VMP(walk, decide="u", progress=False).run_batch(goals, over="y")
+    evidence = jp.marginalised(noisy).log_evidence({"t": np.float32(2.0)}, Y)
+    report = jp.validate(walk, walked, np.arange(3, dtype=np.float32), dynamics=None, horizon=1,
+                         origins=1)
+    tree = posterior.to_arviz(num_samples=2)
+    posterior.summary(), str(report)
+    return [np.asarray(x) for x in (
+        found.mean("m"), found[0].mean("m"), plans.mean("u"), plans[1].free_energy, evidence,
+        walked.state_at(-1).mean, walked["x"].variance, jp.correct(walked, 10).weights,
+        tree.posterior["m"])]
+
+
 def learned():
     em = jp.VariationalEM(decoded, optax.sgd(0.01), m_steps=1, progress=False)
     posterior, weights = em.run(0, 1, np.nan_to_num(Y))
@@ -80,6 +99,21 @@ SETTINGS = {"jax_debug_nans": True, "jax_debug_infs": True, "jax_check_tracer_le
             "jax_disable_jit": True, "jax_enable_x64": True,
             "jax_default_matmul_precision": "highest"}
 ANEW = ("jax_default_matmul_precision",)        # compiles everything anew
+
+
+@pytest.mark.parametrize("setting", [
+    "jax_debug_nans", "jax_transfer_guard", "jax_numpy_dtype_promotion",
+    *(pytest.param(s, marks=pytest.mark.slow) for s in (
+        "jax_debug_infs", "jax_check_tracer_leaks", "jax_numpy_rank_promotion"))])
+def test_tables_batches_and_reports_are_the_same_under_a_setting(setting):
+    wanted, before = more(), getattr(jax.config, setting)
+    jax.config.update(setting, SETTINGS[setting])
+    try:
+        found = more()
+    finally:
+        jax.config.update(setting, before)
+    for a, b in zip(found, wanted):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("setting", [pytest.param(s, marks=pytest.mark.slow if s in ANEW else ())

@@ -85,6 +85,33 @@ def test_keys_and_counts_that_are_none_are_named(posterior, call):
         call(posterior)
 
 
+def walk(y):
+    def step(x, y):
+        jp.observe("y", dist.Normal(x, 1.0), y)
+        return jp.latent("x", dist.Normal(x, 1.0)), None
+
+    jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), y)
+
+
+@pytest.mark.parametrize("call", [
+    lambda p: p.at("x", 2.5), lambda p: p.at("x", "a"), lambda p: p.at("x", True),
+    lambda p: p.state_at(1.5), lambda p: p.state_at("a"), lambda p: jp.sparse(4.0, {0: 1.0}),
+    lambda p: jp.sparse(4, [1, 2]), lambda p: jp.VMP(walk).run_batch(np.zeros((2, 3)), over=3),
+    lambda p: jp.condition(3, {}), lambda p: jp.given(3, p), lambda p: jp.compare(3, Y),
+    lambda p: jp.given(walk, p, update="yes"), lambda p: jp.marginalised(None),
+    lambda p: jp.compare(walk, Y, engines=("vmp",), num_draws=0),
+    lambda p: jp.compare(walk, Y, engines=("vmp",), budget=np.nan),
+    lambda p: jp.compare(walk, Y, engines=("vmp",), budget={"vmp": "a"})])
+def test_steps_programs_and_budgets_that_are_none_are_named(call):
+    with pytest.raises(jp.JopaError, match="expected"):
+        call(jp.VMP(walk, progress=False).run(Y))
+
+
+def test_no_draws_are_no_error(posterior):
+    assert posterior.sample(0, 0)["m"].shape == (0,)
+    assert posterior.sample(0, (2, 0))["m"].shape == (2, 0)
+
+
 def test_seeds_of_64_bits_are_keys(posterior):
     for seed in (2**63 - 1, -2**63, np.int64(5), np.uint8(3)):
         assert posterior.sample(seed)["m"].shape == ()

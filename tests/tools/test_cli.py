@@ -134,10 +134,16 @@ def test_the_program_must_be_the_one_of_the_file(folder, capsys, monkeypatch):
     (["validate", "learned", "data.npz", "--model", "nowhere:camera"], "there is no such program"),
     (["validate", "learned", "data.npz", "--model", "camera"], "cannot be imported by its name"),
     (["validate", "learned", "data.npz", "--model", "test_cli:T"], "it is no program"),
-    (["explain", "test_cli:nothing"], "there is no such program")])
+    (["validate", "learned", "data.npz", "--dynamics", "none", *MODEL, "--seed", str(2**80)],
+     "seed"),
+    (["explain", "test_cli:nothing"], "there is no such program"),
+    (["explain", "..:x"], "there is no such program"),
+    (["explain", "broken:x"], "there is no such program")])
 def test_bad_input_is_told_on_stderr(arguments, message, folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     Path("cut.npz").write_bytes(Path("data.npz").read_bytes()[:-40])
+    Path("broken.py").write_text("def x(:")
+    monkeypatch.syspath_prepend(str(folder))
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -159,6 +165,7 @@ def test_version_and_help(capsys):
             main([command, "--help"])
         assert stop.value.code == 0
         assert f"python -m jopa_ppl {command} " in capsys.readouterr().out.split("examples:")[1]
-    with pytest.raises(SystemExit) as stop:
-        main(["validate", "c", "d", *MODEL, "--threshold", "one_step=small"])
-    assert stop.value.code == 2 and "NAME=LOW:HIGH" in capsys.readouterr().err
+    for threshold in ("one_step=small", "one_step=1:2:3", "one_step=nan", "one_step"):
+        with pytest.raises(SystemExit) as stop:
+            main(["validate", "c", "d", *MODEL, "--threshold", threshold])
+        assert stop.value.code == 2 and "NAME=LOW:HIGH" in capsys.readouterr().err
