@@ -36,7 +36,7 @@ import numpy as np
 from jax import Array, lax
 
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.linalg.slopes import slopes
+from jopa_ppl.linalg.slopes import slopes, value_and_slopes
 
 # Points a latent (or a parameter of an element), by their number.
 HERMITE = {"cubature": {1: 15, 2: 5, 3: 3}, "quadrature": {1: 15, 2: 9, 3: 7}}
@@ -89,9 +89,10 @@ def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments, Array]:
     """The density of every element as a function of its parameters eta (*batch, d, k), the moments
     of these, and their slope in x (*batch, d, k, n)."""
     join = lambda x: jnp.stack(score.parameters(x), -1).astype(x.dtype)   # networks have their own
-    J = jnp.moveaxis(slopes(join, at.mean), 0, -1)
+    mean, J = value_and_slopes(join, at.mean)
+    J = jnp.moveaxis(J, 0, -1)
     unstacked = lambda eta: score.density([eta[..., i] for i in range(eta.shape[-1])])
-    return Score(unstacked), Moments(join(at.mean), _spread(J, at.cov)), J
+    return Score(unstacked), Moments(mean, _spread(J, at.cov)), J
 
 
 def _spread(J: Array, cov: Array) -> Array:
@@ -180,8 +181,8 @@ def expected_exp(log: Callable[[Array], Array], at: Moments) -> tuple[Array, Arr
         points, weights = _points(1, HERMITE["quadrature"])
         found = jax.vmap(lambda z: log(draw(at, jnp.broadcast_to(z, at.mean.shape))))(points)
         return (jnp.tensordot(weights, jnp.exp(found), 1), jnp.tensordot(weights, found, 1))
-    J = lax.stop_gradient(jnp.moveaxis(slopes(log, at.mean), 0, -1))   # (*batch, d, n)
-    center = log(at.mean)
+    center, J = value_and_slopes(log, at.mean)
+    J = lax.stop_gradient(jnp.moveaxis(J, 0, -1))                      # (*batch, d, n)
     return jnp.exp(center + 0.5 * jnp.einsum("...dn,...nm,...dm->...d", J, at.cov, J)), center
 
 

@@ -15,6 +15,12 @@ def slopes(fn: Callable[[Array], Array], x: Array) -> Array:
     return jax.vmap(lambda t: jax.jvp(fn, (x,), (t,))[1])(units(x))
 
 
+def value_and_slopes(fn: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """fn(x) and its `slopes`, fn traced once."""
+    value, tangent = jax.linearize(fn, x)
+    return value, jax.vmap(tangent)(units(x))
+
+
 def units(x: Array) -> Array:
     """The tangents of x (*batch, n) that move one of the n in all of the batch, (n, *batch, n)."""
     n = x.shape[-1]
