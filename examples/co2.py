@@ -6,15 +6,15 @@ A level that a slope carries on, and a season of two waves a year that may chang
 
     x_{t+1} ~ N(F x_t, diag(1 / q)),    y_t ~ N(level_t + waves_t, 1 / r),    q, r unknown
 
-All but the last ten years are learned from; `posterior.forecast` draws these, and the share of
-them inside its 90 % band is printed. The folder --out gets co2.png.
+All but the last ten years are learned from; `posterior.forecast` draws these: *inside*, the share
+of them inside its 90 % band, *error*, the root mean square of its median's (ppm).
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +22,7 @@ import numpyro.distributions as dist
 from matplotlib.figure import Figure
 
 import jopa_ppl as jp
+from examples._command import parse, save
 
 DATA = Path(__file__).parent / "data" / "co2_monthly.csv"
 TURNS = [2 * np.pi * k / 12 for k in (1, 2)]                  # of the waves, a month
@@ -45,24 +46,17 @@ def seasonal(y: np.ndarray | None = None, *, T: int) -> None:
     jp.scan(step, x0, y, length=T)
 
 
-def main(argv: Sequence[str] | None = None) -> float:
-    """Forecast; returns the share of the months to come inside the 90 % band."""
-    parser = argparse.ArgumentParser(prog="python -m examples.co2", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ahead", type=int, default=120, help="months that are forecast (120)")
-    parser.add_argument("--fast", action="store_true", help="learn from the last 10 years alone")
-    parser.add_argument("--out", type=Path, default=Path("outputs/co2"), help="(outputs/co2)")
-    args = parser.parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Forecast; returns the summary that is written to summary.json."""
+    args = parse("co2", __doc__, argv, {"years": 10}, ahead=(120, "months that are forecast"),
+                 years=(100, "years to learn from at most"))
     ppm = np.genfromtxt(DATA, delimiter=",", skip_header=1, usecols=1)
-    ppm = ppm[-120 - args.ahead:] if args.fast else ppm
+    ppm = ppm[-12 * args.years - args.ahead:]
     first = np.nanmin(ppm)
     past, came = ppm[:-args.ahead] - first, ppm[-args.ahead:]
     learned = jp.VMP(seasonal, max_iters=2000).run(past, T=len(past))
     low, middle, high = first + np.quantile(learned.forecast(args.ahead, rng_key=0)["y"],
                                             [0.05, 0.5, 0.95], axis=0)
-    inside = float(np.mean((came > low) & (came < high)))
-    error = np.sqrt(np.mean((came - middle)**2))
-    print(f"{inside:.0%} of {args.ahead} months inside the 90 % band; error {error:.2f} ppm")
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes, at = figure.subplots(), np.arange(len(ppm)) / 12
     axes.plot(at, ppm, color="0.3", lw=0.8, label="measured")
@@ -70,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> float:
     axes.fill_between(at[-args.ahead:], low, high, color="#0072b2", alpha=0.25, label="90 %")
     axes.set(xlabel="years", ylabel="CO2 (ppm)", xlim=(max(0, at[-1] - 25), at[-1]))
     axes.legend(frameon=False)
-    args.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out / "co2.png", dpi=150)
-    return inside
+    return save(args, figure, {"inside": np.mean((came > low) & (came < high)),
+                               "error": np.sqrt(np.mean((came - middle)**2))})
 
 
 if __name__ == "__main__":

@@ -129,8 +129,10 @@ def test_changing_plant_fast(tmp_path):
 
 def test_co2_fast(tmp_path):
     from examples.co2 import main
-    assert 0.75 < main(["--fast", "--out", str(tmp_path)]) <= 1.0
-    assert (tmp_path / "co2.png").stat().st_size > 0
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert 0.75 < summary["inside"] <= 1.0 and summary["years"] == 10
+    assert (tmp_path / "picture.png").stat().st_size > 0
 
 
 @pytest.mark.slow
