@@ -4,7 +4,7 @@ energy is differentiated in, and F. Pure functions of arrays."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,16 @@ from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.families import diagonal
 
 Data = tuple[dict[str, FactorArrays], dict[str, Array]]
+
+
+class Local(NamedTuple):
+    """An `energy` as a function of what it is differentiated in of one block, `own` at present; the
+    statistics of all blocks, and the numbers of factors linearised at them."""
+
+    energy: Callable[[Any], Array]
+    own: Any
+    stats: dict[str, Any]
+    arrays: dict[str, FactorArrays]
 
 
 class Arithmetic:
@@ -109,15 +119,15 @@ class Arithmetic:
         return {b.name: b.stats(moments[b.name], clamps[b.name]) for b in self.graph.blocks}
 
     def energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                  bound: Evidence, clipped: bool = True) -> tuple[Callable[[Any], Array], Any]:
-        """The energy as a function of what it is differentiated in of a block, and that now;
-        `clipped`: with no element's precision below zero."""
+                  bound: Evidence, clipped: bool = True) -> Local:
+        """The energy of some factors as a function of a block alone; `clipped`: with no element's
+        precision below zero."""
         stats = self.stats(moments, bound.clamps)
         arrays = self.energy.linearised(factors, bound.arrays, stats)
         held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats,
                                       clipped)
-        return lambda mine: self.energy(factors, arrays, {**stats, block.name: mine}, held
-                                        ), stats[block.name]
+        return Local(lambda mine: self.energy(factors, arrays, {**stats, block.name: mine}, held),
+                     stats[block.name], stats, arrays)
 
     def at(self, moments: dict[str, Any], bound: Evidence, **means: Any) -> Evidence:
         """The evidence with what is not affine linearised at some beliefs, what is predicted
@@ -171,8 +181,8 @@ class Arithmetic:
         factor gives to it, its variance and its mean."""
         clamp, found = bound.clamps[block.name], {}
         for f in self.energy.touching(block):
-            energy, stats = self.energy_of(block, [f], moments, bound)
-            gradient = jax.grad(energy)(stats)
+            local = self.energy_of(block, [f], moments, bound)
+            gradient = jax.grad(local.energy)(local.own)
             m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
                        block.diagonals(moments[block.name], gradient, clamp))
             at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))

@@ -46,8 +46,8 @@ class Engine(Arithmetic):
     def measured_update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                         bound: Evidence) -> tuple[dict[str, Any], Digits]:
         """`update`, and what rounding works on in the new belief."""
-        energy, stats = self.energy_of(block, factors, moments, bound)
-        message, mask = jax.grad(energy)(stats), bound.clamps[block.name]
+        local = self.energy_of(block, factors, moments, bound)
+        message, mask = jax.grad(local.energy)(local.own), bound.clamps[block.name]
         new = block.update(moments[block.name], message, mask)
         return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
 
@@ -61,13 +61,14 @@ class Engine(Arithmetic):
         prior meets no curvature: a step without precision goes anywhere.
         """
         mask, old = bound.clamps[block.name], moments[block.name]
-        energy, stats = self.energy_of(block, factors, moments, bound)
-        here, there = block.message(old, mask), jax.grad(energy)(stats)
+        local = self.energy_of(block, factors, moments, bound)
+        energy, stats, still = local.energy, local.stats, local.arrays
+        here, there = block.message(old, mask), jax.grad(energy)(local.own)
         rules = {f.message for f in factors if f.bends(block)}
         if "quadrature" in rules:
             # The sum of elements may be a precision where not every element's is one.
-            safe, (whole, _) = energy, self.energy_of(block, factors, moments, bound, False)
-            other = jax.grad(whole)(stats)
+            safe, whole = energy, self.energy_of(block, factors, moments, bound, False).energy
+            other = jax.grad(whole)(local.own)
             fine = finite(block.update(old, other, mask))
             there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), other, there)
             energy = lambda mine: jax.lax.cond(fine, whole, safe, mine)
@@ -87,10 +88,8 @@ class Engine(Arithmetic):
         def stepped(size: Array | float) -> Any:
             return block.update(old, way(size), mask)
 
-        stats = self.stats(moments, bound.clamps)
         bent = [f for f in factors
                 if f.curved and f.message == "linearise" and f.bends(block)]
-        still = self.energy.linearised(bent, bound.arrays, stats)
 
         def free_energy(mine: Any) -> Array:
             own = block.stats(mine, mask)
@@ -194,17 +193,17 @@ class Engine(Arithmetic):
         """The belief by the priors of a block; by a standard normal where a prior is no Gaussian
         (of the log of a scale, say)."""
         plain = [f for f in own if not f.scored]
-        energy, stats = self.energy_of(block, plain, moments, prior)
+        local = self.energy_of(block, plain, moments, prior)
         scored = [f for f in own if f.scored]
 
         def standard(mine: Any) -> Array:
-            here = {**self.stats(moments, prior.clamps), block.name: mine}
+            here = {**local.stats, block.name: mine}
             views = (self.energy.joined[f.name].view(prior.arrays[f.name], here) for f in scored)
-            return energy(mine) - 0.5 * sum(
+            return local.energy(mine) - 0.5 * sum(
                 ((v.mean**2).sum() + jnp.trace(v.cov, axis1=-2, axis2=-1).sum() for v in views),
                 jnp.zeros(()))
 
-        return block.update(moments[block.name], jax.grad(standard)(stats),
+        return block.update(moments[block.name], jax.grad(standard)(local.own),
                             prior.clamps[block.name])
 
     def unmeasured(self) -> Digits:
