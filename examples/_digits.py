@@ -6,7 +6,6 @@ Angles are in degrees, counter-clockwise; frames are (28, 28, 1) in [0, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +19,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 from scipy import ndimage
-from tqdm import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.compilation import often
+from jopa_ppl.models.training import descend
 
 Array = NDArray[np.float32]
 
@@ -149,7 +147,7 @@ class DigitVAE(nnx.Module):
 def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: int = 1000,
           batch: int = 4, rate: float = 2e-3, beta: float = 10.0, warm: float = 0.3,
           hide: float = 0.3, rho: float = 0.97, turns: tuple[float, ...] = (0.17, 0.35),
-          learn_turns: bool = True, label: str = "VAE") -> tuple[nnx.Module, jax.Array, jax.Array]:
+          learn_turns: bool = True, label: str = "VAE") -> tuple[nnx.Module, jax.Array, Array]:
     """Train a VAE on closed sequences under a prior in which latents turn linearly.
 
         z_t | z_{t-1} ~ N(rho R z_{t-1}, (1 - rho^2) I),   R = expm(K - K')
@@ -182,15 +180,9 @@ def train(vae: nnx.Module, sequences: ArrayLike, rng_key: jax.Array, *, steps: i
     k = jnp.zeros((vae.d, vae.d))
     for plane, turn in enumerate(turns):
         k = k.at[2 * plane + 1, 2 * plane].set(turn)
-    carry, losses = ((weights, k), recipe.optimiser().init((weights, k))), []
-    with tqdm(total=steps, desc=label, unit="step") as bar:
-        for indices in np.array_split(np.arange(steps), max(1, steps // 50)):
-            carry, values = _advance(recipe, carry, jnp.asarray(sequences), rng_key, indices)
-            losses.append(values)
-            bar.set_postfix(loss=f"{float(values.mean()):.1f}", refresh=False)
-            bar.update(len(values))
-    weights, k = carry[0]
-    return nnx.merge(graph, weights), _turn(k), jnp.concatenate(losses)
+    (weights, k), losses = descend(recipe, (weights, k), jnp.asarray(sequences), rng_key,
+                                   label=label)
+    return nnx.merge(graph, weights), _turn(k), losses
 
 
 def pretrained(seed: int, steps: int = 1000) -> DigitVAE:
@@ -216,42 +208,27 @@ class _Recipe(NamedTuple):
     def optimiser(self) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(self.rate, self.steps))
 
+    def loss(self, parameters: tuple, sequences: jax.Array, key: jax.Array, step: jax.Array
+             ) -> jax.Array:
+        """Nats a frame of whole turns y (batch, T, H, W, C), the KL term times its weight now."""
+        pick, key = jax.random.split(key)
+        y = sequences[jax.random.choice(pick, len(sequences), (self.batch,), replace=False)]
+        weight = self.beta * jnp.minimum(1.0, (step + 1) / (self.warm * self.steps))
+        weights, k = parameters
+        vae, rho = nnx.merge(self.graph, weights), self.rho
+        r = _turn(k if self.learn_turns else jax.lax.stop_gradient(k))
+        noise = 1 - rho**2
+        key_hide, key_z = jax.random.split(key)
+        seen = jax.random.bernoulli(key_hide, 1 - self.hide, y.shape) / (1 - self.hide)
+        mean, std = vae.encode(y * seen)
+        z = mean + std * jax.random.normal(key_z, mean.shape)
+        ink = jnp.clip(vae.decode(z), 1e-6, 1 - 1e-6)
+        fit = jnp.sum(y * jnp.log(ink) + (1 - y) * jnp.log1p(-ink), (-3, -2, -1))
+        gap = jnp.roll(mean, -1, 1) - rho * mean @ r.T
+        spread = jnp.roll(std, -1, 1) ** 2 + rho**2 * std**2 @ (r**2).T
+        kl = jnp.sum((gap**2 + spread) / noise + jnp.log(noise) - 1 - 2 * jnp.log(std), -1) / 2
+        return jnp.mean(weight * kl - fit)
+
 
 def _turn(k: jax.Array) -> jax.Array:
     return jax.scipy.linalg.expm(k - k.T)
-
-
-def _loss(parameters: tuple, recipe: _Recipe, y: jax.Array, key: jax.Array, weight: jax.Array
-          ) -> jax.Array:
-    """Nats a frame of whole turns y (batch, T, H, W, C), with the KL term times `weight`."""
-    weights, k = parameters
-    vae, rho = nnx.merge(recipe.graph, weights), recipe.rho
-    r = _turn(k if recipe.learn_turns else jax.lax.stop_gradient(k))
-    noise = 1 - rho**2
-    key_hide, key_z = jax.random.split(key)
-    seen = jax.random.bernoulli(key_hide, 1 - recipe.hide, y.shape) / (1 - recipe.hide)
-    mean, std = vae.encode(y * seen)
-    z = mean + std * jax.random.normal(key_z, mean.shape)
-    ink = jnp.clip(vae.decode(z), 1e-6, 1 - 1e-6)
-    fit = jnp.sum(y * jnp.log(ink) + (1 - y) * jnp.log1p(-ink), (-3, -2, -1))
-    gap = jnp.roll(mean, -1, 1) - rho * mean @ r.T
-    spread = jnp.roll(std, -1, 1) ** 2 + rho**2 * std**2 @ (r**2).T
-    kl = jnp.sum((gap**2 + spread) / noise + jnp.log(noise) - 1 - 2 * jnp.log(std), -1) / 2
-    return jnp.mean(weight * kl - fit)
-
-
-@partial(jax.jit, static_argnums=0, compiler_options=often())
-def _advance(recipe: _Recipe, carry: tuple, frames: jax.Array, rng_key: jax.Array,
-             indices: jax.Array) -> tuple[tuple, jax.Array]:
-    """Training steps `indices`; compiled once for all seeds."""
-
-    def update(carry: tuple, i: jax.Array) -> tuple[tuple, jax.Array]:
-        parameters, state = carry
-        pick, key = jax.random.split(jax.random.fold_in(rng_key, i))
-        y = frames[jax.random.choice(pick, len(frames), (recipe.batch,), replace=False)]
-        weight = recipe.beta * jnp.minimum(1.0, (i + 1) / (recipe.warm * recipe.steps))
-        value, slope = jax.value_and_grad(_loss)(parameters, recipe, y, key, weight)
-        change, state = recipe.optimiser().update(slope, state, parameters)
-        return (optax.apply_updates(parameters, change), state), value
-
-    return jax.lax.scan(update, carry, indices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,11 @@ import optax
 from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
-from tqdm.auto import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.compilation import often, once
+from jopa_ppl.compilation import once
 from jopa_ppl.models.networks import Decoder, Encoder
+from jopa_ppl.models.training import descend
 
 
 def gaussian(vae: VAE, z: Array) -> dist.Distribution:
@@ -154,56 +155,26 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
     def fresh(key: Array) -> VAE:
         return VAE(shape, d, width=width, pixels=pixels, rngs=nnx.Rngs(key))
 
-    graph = nnx.graphdef(nnx.eval_shape(fresh, key_init))
-    schedule = optax.warmup_cosine_decay_schedule(rate / 30, rate, steps // 10, steps, rate / 50)
-    optimiser = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(schedule))
+    recipe = _Recipe(nnx.graphdef(nnx.eval_shape(fresh, key_init)), steps, batch, rate, beta, rho)
 
     @partial(jax.jit, compiler_options=once())
     @jax.vmap
-    def create(key: Array) -> tuple[nnx.State, optax.OptState]:
+    def create(key: Array) -> nnx.State:
         vae = fresh(key)
         vae.background[...] = jnp.log(mean / (1 - mean))
         vae.centre[...], vae.components[...] = centre, components
-        return nnx.state(vae), optimiser.init(nnx.state(vae))
-
-    def loss(weights: nnx.State, pairs: Array, key: Array) -> Array:
-        return free_energy(nnx.merge(graph, weights), pairs, key, beta=beta, rho=rho)
-
-    def update(carry: tuple, i: Array) -> tuple[tuple, Array]:
-        key, pick, when = jax.random.split(jax.random.fold_in(key_train, i), 3)
-        e = jax.random.randint(pick, (batch,), 0, len(frames))
-        t = jax.random.randint(when, (batch,), 0, frames.shape[1] - 1)
-        pairs = jnp.stack([frames[e, t], frames[e, t + 1]], 1)
-
-        def one(weights: nnx.State, state: optax.OptState) -> tuple:
-            value, slope = jax.value_and_grad(loss)(weights, pairs, key)
-            change, state = optimiser.update(slope, state, weights)
-            return optax.apply_updates(weights, change), state, value
-
-        *carry, values = jax.vmap(one)(*carry)
-        return tuple(carry), values
-
-    @partial(jax.jit, compiler_options=often())
-    def chunk(carry: tuple, steps: Array) -> tuple[tuple, Array]:
-        return jax.lax.scan(update, carry, steps)
+        return nnx.state(vae)
 
     @partial(jax.jit, compiler_options=once())
+    @jax.vmap
     def judge(weights: nnx.State) -> tuple[Array, Array]:
-        def one(w: nnx.State) -> tuple[Array, Array]:
-            z, std = nnx.merge(graph, w).encode(test)
-            noise = jnp.mean(std**2, (0, 1))
-            return loss(w, test, key_test), noise / (noise + jnp.var(z, (0, 1)))
-        return jax.vmap(one)(weights)
+        z, std = nnx.merge(recipe.graph, weights).encode(test)
+        noise = jnp.mean(std**2, (0, 1))
+        return recipe.of_pairs(weights, test, key_test), noise / (noise + jnp.var(z, (0, 1)))
 
-    carry, losses = create(jax.random.split(key_init, inits)), []
-    size = max(1, steps // 10)
-    with tqdm(total=steps, desc="VAE", unit="step", disable=not progress) as bar:
-        for start in range(0, steps, size):
-            carry, values = chunk(carry, jnp.arange(start, min(start + size, steps)))
-            losses.append(np.asarray(values))
-            bar.update(len(values))
-            bar.set_postfix(nats=f"{losses[-1][-1].min():.1f}")
-    energy, variance = map(np.asarray, judge(carry[0]))
+    weights, losses = descend(recipe, create(jax.random.split(key_init, inits)), frames, key_train,
+                              several=True, label="VAE", progress=progress)
+    energy, variance = map(np.asarray, judge(weights))
     alive = np.isfinite(energy) & (variance < _COLLAPSED).all(-1)
     if not alive.any():
         raise RuntimeError(
@@ -211,8 +182,34 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
             f"{variance.round(2).tolist()}, expected below {_COLLAPSED}. Give more steps, more "
             f"inits, a lower rate, or fewer latents than d = {d}.")
     best = int(np.argmin(np.where(alive, energy, np.inf)))
-    one = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[best], carry[0]))
-    return nnx.merge(graph, one), np.concatenate(losses)[:, best]
+    one = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[best], weights))
+    return nnx.merge(recipe.graph, one), losses[:, best]
+
+
+class _Recipe(NamedTuple):
+    """Adam on neighbouring frames of episodes (E, T, H, W, C); see `train`."""
+
+    graph: nnx.GraphDef
+    steps: int
+    batch: int
+    rate: float
+    beta: float
+    rho: float
+
+    def optimiser(self) -> optax.GradientTransformation:
+        rate = optax.warmup_cosine_decay_schedule(self.rate / 30, self.rate, self.steps // 10,
+                                                  self.steps, self.rate / 50)
+        return optax.chain(optax.clip_by_global_norm(100.0), optax.adam(rate))
+
+    def of_pairs(self, weights: nnx.State, pairs: Array, key: Array) -> Array:
+        vae = nnx.merge(self.graph, weights)
+        return free_energy(vae, pairs, key, beta=self.beta, rho=self.rho)
+
+    def loss(self, weights: nnx.State, frames: Array, key: Array, step: Array) -> Array:
+        key, pick, when = jax.random.split(key, 3)
+        e = jax.random.randint(pick, (self.batch,), 0, len(frames))
+        t = jax.random.randint(when, (self.batch,), 0, frames.shape[1] - 1)
+        return self.of_pairs(weights, jnp.stack([frames[e, t], frames[e, t + 1]], 1), key)
 
 
 def principal_components(frames: Array, d: int, blur: float = 0.0) -> tuple[Array, Array]:

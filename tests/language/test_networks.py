@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
 import jopa_ppl as jp
 from jopa_ppl.models.networks import Decoder, Encoder, patches, windows
+from jopa_ppl.models.training import descend
 from jopa_ppl.models.vae import VAE, free_energy, train
 
 
@@ -85,3 +89,37 @@ def test_unknown_pixels_and_bad_frames_are_refused():
         VAE((4, 4, 1), pixels="poisson", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="finite episodes"):
         train(jnp.full((2, 3, 4, 4, 1), jnp.nan), jax.random.key(0))
+
+
+class _Descent(NamedTuple):
+    """|p - a mean of data|^2, with momentum."""
+
+    steps: int = 7
+
+    def optimiser(self):
+        return optax.sgd(0.1, momentum=0.5)
+
+    def loss(self, p, data, key, step):
+        return ((p - data.mean() - jax.random.normal(key)) ** 2).sum() * (step + 1)
+
+
+def test_a_training_takes_the_steps_of_its_optimiser_and_copies_descend_each_for_itself():
+    recipe, key, data = _Descent(), jax.random.key(0), jnp.arange(4.0)
+    starts, ends, told = np.array([[0.0, 1.0], [5.0, -2.0]], np.float32), [], []
+    for p in jnp.asarray(starts):
+        state, losses = recipe.optimiser().init(p), []
+        for step in range(recipe.steps):
+            value, slope = jax.value_and_grad(recipe.loss)(p, data, jax.random.fold_in(key, step),
+                                                           step)
+            change, state = recipe.optimiser().update(slope, state, p)
+            p = optax.apply_updates(p, change)
+            losses.append(value)
+        ends.append(p)
+        told.append(losses)
+    for i in (0, 1):
+        p, losses = descend(recipe, jnp.asarray(starts[i]), data, key, progress=False)
+        np.testing.assert_allclose(p, ends[i], rtol=1e-5)
+        np.testing.assert_allclose(losses, told[i], rtol=1e-5)
+    p, losses = descend(recipe, jnp.asarray(starts), data, key, several=True, progress=False)
+    np.testing.assert_allclose(p, np.stack(ends), rtol=1e-5)
+    np.testing.assert_allclose(losses, np.transpose(told), rtol=1e-5)
