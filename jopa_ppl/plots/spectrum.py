@@ -78,5 +78,8 @@ def eigenvalues(source: Posterior | ArrayLike, site: str = "A", *, draws: int = 
                  ylim=(middle[1] - half, middle[1] + half))
         near.tick_params(labelsize=7)
         ax.indicate_inset_zoom(near, edgecolor="0.4")
-    ax.legend(fontsize=8, loc="upper left", markerscale=1.2, bbox_to_anchor=(1, 1), frameon=False)
+    legend = ax.legend(fontsize=8, loc="upper left", markerscale=1.2, bbox_to_anchor=(1, 1),
+                       frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)                # one faint dot of a cloud is not to be seen
     return ax
