@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+import jopa_ppl as jp
 from examples import _arm_env as arm
 from examples._arm import (
     AHEAD,
@@ -68,9 +70,11 @@ def act(world: World, data: Episodes, starts: int, seed: int
     found, angles = side_by_side(many, envs, groups * copies, arm.STEPS, 10_000 + seed)
     envs.close()
     clocks = []
-    for frame in tqdm(found.frames[0][:TIMED], desc="one arm", unit="step"):
-        one.act(frame)
-        clocks.append(time.perf_counter())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", jp.ConvergenceWarning)
+        for frame in tqdm(found.frames[0][:TIMED], desc="one arm", unit="step"):
+            one.act(frame)
+            clocks.append(time.perf_counter())
     env.close()
     return found.returns[:starts], angles[:starts], 1e3 * float(np.median(np.diff(clocks)))
 

@@ -79,8 +79,10 @@ def program(name: str) -> Callable:
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
     except Exception as error:          # a module that is imported may fail in any way
-        raise JopaError("there is no such program", found=f"'{name}': {error!r}",
-                        expected="MODULE:FUNCTION", fix=way_out) from error
+        lost = isinstance(error, ImportError | AttributeError) or module.startswith(".")
+        what = "there is no such program" if lost else "its module fails when it is imported"
+        raise JopaError(what, found=f"'{name}': {error!r}", expected="MODULE:FUNCTION",
+                        fix=way_out if lost else f"see `python -c 'import {module}'`") from error
     if not callable(found):
         raise JopaError("it is no program", found=f"'{name}', a {type(found).__name__}",
                         expected="a function", fix=way_out)

@@ -191,9 +191,13 @@ def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "sv
     whole("jp.compare", num_draws=num_draws)
     check_model(model)
     for limit in budget.values() if isinstance(budget, Mapping) else (budget,):
-        if not isinstance(limit, int | float | np.number) or not limit >= 0:
+        try:
+            fine = float(limit) >= 0
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
             raise JopaError("an option is out of range", found=f"budget={budget!r}",
-                            expected="seconds, or {engine's name: seconds}",
+                            expected="seconds, 0 or more, or {engine's name: seconds}",
                             fix="see help(jp.compare)")
     chosen: list[Any] = []
     for engine in engines:

@@ -20,8 +20,9 @@ import optax
 from jax import Array, random
 from numpyro import handlers, infer
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.distributions import biject_to
 from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal, AutoNormal
-from numpyro.infer.initialization import init_to_mean, init_to_median, init_to_sample
+from numpyro.infer.initialization import init_to_mean, init_to_median
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import in_batches
@@ -78,6 +79,19 @@ def _in_the_middle(site: dict | None = None) -> Any:
     if mean is None:
         return None
     return jnp.where(jnp.isfinite(mean), mean, init_to_median(site))
+
+
+def _about_the_middle(site: dict | None = None) -> Any:
+    """A start of its own for every chain, up to 1 from `_in_the_middle` on the real line that NUTS
+    works on: chains that begin together agree whatever they missed."""
+    if site is None:
+        return partial(_about_the_middle)
+    middle = _in_the_middle(site)
+    if middle is None:
+        return None
+    line = biject_to(site["fn"].support)
+    at = line.inv(middle)
+    return line(at + random.uniform(site["kwargs"]["rng_key"], jnp.shape(at), minval=-1.0))
 
 
 def default_optimiser() -> optax.GradientTransformation:
@@ -148,10 +162,10 @@ class UseSVI:
         times, bounds, errors, spent, steps, note = [], [], [], 0.0, 0, ""
         with tqdm(total=budget, desc=self.name, unit="s", disable=not progress, leave=False,
                   bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}") as bar:
-            while spent < budget and steps < self.steps:
+            while not steps or (spent < budget and steps < self.steps):
                 n = max(10, steps // 4)
                 if steps:
-                    n = min(n, int((budget - spent) * steps / spent) + 1)
+                    n = int(min(n, (budget - spent) * steps / spent + 1))
                 n = min(n, self.steps - steps)
                 seconds, state = _timed(lambda n=n, s=state: advance(s, n))
                 spent, steps = spent + seconds, steps + n
@@ -179,13 +193,13 @@ class UseSVI:
 
 @dataclass(frozen=True)
 class UseNUTS:
-    """Options of the engine "nuts"; chains run side by side, each from a draw of the priors."""
+    """Options of the engine "nuts"; chains run side by side, each from a start of its own."""
 
     num_warmup: int = 300
     num_samples: int = 500
     num_chains: int = 2
     max_tree_depth: int = 10
-    init: Callable = init_to_sample     # chains that begin together agree whatever they missed
+    init: Callable = _about_the_middle
     dense_mass: bool = False
     name: str = "nuts"
 
@@ -255,7 +269,7 @@ class UseMarginalised(UseNUTS):
         model, args, kwargs = program
         rest = marginalised(model, over=self.over)
         options = super().prepare(program)[1]
-        if self.init is _in_the_middle:
+        if self.init is _about_the_middle:
             with suppress(JopaError):
                 options |= rest.start(*args, **kwargs)
         return rest, options, rest.integrated(*args, **kwargs)

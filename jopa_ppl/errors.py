@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from copy import copy
 
 import numpy as np
@@ -123,8 +124,15 @@ def check_model(model: object) -> None:
 
 def is_step(step: object, length: int) -> bool:
     """Whether it is one of `length` steps, negative ones counted from the end."""
-    whole = isinstance(step, int | np.integer) and not isinstance(step, bool)
-    return whole and -length <= step < length
+    return is_whole(step) and -length <= operator.index(step) < length       # type: ignore
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, of Python, NumPy or JAX, and no bool."""
+    try:
+        return operator.index(value) is not None and np.asarray(value).dtype != bool  # type: ignore
+    except TypeError:
+        return False
 
 
 def whole(see: str, least: int = 1, **options: object) -> None:

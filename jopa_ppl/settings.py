@@ -8,8 +8,9 @@ again outside. Programs are traced inside, too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
 
 import jax
@@ -52,6 +53,16 @@ def ours(*traced: Any, double: bool = True) -> Iterator[None]:
         if not _outermost() and not is_traced(traced):
             enter(_at_once())
         yield
+
+
+def under_ours(fn: Callable) -> Callable:
+    """A function under `ours` of what it is called with; floats as the caller has them."""
+    @wraps(fn)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        with ours(args, kwargs, double=False):
+            return fn(*args, **kwargs)
+
+    return inner
 
 
 def refuse_forked() -> None:

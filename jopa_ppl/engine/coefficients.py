@@ -125,7 +125,7 @@ def _slope(fn: Callable, point: Array, copied: bool) -> tuple[Array, Array]:
             back = jax.linear_transpose(tangent, point)
             rows = jax.vmap(lambda c: back(c)[0])(units(value))
             return value, jnp.moveaxis(rows, (0, -1), (-1, 0))
-        except ValueError:          # a while loop goes forward alone
+        except (TypeError, ValueError):     # a while loop goes forward alone, and whole numbers
             pass
     return value, jax.vmap(tangent)(units(point))
 

@@ -25,7 +25,7 @@ from jopa_ppl.language.missing import from_masked
 from jopa_ppl.language.query import unwrapped
 from jopa_ppl.posterior.inferred import outward
 from jopa_ppl.posterior.posterior import Posterior
-from jopa_ppl.settings import ours
+from jopa_ppl.settings import ours, under_ours
 
 
 class PosteriorBatch:
@@ -82,13 +82,16 @@ class PosteriorBatch:
         return outward(self._site(name)[1])
 
 
-@ours(double=False)
+@under_ours
 def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
               over: str | Sequence[str], key: Array) -> PosteriorBatch:
     """See `VMP.run_batch`."""
-    over = (over,) if isinstance(over, str) else over
-    if not isinstance(over, Sequence) or not all(isinstance(n, str) for n in over):
-        raise SiteError("a batch is over arguments or sites", found=f"over={over!r}",
+    try:
+        over = (over,) if isinstance(over, str) else tuple(over)
+    except TypeError:
+        over = (over,)
+    if not all(isinstance(n, str) for n in over):
+        raise SiteError("a batch is over arguments or sites", found=f"over={over}",
                         expected="a name, or several", fix="run_batch(..., over='y')")
     args, kwargs = from_masked((args, kwargs))
     (model, args, kwargs), axes = _marked((model, args, kwargs), over)
@@ -101,7 +104,7 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
     axes = tuple(x for x, a in zip(axes, arrays) if a)
     first, more, shape = _stages(compiled, axes)
 
-    @ours(double=False)
+    @under_ours
     def call_of(i: int) -> Any:
         return call._replace(dynamic=[x[i] if a == 0 else x for x, a in zip(dynamic, axes)])
 
@@ -118,7 +121,7 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
             state, history = more(state, bound, history, until)
         told, past = jax.device_get((state.told, history))
 
-    @ours(double=False)
+    @under_ours
     def make(i: int) -> Posterior:
         own_state, own_bound, own_plan, own_sites = jax.tree.map(
             lambda x: x[i], (state, bound, plan, sites))

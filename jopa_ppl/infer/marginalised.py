@@ -72,7 +72,8 @@ class Marginalised(_Query, data=()):
                             found="no value" if lost else "nothing that is observed",
                             expected="data, and a value of every site that is sampled",
                             fix="see `explain` for which these are")
-        with ours(values, args, kwargs, double=False):
+        traced = values, split_call(self.fn, args, kwargs).dynamic
+        with ours(traced, double=False):
             return evidence(parts)(self._leaves(
                 parts, {n: values[n] for n in parts.kept}, args, kwargs))
 

@@ -179,7 +179,7 @@ def given(model: Callable, posterior: Earlier | Mapping[str, dist.Distribution],
         SiteError: a site is not in the posterior, not global, or (when run) not in the program.
     """
     check_model(model)
-    if not isinstance(update, bool | np.bool_):
+    if isinstance(update, str) or update not in (True, False):
         raise JopaError("an option has the wrong type", found=f"update={update!r}",
                         expected="True or False", fix="see help(jp.given)")
     if isinstance(posterior, Mapping):

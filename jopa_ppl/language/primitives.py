@@ -5,6 +5,7 @@ Each is NumPyro's own primitive with a role, so the same program runs under NumP
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpyro.contrib.control_flow import scan as numpyro_scan
 from numpyro.distributions import constraints
 
 from jopa_ppl.arrays import native
-from jopa_ppl.errors import ShapeError, StructureError
+from jopa_ppl.errors import ShapeError, StructureError, is_whole
 from jopa_ppl.language.missing import from_masked, mask_missing
 from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.settings import ours
@@ -108,14 +109,21 @@ def sparse(length: int, values: Mapping[int, ArrayLike]) -> Array:
         ShapeError: no steps or values, a step that is no whole number, is outside the series or
             named twice, or unequal shapes.
     """
-    if not isinstance(values, Mapping) or not values:
-        raise ShapeError("jp.sparse needs at least one value", found=repr(values)[:40],
+    try:
+        values = dict(values)
+    except (TypeError, ValueError):
+        raise ShapeError("jp.sparse takes values by step", found=repr(values)[:40],
+                         expected="{step: value}", fix="name their steps: dict(enumerate(values))"
+                         ) from None
+    if not values:
+        raise ShapeError("jp.sparse needs at least one value", found="{}",
                          expected="{step: value}", fix="pass obs=None where nothing is observed")
-    if not isinstance(length, int | np.integer) or length < 1:
+    if not is_whole(length) or length < 1:
         raise ShapeError("jp.sparse needs at least one step", found=f"length {length!r}",
                          expected="a whole number, length >= 1", fix="check the horizon")
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(dict(values)))
-    values = from_masked(dict(values))
+    length = operator.index(length)
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(values))
+    values = from_masked(values)
     arrays = {k: jnp.asarray(v) if traced else np.asarray(v) for k, v in values.items()}
     shapes = {a.shape for a in arrays.values()}
     if len(shapes) > 1:

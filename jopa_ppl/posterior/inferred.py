@@ -155,7 +155,7 @@ class Inferred:
                             expected="a site of a scan", fix=f"use posterior['{name}']")
         if not is_step(step, len(mean)):
             raise ShapeError("there is no such step", site=name, found=f"step {step!r}",
-                             expected=f"a step in [{-len(mean)}, {len(mean)})",
+                             expected=f"a whole number in [{-len(mean)}, {len(mean)})",
                              fix="check the horizon")
         return self._distribution(name, (step,))
 

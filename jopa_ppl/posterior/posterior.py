@@ -20,7 +20,7 @@ from jopa_ppl.posterior import write as writing
 from jopa_ppl.posterior.forecast import extended
 from jopa_ppl.posterior.inferred import Inferred, outward, refuse_single
 from jopa_ppl.posterior.state import StateBelief, state
-from jopa_ppl.settings import ours
+from jopa_ppl.settings import ours, under_ours
 
 
 def later(actions: np.ndarray, steps: int) -> np.ndarray:
@@ -67,7 +67,8 @@ class Posterior(Inferred):
         length = scans[0].length if scans else 0
         if not is_step(step, length):
             raise ShapeError("there is no such step", found=f"step {step!r}",
-                             expected=f"a step in [{-length}, {length})", fix="check the horizon")
+                             expected=f"a whole number in [{-length}, {length})",
+                             fix="check the horizon")
         with ours():
             return state(self.compiled, self.state.moments, self.bound, step % length)
 
@@ -174,7 +175,7 @@ class Posterior(Inferred):
         return predictive.replay(model, own_args, own_kwargs, found, run_key, num_samples,
                                  keep_data=bool(args or kwargs), draw_gaps=True)
 
-    @ours(double=False)
+    @under_ours
     def forecast(self, steps: int, *, rng_key: Array | int | None = None, num_samples: int = 1000,
                  length: str = "T") -> dict[str, Array]:
         """Draws of what comes after the last step, data and latents, with beliefs about what is
@@ -213,7 +214,7 @@ class Posterior(Inferred):
 
     # -- tables and files ------------------------------------------------------------------------
 
-    @ours(double=False)
+    @under_ours
     def summary(self) -> str:
         """A table of all global sites, elementwise: mean, standard deviation, 90 % interval."""
         rows = [("site", "mean", "sd", "5 %", "95 %")]

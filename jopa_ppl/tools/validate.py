@@ -16,7 +16,7 @@ from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import given
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.posterior.posterior import Posterior
-from jopa_ppl.settings import ours
+from jopa_ppl.settings import under_ours
 from jopa_ppl.tools.controllability import reachability
 from jopa_ppl.tools.hindcast import Hindcast, last_seen
 
@@ -71,7 +71,7 @@ class Report:
         return f"{table(('check', 'value', 'wanted', '', 'why'), rows)}\n\n{end}"
 
 
-@ours(double=False)
+@under_ours
 def validate(model: Callable, posterior: Posterior, *args: Any, site: str = "y",
              horizon: int = 10, origins: int = 10, dynamics: tuple[str, str] | None = ("A", "B"),
              thresholds: Mapping[str, float | Bounds | None] | None = None,

@@ -189,6 +189,23 @@ def test_draws_can_be_jitted_and_their_density_differentiated_in_float64():
             call()
 
 
+def test_the_evidence_of_a_program_that_holds_traced_values():
+    """log N(1; u, 1 + 4), and its slope in u."""
+    def shifted(y):
+        m = jp.latent("m", dist.Normal(0.0, 2.0))
+        u = jp.latent("u", dist.Normal(0.0, 1.0))
+        jp.observe("y", dist.Normal(m + u, 1.0), y)
+
+    def evidence(u):
+        return jp.marginalised(jp.condition(shifted, {"u": u})).log_evidence({}, 1.0)
+
+    wanted = lambda u: dist.Normal(u, 5**0.5).log_prob(1.0)         # u scores itself, beside it
+    for how in (jax.jit, jax.grad):
+        np.testing.assert_allclose(how(evidence)(0.3), how(wanted)(0.3), rtol=1e-5)
+    us = jnp.arange(2.0)
+    np.testing.assert_allclose(jax.vmap(evidence)(us), jax.vmap(wanted)(us), rtol=1e-5)
+
+
 def test_what_is_traced_outside_is_refused():
     def scaled(s):
         def program():
@@ -199,7 +216,9 @@ def test_what_is_traced_outside_is_refused():
     keyed = lambda key: jp.VMP(one, progress=False).run(1.0, rng_key=key).mean("m")
     for call in (lambda: jax.grad(scaled)(1.0), lambda: jax.jit(scaled)(1.0),
                  lambda: jax.vmap(scaled)(jnp.ones(2)), lambda: jax.jit(keyed)(jax.random.key(0)),
-                 lambda: jax.jit(lambda y: jp.VMP(one).run(y).mean("m"))(1.0)):
+                 lambda: jax.jit(lambda y: jp.VMP(one).run(y).mean("m"))(1.0),
+                 lambda: jax.jit(lambda y: jp.VMP(one).run_batch(y, over="y").mean("m"))(
+                     jnp.ones(2))):
         with pytest.raises(jp.JopaError, match="trace"):
             call()
     assert float(scaled(2.0)) == pytest.approx(0.8)

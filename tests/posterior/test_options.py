@@ -107,6 +107,16 @@ def test_steps_programs_and_budgets_that_are_none_are_named(call):
         call(jp.VMP(walk, progress=False).run(Y))
 
 
+@pytest.mark.parametrize("kind", [int, np.int64, np.array, jnp.array])
+def test_whole_numbers_of_any_kind_are_steps(kind):
+    p = jp.VMP(walk, progress=False).run(Y)
+    assert p.at("x", kind(1)).mean == p.at("x", -2).mean
+    assert p.state_at(kind(1)).mean == p.state_at(-2).mean
+    assert jp.sparse(kind(3), {0: 1.0}).shape == (3,) and jp.sparse(3, [(0, 1.0)]).shape == (3,)
+    runs = jp.VMP(level, progress=False).run_batch(np.stack([Y, Y]), over={"y"})
+    assert runs.mean("m").shape == (2,)
+
+
 def test_no_draws_are_no_error(posterior):
     assert posterior.sample(0, 0)["m"].shape == (0,)
     assert posterior.sample(0, (2, 0))["m"].shape == (2, 0)

@@ -138,7 +138,7 @@ def test_the_program_must_be_the_one_of_the_file(folder, capsys, monkeypatch):
      "seed"),
     (["explain", "test_cli:nothing"], "there is no such program"),
     (["explain", "..:x"], "there is no such program"),
-    (["explain", "broken:x"], "there is no such program")])
+    (["explain", "broken:x"], "its module fails when it is imported")])
 def test_bad_input_is_told_on_stderr(arguments, message, folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     Path("cut.npz").write_bytes(Path("data.npz").read_bytes()[:-40])
