@@ -12,13 +12,13 @@ import numpyro.distributions as dist
 import oracles
 import programs
 import pytest
-from caches import forget
 from numpyro.contrib.control_flow import scan
 from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
 
 import jopa_ppl as jp
 from jopa_ppl.engines import UseMarginalised, UseNUTS
+from tests.caches import forget
 
 C = np.array([[1.0, 0.5], [0.0, 1.0]])
 Y, U = programs.simulate(3, seed=3)
