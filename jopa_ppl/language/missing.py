@@ -67,8 +67,22 @@ def _mask(fn: dist.Distribution, present: Array) -> dist.Distribution:
     if isinstance(fn, dist.Independent):
         # Elements of a `to_event` distribution are independent, so each can be missing alone.
         return dist.Independent(_mask(fn.base_dist, present), fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):              # so they are under the caller's mask
+        return type(fn)(_mask(fn.base_dist, present), fn._mask)
+    if isinstance(fn, dist.ExpandedDistribution) and fn.event_dim:
+        return _mask(_expanded(fn.base_dist, fn.batch_shape), present)
     event = tuple(range(present.ndim - fn.event_dim, present.ndim))
     return _Gaps(fn, present.all(axis=event) if event else present)
+
+
+def _expanded(fn: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
+    """`fn` expanded to a batch shape, inside what is wrapped around it."""
+    if isinstance(fn, dist.MaskedDistribution):
+        inner, mask = _expanded(fn.base_dist, shape), fn._mask
+        return type(fn)(inner, mask if isinstance(mask, bool) else jnp.broadcast_to(mask, shape))
+    if isinstance(fn, dist.ExpandedDistribution):
+        return _expanded(fn.base_dist, shape)
+    return fn.expand(shape)            # an Independent takes it inside by itself
 
 
 def data_of(msg: dict) -> ArrayLike | None:

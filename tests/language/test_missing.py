@@ -112,3 +112,57 @@ def test_conditioned_likelihoods_have_no_latent_values():
         want, found = fit(program, padded), fit(jp.condition(program, {"y": y}))
         assert found.sites == want.sites == ("x0", "x")
         assert_allclose(found.mean("x"), want.mean("x"), rtol=1e-9)
+
+
+# -- gaps under the caller's own masks -------------------------------------------------------------
+
+
+def _pair(a):
+    return dist.Normal(a * jnp.ones(2), 0.5).to_event(1)
+
+
+def _in_a_plate(a, y, m):
+    with numpyro.plate("n", 3), numpyro.handlers.mask(mask=m):
+        numpyro.sample("y", _pair(a), obs=y)
+
+
+def _around_a_plate(a, y, m):
+    with numpyro.handlers.mask(mask=m), numpyro.plate("n", 3):
+        numpyro.sample("y", _pair(a), obs=y)
+
+
+def _masked_then_expanded(a, y, m):
+    with numpyro.plate("n", 3):
+        numpyro.sample("y", _pair(a).mask(m[0]), obs=y)
+
+
+def _of_one_event(a, y, m):
+    numpyro.sample("y", _pair(a).mask(m[0]).expand([3]).to_event(1), obs=y)
+
+
+def _observed(a, y, m):
+    with numpyro.plate("n", 3):
+        jp.observe("y", _pair(a).mask(m[0]), y)
+
+
+def _masked_inside(a, y, m):
+    with numpyro.plate("n", 3):
+        numpyro.sample("y", dist.Normal(a, 0.5).expand([2]).mask(m[0]).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("mask", [(1, 1, 1), (1, 1, 0), (0, 1, 1)])
+@pytest.mark.parametrize("write", [_in_a_plate, _around_a_plate, _masked_then_expanded,
+                                   _of_one_event, _observed, _masked_inside])
+def test_elements_are_missing_alone_under_any_mask(write, mask):
+    """y_ij ~ N(a, 1/4) where seen and not masked: the posterior precision of a is 1 + 4 k."""
+    mask, y = np.array(mask, bool), np.array([[1.0, np.nan], [np.nan, np.nan], [0.5, 2.0]])
+    rows = mask if write in (_in_a_plate, _around_a_plate) else np.repeat(mask[:1], 3)
+    seen = rows[:, None] & ~np.isnan(y)
+
+    def program(y, m):
+        write(jp.latent("a", dist.Normal(0.0, 1.0)), y, m)
+
+    posterior = jp.VMP(program, progress=False).run(y, mask)
+    precision = 1 + 4 * seen.sum()
+    np.testing.assert_allclose(posterior.mean("a"), 4 * y[seen].sum() / precision, rtol=1e-6)
+    np.testing.assert_allclose(posterior.variance("a"), 1 / precision, rtol=1e-6)
