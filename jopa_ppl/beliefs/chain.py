@@ -75,6 +75,11 @@ class ChainBelief(GaussianBelief):
         self.h = int(bool(head))
 
     @property
+    def seeded(self) -> bool:
+        """Whether its first group is of the nodes before step 0."""
+        return bool(self.seeds and self.h)
+
+    @property
     def can_follow(self) -> tuple[str, ...]:
         # Groups of several nodes have no rules of their own by which a member could follow.
         return () if self.held or self.k > 1 else self.variables
@@ -174,26 +179,26 @@ class ChainBelief(GaussianBelief):
                 ) -> tuple[Array, Array]:
         """Joint moments of the instances for every step from the order on (all steps if 0)."""
         mean, cov, cross = stats
-        z, kD = slice(0 if self.seeds else self.h, None), self.k * self.width
-        if depth == 0 or (self.seeds and self.k == 1 and not any(r.back for r in instances)):
-            pieces = [self.node[r.site] for r in instances]
-            z = slice(self.h, None)
-            return (take(mean[z], pieces, [-1])[:self.length],
-                    take(cov[z], pieces, [-2, -1])[:self.length])
-        mean, cov, cross = (a[z] for a in (mean, cov, cross))
-        pair = jnp.concatenate([mean[:-1, ..., :kD], mean[1:, ..., :kD]], -1)
-        block = _pair(cov[:-1, ..., :kD, :kD], cov[1:, ..., :kD, :kD], cross[..., :kD, :kD])
-        means, covs = [], []
-        for phase in range(self.k):
-            pieces = []
-            for r in instances:
-                start, size = self.node[r.site]
-                pieces.append(((phase + depth - r.back) * self.width + start, size))
-            means.append(take(pair, pieces, [-1]))
-            covs.append(take(block, pieces, [-2, -1]))
-        count = self.length - (0 if self.seeds else self.k)
-        flat = [jnp.stack(x, 1).reshape((-1, *x[0].shape[1:]))[:count] for x in (means, covs)]
-        return flat[0], flat[1]
+        kD, count = self.k * self.width, self.length
+        if depth == 0 or (self.seeds and not any(r.back for r in instances)):
+            # Of a step alone: its own group tells, and there need be none before it.
+            means, covs, depth = mean[self.h:], cov[self.h:], 0
+        else:
+            z = slice(0 if self.seeded else self.h, None)
+            mean, cov, cross = (a[z] for a in (mean, cov, cross))
+            means = jnp.concatenate([mean[:-1, ..., :kD], mean[1:, ..., :kD]], -1)
+            covs = _pair(cov[:-1, ..., :kD, :kD], cov[1:, ..., :kD, :kD], cross[..., :kD, :kD])
+            count -= 0 if self.seeded else self.k
+        places = [[((phase + depth - (r.back or 0)) * self.width + self.node[r.site][0],
+                    self.node[r.site][1]) for r in instances] for phase in range(self.k)]
+
+        def by_step(array: Array, axes: list[int]) -> Array:
+            parts = [take(array, pieces, axes) for pieces in places]
+            if len(parts) == 1:
+                return parts[0][:count]
+            return jnp.stack(parts, 1).reshape((-1, *parts[0].shape[1:]))[:count]
+
+        return by_step(means, [-1]), by_step(covs, [-2, -1])
 
     def update(self, q: Chain, message: tuple[Array, Array, Array], mask: Clamp) -> Chain:
         g_mean, g_cov, g_cross = message

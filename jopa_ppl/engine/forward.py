@@ -109,7 +109,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
     """Moments of (head, z_{t-k}, .., z_{t-1}, z_t) for every t."""
     means, covs = [], []
     first = belief.first(stats)
-    for t in range(0 if belief.seeds else min(c.k, belief.length)):
+    for t in range(0 if belief.seeded else min(c.k, belief.length)):
         index, live = list(range(c.head_dims)), [1.0] * c.head_dims
         for node in range(t - c.k, t + 1):
             at = belief.place(node) if node >= 0 else 0
@@ -118,7 +118,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
         at, on = np.array(index, int), np.array(live)
         means.append((first[0][..., at] * on)[None])
         covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
-    if belief.seeds or belief.length > c.k:
+    if belief.seeded or belief.length > c.k:
         refs = [Ref(n, back) for back in range(c.k, -1, -1) for n in belief.variables]
         mean, cov = belief.windows(stats, refs, c.k)
         pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]

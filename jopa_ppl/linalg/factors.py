@@ -63,13 +63,12 @@ def batch_einsum(operands: Sequence[tuple[Array, str]], out: str, keep: Sequence
     sizes = [1] * len(keep)
     for array, trailing in operands:
         batch = array.shape[:array.ndim - len(trailing)]
-        present = "".join(c for c, n in zip(letters, batch) if n > 1)
-        for i, n in enumerate(batch):
-            sizes[i] = max(sizes[i], n)
-        arrays.append(array.reshape([n for n in batch if n > 1]
+        present = "".join(c for c, n in zip(letters, batch) if n != 1)
+        sizes = [n if size == 1 else size for size, n in zip(sizes, batch)]
+        arrays.append(array.reshape([n for n in batch if n != 1]
                                     + list(array.shape[len(batch):])))
         terms.append(present + trailing)
-    kept = "".join(c for c, k, n in zip(letters, keep, sizes) if k and n > 1)
+    kept = "".join(c for c, k, n in zip(letters, keep, sizes) if k and n != 1)
     result = jnp.einsum(",".join(terms) + "->" + kept + out, *arrays, optimize="optimal")
     shape = [n if k else 1 for k, n in zip(keep, sizes)]
     return result.reshape(shape + list(result.shape[len(kept):]))
