@@ -70,7 +70,9 @@ def _mask(fn: dist.Distribution, present: Array) -> dist.Distribution:
     if isinstance(fn, dist.MaskedDistribution):              # so they are under the caller's mask
         return type(fn)(_mask(fn.base_dist, present), fn._mask)
     if isinstance(fn, dist.ExpandedDistribution) and fn.event_dim:
-        return _mask(_expanded(fn.base_dist, fn.batch_shape), present)
+        inner = _expanded(fn.base_dist, fn.batch_shape)
+        if not isinstance(inner, dist.ExpandedDistribution):
+            return _mask(inner, present)
     event = tuple(range(present.ndim - fn.event_dim, present.ndim))
     return _Gaps(fn, present.all(axis=event) if event else present)
 

@@ -166,3 +166,20 @@ def test_elements_are_missing_alone_under_any_mask(write, mask):
     precision = 1 + 4 * seen.sum()
     np.testing.assert_allclose(posterior.mean("a"), 4 * y[seen].sum() / precision, rtol=1e-6)
     np.testing.assert_allclose(posterior.variance("a"), 1 / precision, rtol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_vectors_of_a_plate_are_missing_as_a_whole(masked):
+    """y_i ~ N(a, I / 4) for the rows without NaN; one in part is told of."""
+    y = np.array([[1.0, np.nan], [0.5, 2.0], [np.nan, np.nan]])
+
+    def program(y, m):
+        a = jp.latent("a", dist.Normal(0.0, 1.0))
+        fn = dist.MultivariateNormal(a * jnp.ones(2), 0.25 * jnp.eye(2))
+        with numpyro.plate("n", 3):
+            jp.observe("y", fn.mask(m) if masked else fn, y)
+
+    with pytest.warns(jp.DataWarning):
+        posterior = jp.VMP(program, progress=False).run(y, np.array(True))
+    np.testing.assert_allclose(posterior.mean("a"), 4 * 2.5 / 9, rtol=1e-6)
+    np.testing.assert_allclose(posterior.variance("a"), 1 / 9, rtol=1e-6)
