@@ -143,8 +143,7 @@ def test_minibatches_have_the_gradient_of_the_whole():
 
 
 def _pick(learner, moments, index):
-    from jopa_ppl.infer.em_steps import take
-    return {b.name: take(b, moments[b.name], learner.plate, index) for b in learner.local}
+    return {b.name: b.take(moments[b.name], learner.plate, index) for b in learner.local}
 
 
 @pytest.mark.parametrize("file", [pytest.param(False, marks=pytest.mark.slow), True])
