@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 
 from jopa_ppl.beliefs import Belief
@@ -24,6 +25,7 @@ from jopa_ppl.graph.factor import Factor, Graph
 
 TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
 LOOSE = (1e-8, 1e-6, 1e-4)                      # and of dynamics before these
+AT_ONCE = (3.0, 0.1)        # spreads that whole steps go at most where neither is needed
 NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 LEAST_STEP = 1e-18   # next to none
@@ -168,25 +170,38 @@ class Engine(Arithmetic):
 
         From afar a decoder is no guide: what one step makes of sharp pixels may be where it tells
         nothing any more. And dynamics that leave no room hold states on a path that is wrong, and
-        linearised there. Masked priors count meanwhile, next to nothing: tails that weigh little
-        hold no belief.
+        linearised there. Where whole steps stand at once, as those of a filter mostly do, it begins
+        with them. Masked priors count meanwhile, next to nothing: tails that weigh little hold no
+        belief.
         """
         factors = [linearised(f) for f in update.factors]
         loose = () if all(f.site.observed for f in far) else LOOSE
         if not loose and any(f.message == "quadrature" for f in far):
             return self.step(update.block, factors, moments, bound)[0]
-        powers = jnp.repeat(jnp.array((*loose, *TEMPERED)), TEMPERING)
+        most = jnp.array(() if any(f.site.observed for f in far) else AT_ONCE)
+        powers = jnp.array((*(1.0,) * len(most), *np.repeat((*loose, *TEMPERED), TEMPERING)))
         faint = {n: a._replace(weight=jnp.where(
             bound.arrays[n].weight > 0, bound.arrays[n].weight, TEMPERED[0] * a.weight))
             for n, a in bound.priors.items()}
 
-        def again(i: Array, moments: dict[str, Any]) -> dict[str, Any]:
+        def begun(i: Array, near: Array) -> Array:
+            return near & (i == len(most)) & (i > 0)
+
+        def again(carry: tuple) -> tuple:
+            i, old, near = carry
             part = {f.name: bound.arrays[f.name]._replace(
                 weight=powers[i] * bound.arrays[f.name].weight) for f in far}
             here = bound._replace(arrays={**bound.arrays, **faint, **part})
-            return self.step(update.block, factors, moments, here)[0]
+            new, _, size = self.step(update.block, factors, old, here)
+            if len(most):
+                moved = update.block.moved(old[update.block.name], new[update.block.name]) / size
+                near = near & (moved <= most[i]) & ((size == 1.0) | (i > 0))
+                back = (i + 1 == len(most)) & ~near
+                new = jax.tree.map(lambda a, b: jnp.where(back, a, b), moments, new)
+            return i + 1, new, near
 
-        return jax.lax.fori_loop(0, len(powers), again, moments)
+        return jax.lax.while_loop(lambda c: ~begun(c[0], c[2]) & (c[0] < len(powers)), again, (
+            jnp.zeros((), int), moments, jnp.ones((), bool)))[1]
 
     def _begun(self, block: Belief, own: list[Factor], moments: dict[str, Any], prior: Evidence
                ) -> Any:

@@ -37,11 +37,11 @@ LEAST = 0.01            # share of the way to a new policy
 
 
 class Found(NamedTuple):
-    """A policy, its path (T, *plates, H) and F (*plates) less what no decision changes.
+    """Policies, their paths (T, *plates, H) and F (*plates) less what no decision changes.
 
     ahead: the policy that is best along this path; share (*plates): how far towards it the next
-    one goes; settled (*plates): whether no share improves F by more than `tol`; passes: policies
-    that were tried, and past (most, *plates): F after each.
+    one goes; settled (*plates): whether no share improves F by more than `tol`; past (most,
+    *plates): F after each policy that was tried.
     """
 
     policy: Policy
@@ -50,7 +50,6 @@ class Found(NamedTuple):
     ahead: Policy
     share: Array
     settled: Array
-    passes: Array
     past: Array
 
 
@@ -112,31 +111,35 @@ class Paths:
             segments.append((steps, here))
         return walk(self.problem.start, segments, self.c)
 
-    def improved(self, begun: Policy, tol: float, most: int) -> Found:
-        """From one policy to one that no step improves by more than `tol`, each pass of the loop
-        one that is tried."""
+    def improved(self, begun: Policy, tol: float, most: int) -> tuple[Found, Array]:
+        """From policies (starts, ..) to those that no step improves by more than `tol`, each pass
+        of the loop one that is tried by every start; and how many passes there were."""
         problem, c = self.problem, self.c
         plates = self.decision.block.batch
 
-        def tried(old: Found) -> Found:
+        def tried(old: Found, at: Array) -> Found:
             policy = self._mixed(old)
             path = self.path(policy, problem.affine)
             program = problem.along(path)
             cost = problem.expected(problem.backward(program, policy).value)
-            solved = problem.backward(program)
+            # Nobody goes on from the last one.
+            ahead = jax.lax.cond(at + 1 < most, lambda: problem.backward(program).policy,
+                                 lambda: old.ahead)
             fine = ~old.settled & (cost < old.cost)
             gained = fine & (old.cost - cost > tol * jnp.maximum(1.0, jnp.abs(cost)))
             share = jnp.where(fine, 1.0, old.share / 3)
             stuck = (~fine & (share < LEAST)) | (fine & ~gained)
             cost = jnp.where(fine, cost, old.cost)
             return Found(_where(fine, policy, old.policy), _where(fine, path, old.path), cost,
-                         _where(fine, solved.policy, old.ahead), share, old.settled | stuck,
-                         old.passes + 1, old.past.at[old.passes].set(cost))
+                         _where(fine, ahead, old.ahead), share, old.settled | stuck,
+                         old.past.at[at].set(cost))
 
-        first = Found(begun, jnp.zeros((self.decision.length, *plates, c.size)),
-                      jnp.full(plates, jnp.inf), begun, jnp.ones(plates), jnp.zeros(plates, bool),
-                      jnp.zeros((), int), jnp.zeros((most, *plates)))
-        return jax.lax.while_loop(lambda f: ~f.settled.all() & (f.passes < most), tried, first)
+        first = jax.vmap(lambda policy: Found(
+            policy, jnp.zeros((self.decision.length, *plates, c.size)), jnp.full(plates, jnp.inf),
+            policy, jnp.ones(plates), jnp.zeros(plates, bool), jnp.zeros((most, *plates))))(begun)
+        each = jax.vmap(tried, (0, None))
+        return jax.lax.while_loop(lambda f: ~f[0].settled.all() & (f[1] < most),
+                                  lambda f: (each(*f), f[1] + 1), (first, jnp.zeros((), int)))
 
     def _mixed(self, old: Found) -> Policy:
         """The policy that goes a share of the way from the old path to the policy ahead."""
@@ -172,7 +175,7 @@ def _where(fine: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(one, new, old)
 
 
-def best_of(found: Found) -> tuple[Policy, Array, Array, Array]:
+def best_of(found: Found, passes: Array) -> tuple[Policy, Array, Array, Array]:
     """Of starts (the first axis) the one of least F for each element of the plates: its policy,
     path, F after each pass (most, *plates), and which it is."""
     which = jnp.argmin(jnp.where(jnp.isfinite(found.cost), found.cost, jnp.inf), 0)
@@ -184,7 +187,6 @@ def best_of(found: Found) -> tuple[Policy, Array, Array, Array]:
         return jnp.take_along_axis(x, index, 0)[0]
 
     policy = jax.tree.map(lambda x: pick(x, 1), found.policy)
-    done = jnp.arange(found.past.shape[1]) >= found.passes[:, None]
-    past = jnp.where(done.reshape((*done.shape, *(1,) * which.ndim)), found.cost[:, None],
-                     found.past)
+    done = jnp.arange(found.past.shape[1]) >= passes
+    past = jnp.where(done.reshape((-1, *(1,) * which.ndim)), found.cost[:, None], found.past)
     return policy, pick(found.path, 1), pick(past, 1), which

@@ -88,12 +88,11 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
     problem = Problem(decision, bound, moments, split)
     if decision.curved:
         paths = Paths(problem)
-        found = jax.vmap(lambda p: paths.improved(p, tol, len(history)))(
-            starts(decision, problem.affine.nodes, given))
-        policy, path, past, which = best_of(found)
+        found, passes = paths.improved(starts(decision, problem.affine.nodes, given), tol,
+                                       len(history))
+        policy, path, past, which = best_of(found, passes)
         program = problem.along(path)
         tied = problem.backward(program, watched=True).tied
-        passes = found.passes.max()
         settled = jnp.take_along_axis(found.settled, which[None], 0).all()
     else:
         program, which = problem.affine, None

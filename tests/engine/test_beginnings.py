@@ -46,6 +46,7 @@ WIDE, TIGHT, GAPS, TIGHTER, TIGHTEST = (
 FIRST = {("van der pol", GAPS, "linearise"), ("growth", TIGHT, "linearise"),
          ("lorenz", GAPS, "linearise")}
 # Dynamics of several branches, most of which nobody sees, are not tried: growth with gaps.
+OPEN = {("growth", TIGHT, "cubature"): "one copy of eight ends in another branch, 14 nats off"}
 CASES = [(name, noise, rule) for rule in ("linearise", "cubature") for name in SYSTEMS
          for noise in (WIDE, TIGHT, GAPS, TIGHTER, TIGHTEST)
          if name != "growth" or noise in (WIDE, TIGHT)]
@@ -53,7 +54,9 @@ CASES = [(name, noise, rule) for rule in ("linearise", "cubature") for name in S
 
 @pytest.mark.filterwarnings("ignore::jopa_ppl.ConvergenceWarning")
 @pytest.mark.parametrize("name, noise, rule", [
-    case if case in FIRST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES])
+    case if case in FIRST else pytest.param(*case, marks=[pytest.mark.slow, *(
+        [pytest.mark.xfail(reason=OPEN[case], strict=True)] if case in OPEN else [])])
+    for case in CASES])
 def test_no_copy_ends_on_a_path_that_is_wrong(
         name: str, noise: tuple[float, float, float], rule: str) -> None:
     follow, first, spread = SYSTEMS[name]
