@@ -98,3 +98,38 @@ def test_no_copy_ends_on_a_path_that_is_wrong(
                                  max_nfev=100)
             cost = 0.5 * (np.asarray(value(path[:, i].ravel(), y[:, i]))**2).sum()
             assert cost < best.cost + 3.0, f"copy {i}: {cost:.4g} nats, {best.cost:.4g} at best"
+
+
+@pytest.mark.parametrize("name", ["pendulum", "growth"])
+def test_a_filter_begins_at_once_and_ends_where_least_squares_do(name: str) -> None:
+    """Two steps from a narrow belief: few sweeps, and the mode."""
+    follow, first, spread = SYSTEMS[name]
+    d, rng = len(first), np.random.default_rng(2)
+    narrow, process, seen = 0.03 * spread, 0.02 * spread, 0.05 * spread
+
+    def model(y: Array) -> None:
+        x0 = jp.latent("x0", dist.Normal(jnp.array(first), narrow).to_event(1))
+
+        def step(last: Array, now: Array) -> tuple:
+            x = jp.latent("x", dist.Normal(follow(last), process).to_event(1))
+            jp.observe("y", dist.Normal(x[..., 0], seen), now)
+            return x, None
+
+        jp.scan(step, x0, y)
+
+    def residuals(path: Array, y: Array) -> Array:
+        path = path.reshape(3, d)
+        return jnp.concatenate([(path[0] - jnp.array(first)) / narrow,
+                                ((path[1:] - follow(path[:-1])) / process).ravel(),
+                                (path[1:, 0] - y) / seen])
+
+    with jax.enable_x64(True):
+        x = np.array(first)
+        y = np.array([(x := np.asarray(follow(jnp.asarray(x))))[0] + seen * rng.normal()
+                      for _ in range(2)])
+        found = jp.VMP(model, messages={"x": "linearise"}, tol=1e-10, progress=False).run(y)
+        best = least_squares(lambda p: residuals(p, y), np.tile(first, 3),
+                             jax.jacobian(lambda p: residuals(p, y)), method="lm")
+    assert found.converged and len(found.free_energy) < 20
+    mode = np.concatenate([found.mean("x0")[None], found.mean("x")]).ravel()
+    np.testing.assert_allclose(mode, best.x, atol=1e-5 * spread)
