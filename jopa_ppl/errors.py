@@ -130,9 +130,10 @@ def is_step(step: object, length: int) -> bool:
 def is_whole(value: object) -> bool:
     """Whether it is a whole number, of Python, NumPy or JAX, and no bool."""
     try:
-        return operator.index(value) is not None and np.asarray(value).dtype != bool  # type: ignore
+        operator.index(value)          # type: ignore
     except TypeError:
         return False
+    return np.asarray(value).dtype != bool
 
 
 def whole(see: str, least: int = 1, **options: object) -> None:
