@@ -7,7 +7,6 @@ UNRUN = "not run yet"
 WHY: dict[str, str] = {
     "funnel": "refused: a program without observed sites",
     "funnel: small": "refused: a program without observed sites",
-    "HGF": "NumericalError: the log variance runs to -60, a scale of 5e-14",
     "horseshoe (normal)": "1000 sweeps not settled; spreads .7 off their own best",
     "test_cond": "refused: a site in a branch of cond",
     "Litter model: shape unknown": "spreads of the scale 1.5 times their own best",
