@@ -9,7 +9,6 @@ WHY: dict[str, str] = {
     "funnel: small": "refused: a program without observed sites",
     "horseshoe (normal)": "1000 sweeps not settled; spreads .7 off their own best",
     "test_cond": "refused: a site in a branch of cond",
-    "Litter model: shape unknown": "spreads of the scale 1.5 times their own best",
     "gmm: labels summed out": "refused: MixtureSameFamily as a likelihood",
     "prodlda: a logistic normal, no network":
         "F .77 nats off: twelve latents of a Multinomial by the points of a cubature",
@@ -21,7 +20,6 @@ WHY: dict[str, str] = {
     "tbip": "F 350 nats off: along elements a product of latents is a line, which at 0 sees no "
             "spread; .6 nats by cubature",
     "stein_bnn": "1000 sweeps not settled",
-    "bnn": "F .86 nats off: a network's nine weights by the points of a cubature",
                         # -- unrun
     **dict.fromkeys((
         "ode (Lotka-Volterra): rates", "ssbvm_mixture", "ssbvm_mixture: one angle",
