@@ -184,9 +184,6 @@ class Engine(Arithmetic):
             bound.arrays[n].weight > 0, bound.arrays[n].weight, TEMPERED[0] * a.weight))
             for n, a in bound.priors.items()}
 
-        def begun(i: Array, near: Array) -> Array:
-            return near & (i == len(most)) & (i > 0)
-
         def again(carry: tuple) -> tuple:
             i, old, near = carry
             part = {f.name: bound.arrays[f.name]._replace(
@@ -200,8 +197,12 @@ class Engine(Arithmetic):
                 new = jax.tree.map(lambda a, b: jnp.where(back, a, b), moments, new)
             return i + 1, new, near
 
-        return jax.lax.while_loop(lambda c: ~begun(c[0], c[2]) & (c[0] < len(powers)), again, (
-            jnp.zeros((), int), moments, jnp.ones((), bool)))[1]
+        def goes_on(carry: tuple) -> Array:
+            i, _, near = carry
+            return (i < len(powers)) & ~(near & (i == len(most)))
+
+        return jax.lax.while_loop(goes_on, again, (
+            jnp.zeros((), int), moments, jnp.asarray(len(most) > 0)))[1]
 
     def _begun(self, block: Belief, own: list[Factor], moments: dict[str, Any], prior: Evidence
                ) -> Any:
