@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -42,6 +43,15 @@ class Coordinates:
         """Indices in h_t of the state of step t + 1 (with the leading 1)."""
         nodes = np.arange(1 + self.head_dims + self.width, self.size)
         return np.concatenate([np.arange(1 + self.head_dims), nodes])
+
+    def before(self, form: Array) -> Array:
+        """A form in (1, state of step t + 1) as one in h_t, (.., H, H): zero on what it forgets."""
+        at = 1 + self.head_dims
+        for axis in (-2, -1):            # a scatter goes element by element
+            kept, rest = jnp.split(form, [at], axis)
+            forgotten = jnp.zeros_like(jax.lax.slice_in_dim(form, 0, 1, axis=axis))
+            form = jnp.concatenate([kept, *[forgotten] * self.width, rest], axis)
+        return form
 
 
 def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: Sequence[Slot]

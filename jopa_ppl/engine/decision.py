@@ -40,19 +40,8 @@ from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.program.refs import Ref
 
 Policy = list[dict[str, Rule]]          # by context, for every decision
-AMPLITUDE = 0.75        # of the waves that plans begin with, in standard deviations of the prior
-WAVES = (8, 4)          # in how many parts of a plan they turn, once each
-
-
-def turns(length: int) -> list[int]:
-    """After how many steps the waves turn that a plan begins with."""
-    return sorted({max(1, round(length / parts)) for parts in WAVES})
-
-
-def names_of_starts(length: int) -> tuple[str, ...]:
-    """What plans begin with: the actions that were given, those of the prior, waves about it."""
-    waves = [f"{sign}, turning every {n} steps" for n in turns(length) for sign in ("high", "low")]
-    return ("given", "prior", "high", "low", *waves)
+AMPLITUDE = 0.75        # how far off the prior plans begin, in its standard deviations
+STARTS = ("given", "prior", "high", "low")      # what plans begin with
 
 
 class Split(NamedTuple):
@@ -107,7 +96,7 @@ class Decision:
                                                         if self._may_be_past(f))))
         self.lengths = [self.length - ctx.first if ctx.at is None else 1 for ctx in self.contexts]
         self.curved = any(f.curved for f in self.in_scan)
-        self.starts = names_of_starts(self.length) if self.curved else ()
+        self.starts = STARTS if self.curved else ()
         for f in self.in_scan:
             bent = sorted({r.site for r in f.spread} & {*block.members})
             if f.fixed or bent:
@@ -257,7 +246,7 @@ class Decision:
         """From the last step to the first decision, taken at the steps `first`: each decision the
         best one, or as a `policy` takes it; `watched`: with what rounding takes."""
         c, found = self.c, []
-        shift, inner, size = c.shift(), slice(0, 1 + c.state), (*self.block.batch, c.size, c.size)
+        inner, size = slice(0, 1 + c.state), (*self.block.batch, c.size, c.size)
         whole = Form(jnp.zeros(size), jnp.zeros(size) if watched else None)
         within = lambda x: x[..., inner, inner]
         carry = jax.tree.map(within, whole), whole.Q, (jnp.zeros(()),) * 2
@@ -267,8 +256,7 @@ class Decision:
         for (steps, sites), total, mine in zip(nodes[::-1], costs[::-1], rules[::-1]):
             def step(carry: tuple, inputs: Any, sites: list = sites) -> tuple[Any, Any]:
                 (V, value, (tied, squares)), (total, here, mine, opens) = carry, inputs
-                form = jax.tree.map(lambda x, v: x.at[..., shift[:, None], shift[None, :]].set(v),
-                                    whole, V)
+                form = jax.tree.map(c.before, V)
                 form = form._replace(Q=form.Q + total)
                 gains = {}
                 for (name, _), node in zip(sites[::-1], here[::-1]):

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.decision import AMPLITUDE, Affine, Decision, Policy, turns
+from jopa_ppl.engine.decision import AMPLITUDE, Affine, Decision, Policy
 from jopa_ppl.engine.forward import walk
 from jopa_ppl.engine.functions import Mean, affine, means_of
 from jopa_ppl.engine.problem import Problem
@@ -53,18 +53,10 @@ class Found(NamedTuple):
     past: Array
 
 
-def offsets(length: int) -> Array:
-    """How far the starts but for the given one lie off the prior, in its standard deviations:
-    (starts, T)."""
-    t = jnp.arange(length)
-    waves = [sign * (1 - 2 * ((t // n) % 2)) for n in turns(length) for sign in (1.0, -1.0)]
-    return AMPLITUDE * jnp.stack([jnp.zeros(length), jnp.ones(length), -jnp.ones(length), *waves])
-
-
 def starts(decision: Decision, nodes: list, given: dict[str, Array]) -> Policy:
     """Policies to begin with, (starts, T, *plates, ..): first the actions that were `given`,
-    (T, *plates, n) by site, where they are not NaN; then the prior moved by `offsets`."""
-    found, at, off, plates = [], 0, offsets(decision.length), decision.block.batch
+    (T, *plates, n) by site, where they are not NaN; then the prior, and moved by +-AMPLITUDE."""
+    found, at, plates = [], 0, decision.block.batch
     for steps, sites in nodes:
         here = {}
         for name, node in sites:
@@ -74,11 +66,10 @@ def starts(decision: Decision, nodes: list, given: dict[str, Array]) -> Policy:
             gain, cov, logdet = (
                 jnp.broadcast_to(x, (steps, *plates, *x.shape[1 + len(plates):])) for x in rule)
             sd = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1))
-            shift = off[:, window].reshape((len(off), steps, *(1,) * (sd.ndim - 1))) * sd
-            moved = jnp.broadcast_to(gain, (len(off), *gain.shape)).at[..., 0].add(shift)
+            moved = [gain.at[..., 0].add(a * sd) for a in (0.0, AMPLITUDE, -AMPLITUDE)]
             first = jnp.where(node.given > 0, node.value, given[name][window])[..., None]
             own = jnp.where(jnp.isnan(first), gain, jnp.zeros_like(gain).at[..., :1].set(first))
-            gains = jnp.concatenate([own[None], moved])
+            gains = jnp.stack([own, *moved])
             here[name] = Rule(gains, *(jnp.broadcast_to(x, (len(gains), *x.shape))
                                        for x in (cov, logdet)))
         found.append(here)

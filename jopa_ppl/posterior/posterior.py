@@ -75,7 +75,7 @@ class Posterior(Inferred):
     @property
     def start(self) -> Any:
         """Of a plan that was found along paths, what it began with: one of
-        `jopa_ppl.engine.decision.names_of_starts`, or an array of them, one for each element of the
+        `jopa_ppl.engine.decision.STARTS`, or an array of them, one for each element of the
         chain's plates; else None."""
         if self.plan is None or self.plan.start is None:
             return None

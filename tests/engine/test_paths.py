@@ -14,7 +14,6 @@ from numpy.testing import assert_allclose
 from scipy import optimize
 
 import jopa_ppl as jp
-from jopa_ppl.engine.paths import offsets
 from jopa_ppl.errors import ConvergenceWarning, JopaError, ShapeError, SiteError
 
 A, B = jnp.array([[0.9, 0.3], [-0.2, 0.8]]), jnp.array([[0.1], [0.5]])
@@ -108,10 +107,11 @@ def test_a_swing_up_follows_the_program_and_no_gradient_improves_it():
 
     assert_allclose(found.mean("x"), path(u), atol=1e-10)
     assert (np.diff(found.free_energy) <= 1e-9).all()
-    # The best of BFGS from here and from the same beginnings; the spread of actions costs as well.
-    value = jax.jit(jax.value_and_grad(cost))
+    # The best of BFGS from here, from constant actions and from waves; the spread of actions costs
+    # as well.
+    value, wave = jax.jit(jax.value_and_grad(cost)), lambda n: 1.0 - 2 * (np.arange(steps) // n % 2)
     best = min(optimize.minimize(value, start, jac=True, method="BFGS").fun
-               for start in (u, *2.0 * np.asarray(offsets(steps))))
+               for start in (u, *(a * wave(n) for n in (40, 10, 5) for a in (0.0, 1.5, -1.5))))
     assert cost(u) - best < 0.2
     assert found.start in found.compiled.decision.starts
     # Draws of the plan follow the program too.
