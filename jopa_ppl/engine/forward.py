@@ -130,7 +130,8 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
 def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Conditional]]]],
          c: Coordinates, look: Array | None = None) -> tuple[Array, ...]:
     """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step; with
-    `look` (*plates), steps that are rolled out, mean (*plates, H) and covariance of h there too.
+    `look` (*plates), steps that are rolled out, mean (*plates, H) and covariance of h there too,
+    and no step after the last of them.
 
     Steps come from smoothing up to the first that it did not settle as a whole; from there on they
     are rolled out one by one. `segments`: (number of steps, sites in program order with their
@@ -187,7 +188,8 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Condi
                 seen = (*seen[:j], jnp.where(this, new, seen[j]), *seen[j + 1:])
             return carry, tuple(a.at[at + i].set(x) for a, x in zip(nodes, found)), seen
 
-        carry, nodes, seen = jax.lax.fori_loop(jnp.clip(first - at, 0, length), length, step,
+        end = length if look is None else jnp.clip(look.max() + 1 - at, 0, length)
+        carry, nodes, seen = jax.lax.fori_loop(jnp.clip(first - at, 0, length), end, step,
                                                (carry, nodes, seen))
         at += length
     return *nodes, *seen

@@ -99,7 +99,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
         solved = problem.backward(program, watched=True)
         policy, past, tied = solved.policy, problem.expected(solved.value)[None], solved.tied
         passes, settled = jnp.ones((), int), jnp.ones((), bool)
-    mean, cov, *_ = problem.rolled(program, policy)
+    mean, cov = problem.rolled(program, policy)
     past = decision.past.free_energy(moments, bound) + past.sum(tuple(range(1, past.ndim)))
     f = past[-1]
     decisions = Digits(tied[0], jnp.sqrt(tied[1]), jnp.zeros(()))

@@ -27,7 +27,7 @@ class Problem:
         self.start = settled(engine, block, *complete(engine, moments, bound, (block,)))
         here = engine.at(moments, bound) if decision.curved else bound
         self.affine = decision.nodes(here, moments, split)
-        *_, h, S = self.rolled(self.affine, self.own)
+        *_, h, S = self.rolled(self.affine, self.own, self.step)
         self.second = S + h[..., :, None] * h[..., None, :]
 
     @property
@@ -52,10 +52,11 @@ class Problem:
         """What is to be expected of the future (*plates), from its value at the first decision."""
         return 0.5 * jnp.sum(value * self.second, (-2, -1))
 
-    def rolled(self, program: Affine, policy: Policy) -> tuple[Array, ...]:
-        """Moments of the sites of every step, and those of h at the first decision."""
+    def rolled(self, program: Affine, policy: Policy, look: Array | None = None
+               ) -> tuple[Array, ...]:
+        """Moments of the sites of every step; of those up to `look`, and of h there."""
         c = self.decision.c
         rules = [(steps, [(c.of(Ref(name, 0)), Conditional(*mine[name][:2]) if name in mine
                            else node.rule) for name, node in sites])
                  for (steps, sites), mine in zip(program.nodes, policy)]
-        return roll(self.start, rules, c, self.step)
+        return roll(self.start, rules, c, look)

@@ -59,12 +59,20 @@ class Source(NamedTuple):
         return (*((self.length(f),) if f.in_bulk else ()), *(p.size for p in f.plates))
 
     def evaluator(self, f: Factor) -> Evaluator:
-        """Its site's outputs, from latent values."""
-        scan, sites = f.context.scan, self.graph.program.sites
-        steps = self.series[scan] if scan is not None else Windows({}, {})
+        """Its site's outputs, from latent values; with no more of the data than they need, as a
+        run hands the numbers of every factor on."""
+        program, scan = self.graph.program, f.context.scan
+        wanted, steps = program.needs(f.site.everything), Windows({}, {})
+        if scan is not None:
+            here = program.scans[scan]
+            wanted, steps = wanted | program.needs((*here.carry, *here.init)), self.series[scan]
         # Partial sites are latents: their data enter through the belief, not through known values.
-        known = {n: v for n, v in steps.known.items() if not sites[n].partial}
-        return Evaluator(self.graph.reader, f, (self.data, self.outer, steps.steps, known))
+        known = {n: v for n, v in steps.known.items()
+                 if f"known/{n}" in wanted and not program.sites[n].partial}
+        outer = {n: v for n, v in self.outer.items() if f"known/{n}" in wanted}
+        data, series = ({k: v for k, v in x.items() if k in wanted}
+                        for x in (self.data, steps.steps))
+        return Evaluator(self.graph.reader, f, (data, outer, series, known))
 
     def env(self, f: Factor) -> Any:
         return self.evaluator(f).env
@@ -94,10 +102,6 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
     windows = []
     if ctx.scan is not None:
         first = (step + ctx.first) if ctx.at is None else ctx.at
-        program = reader.program
-        wanted = program.needs(outputs) | program.needs(program.scans[ctx.scan].carry)
-        steps = {k: v for k, v in steps.items() if k in wanted}
-        known = {n: v for n, v in known.items() if f"known/{n}" in wanted}
         for back in range(ctx.depth, -1, -1):
             # Before step 0 only latents reach back (the seeds of the carry), so data never count.
             at = jnp.maximum(first - back, 0).astype(jnp.uint32)

@@ -61,6 +61,13 @@ class Site(OfFamily):
         return (*self.outputs.values(), *(self.likelihood.leaves if scored else ()), *support)
 
     @property
+    def everything(self) -> tuple[int, ...]:
+        """All outputs that are about it."""
+        likely = () if self.likelihood is None else self.likelihood.outputs
+        support = () if self.transform is None else self.transform.leaves
+        return (*self.outputs.values(), *likely, *support)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return self.batch_shape + self.event_shape
 
@@ -143,7 +150,7 @@ class Program:
         for i, (k, aval) in enumerate(zip(self.inputs, closed.in_avals)):
             value = values.get(k)
             if value is None:
-                if i in used and k.startswith("data/"):
+                if i in used and k.startswith(("data/", "known/")):
                     raise KeyError(k)
                 value = jnp.zeros(aval.shape, aval.dtype)
             args.append(jnp.asarray(value, aval.dtype)

@@ -47,13 +47,7 @@ def extended(program: Program, shapes: Mapping[str, Any],
 
 def inside(program: Program, scan: Scan) -> set[int]:
     """The outputs that belong to the steps of a scan."""
-    return {i for n in scan.sites for i in _outputs(program.sites[n])} | {*scan.carry, *scan.ys}
-
-
-def _outputs(site: Site) -> set[int]:
-    likely = () if site.likelihood is None else site.likelihood.outputs
-    support = () if site.transform is None else site.transform.leaves
-    return {*site.outputs.values(), *likely, *support}
+    return {i for n in scan.sites for i in program.sites[n].everything} | {*scan.carry, *scan.ys}
 
 
 def reading(program: Program, scan: Scan, values: Mapping[str, Callable[[dict], Array]],
