@@ -25,7 +25,7 @@ from jopa_ppl.graph.factor import Factor, Graph
 
 TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
 LOOSE = (1e-8, 1e-6, 1e-4)                      # and of dynamics before these
-AT_ONCE = (3.0, 0.1)        # spreads that whole steps go at most where neither is needed
+AT_ONCE = 0.1        # nats that a whole step may be off by what it was linearised about
 NEAR = 1e-4          # of standard deviations
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 LEAST_STEP = 1e-18   # next to none
@@ -170,39 +170,43 @@ class Engine(Arithmetic):
 
         From afar a decoder is no guide: what one step makes of sharp pixels may be where it tells
         nothing any more. And dynamics that leave no room hold states on a path that is wrong, and
-        linearised there. Where whole steps stand at once, as those of a filter mostly do, it begins
-        with them. Masked priors count meanwhile, next to nothing: tails that weigh little hold no
-        belief.
+        linearised there. Where a whole step ends where the program is still as it was linearised,
+        as that of a filter mostly does, it begins with that. Masked priors count meanwhile, next to
+        nothing: tails that weigh little hold no belief.
         """
         factors = [linearised(f) for f in update.factors]
         loose = () if all(f.site.observed for f in far) else LOOSE
         if not loose and any(f.message == "quadrature" for f in far):
             return self.step(update.block, factors, moments, bound)[0]
-        most = jnp.array(() if any(f.site.observed for f in far) else AT_ONCE)
-        powers = jnp.array((*(1.0,) * len(most), *np.repeat((*loose, *TEMPERED), TEMPERING)))
+        whole = not any(f.site.observed for f in far)
+        powers = jnp.array((*(1.0,) * whole, *np.repeat((*loose, *TEMPERED), TEMPERING)))
+        alone = [linearised(f) for f in far]
         faint = {n: a._replace(weight=jnp.where(
             bound.arrays[n].weight > 0, bound.arrays[n].weight, TEMPERED[0] * a.weight))
             for n, a in bound.priors.items()}
 
+        def gap(old: dict[str, Any], new: dict[str, Any]) -> Array:
+            """How far the energy of the new beliefs is off, linearised at the old ones."""
+            about = [self.stats(m, bound.clamps) for m in (old, new)]
+            first, second = (self.energy(alone, self.energy.linearised(alone, bound.arrays, s),
+                                         about[1]) for s in about)
+            return jnp.abs(first - second)
+
         def again(carry: tuple) -> tuple:
-            i, old, near = carry
+            i, old, _ = carry
             part = {f.name: bound.arrays[f.name]._replace(
                 weight=powers[i] * bound.arrays[f.name].weight) for f in far}
             here = bound._replace(arrays={**bound.arrays, **faint, **part})
             new, _, size = self.step(update.block, factors, old, here)
-            if len(most):
-                moved = update.block.moved(old[update.block.name], new[update.block.name]) / size
-                near = near & (moved <= most[i]) & ((size == 1.0) | (i > 0))
-                back = (i + 1 == len(most)) & ~near
-                new = jax.tree.map(lambda a, b: jnp.where(back, a, b), moments, new)
-            return i + 1, new, near
+            if not whole:
+                return i + 1, new, jnp.asarray(False)
+            stands = jax.lax.cond((i == 0) & (size == 1.0),
+                                  lambda: gap(old, new) <= AT_ONCE, lambda: jnp.asarray(False))
+            back = (i == 0) & ~stands
+            return i + 1, jax.tree.map(lambda a, b: jnp.where(back, a, b), moments, new), stands
 
-        def goes_on(carry: tuple) -> Array:
-            i, _, near = carry
-            return (i < len(powers)) & ~(near & (i == len(most)))
-
-        return jax.lax.while_loop(goes_on, again, (
-            jnp.zeros((), int), moments, jnp.asarray(len(most) > 0)))[1]
+        return jax.lax.while_loop(lambda c: (c[0] < len(powers)) & ~c[2], again, (
+            jnp.zeros((), int), moments, jnp.asarray(False)))[1]
 
     def _begun(self, block: Belief, own: list[Factor], moments: dict[str, Any], prior: Evidence
                ) -> Any:
