@@ -10,6 +10,7 @@
                   ask of it is named in `expectations`
     arithmetic    a graph at data and beliefs: its evidence, statistics and F
     schedule, state, engine    the order of updates, what a sweep leaves, and the sweeps
+    beginnings    beliefs before the first sweep
     extrapolation sweeps that start ahead of where the last one ended
     plan, value   decisions: backward over quadratic costs
     coordinates, steps    the sites of a chain's step as linear maps on one vector

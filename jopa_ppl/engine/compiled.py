@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, Stages, often, once
 from jopa_ppl.engine import extrapolation
+from jopa_ppl.engine.beginnings import start
 from jopa_ppl.engine.decision import Decision
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
@@ -131,7 +132,7 @@ class Compiled(Stages):
                                                   begun, self.options.tol)
         else:
             bound = self.engine.bind(self.data(dynamic))
-            state = self.engine.start(key, bound)
+            state = start(self.engine, key, bound)
             if self.followed:
                 state = state._replace(pace=Pace(jnp.zeros(()), jnp.zeros((), bool)))
             if self.single:

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.beginnings import start
 from jopa_ppl.engine.decision import Decision
 from jopa_ppl.engine.engine import finite
 from jopa_ppl.engine.evidence import Evidence, FactorArrays
@@ -115,7 +116,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
 def _known(decision: Decision, bound: Evidence) -> tuple[dict[str, Any], Digits]:
     """Beliefs from the data of the past."""
     engine, digits = decision.past, None
-    moments = engine.start(None, bound).moments
+    moments = start(engine, None, bound).moments
     for block in engine.graph.blocks:
         if block.scan is None:
             continue

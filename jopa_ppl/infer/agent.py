@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpyro.primitives import Messenger
 
 from jopa_ppl.errors import (
     ConvergenceWarning,
@@ -36,36 +34,15 @@ from jopa_ppl.errors import (
     whole,
     within,
 )
+from jopa_ppl.infer.forgetting import Forgetting
 from jopa_ppl.infer.unseen import Seen
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import Given, given
-from jopa_ppl.language.query import _Query, condition
+from jopa_ppl.language.query import condition
 from jopa_ppl.posterior.posterior import Posterior, later
 from jopa_ppl.posterior.state import StateBelief
 
 BEGINNING = 10      # times `max_iters` policies are tried in the first plan of an episode
-
-
-class _Power(Messenger):
-    def __init__(self, sites: frozenset[str], power: Any) -> None:
-        super().__init__(None)
-        self.sites, self.power = sites, power
-
-    def process_message(self, msg: dict) -> None:
-        if msg["type"] == "sample" and msg["name"] in self.sites:
-            msg["scale"] = self.power if msg["scale"] is None else msg["scale"] * self.power
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Forgetting(_Query, data=("power",)):
-    """A model whose priors of some global sites are raised to a power."""
-
-    power: Any
-    sites: frozenset[str]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Power(self.sites, self.power):
-            return self.fn(*args, **kwargs)
 
 
 class Step(NamedTuple):

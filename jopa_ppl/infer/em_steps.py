@@ -14,6 +14,7 @@ from jax import Array, lax, random
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import often, once, together
+from jopa_ppl.engine.beginnings import start
 from jopa_ppl.engine.compiled import Compiled, compiled_for
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
@@ -195,7 +196,7 @@ class Learner:
 
     def _begin(self, leaves: list[Array], key: Array) -> dict[str, Any]:
         engine = self.full.engine
-        return engine.start(key, engine.bind(self.full.data(leaves))).moments
+        return start(engine, key, engine.bind(self.full.data(leaves))).moments
 
     def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
                 ) -> tuple[Evidence, dict[str, Any], Array, Array, Digits]:

@@ -1,0 +1,173 @@
+"""Beliefs before the first sweep: priors, and where messages approximate a way to the data.
+
+Pure functions of an `Engine`, its evidence and arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from jopa_ppl.beliefs import Belief
+from jopa_ppl.engine.engine import LEAST_STEP, Engine, finite
+from jopa_ppl.engine.evidence import Evidence
+from jopa_ppl.engine.schedule import Update
+from jopa_ppl.engine.state import State
+from jopa_ppl.graph.factor import Factor
+
+TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
+LOOSE = (1e-8, 1e-6, 1e-4)                      # and of dynamics before these
+AT_ONCE = 0.1        # nats that a whole step may be off by what it was linearised about
+SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
+
+
+def start(engine: Engine, key: Array | None, bound: Evidence) -> State:
+    """Beliefs before the first sweep: the priors; with a key, globals are nudged off them.
+
+    Messages that approximate start from there too: chains from their roll-out, and sums over
+    points, which may not be finite for a wide prior, after a step from the mean alone.
+    """
+    prior = bound._replace(arrays={**bound.arrays, **bound.priors})
+    moments = {b.name: b.zero() for b in engine.graph.blocks}
+    order = list(engine.graph.program.sites)
+    blocks = sorted(engine.graph.blocks, key=lambda b: (
+        b.scan is not None, min(order.index(m) for m in b.members)))
+    for i, block in enumerate(blocks):
+        touching = engine.energy.touching(block)
+        own = [f for f in touching if f.site.name in block.members]
+        bent = [linearised(f) for f in touching if f.bends(block)]
+        if block.scan is not None and not bent:
+            continue
+        # A prior may be singular to rounding (1e8 beside 1) where the posterior is not.
+        begun = {**moments, block.name: _begun(engine, block, own, moments, prior)}
+        if any(f.curved for f in bent):
+            # What is linearised is no guide far away: chains roll off as no state of them does.
+            begun[block.name] = block.at_rest(begun[block.name])
+        moments = _if_finite(begun, moments, block)
+        alone = [f for f in own if f.scored and f.bends(block) and not f.fixed]
+        if alone:           # a prior that is no Gaussian, by the nearest one
+            moments = jax.lax.fori_loop(
+                0, SETTLING, lambda _, m, b=block, own=own: engine.step(b, own, m, prior)[0],
+                moments)
+        if key is not None and not block.held:
+            moments = _nudged(engine, block, bent, moments, bound, random.fold_in(key, i))
+    for update in engine.schedule.updates:
+        bends = [f for f in update.factors if f.bends(update.block)]
+        seen = [f for f in bends if f.site.observed
+                and (f.scored or (f.curved and f.message != "quadrature"))]
+        far = seen + [f for f in bends if f.curved and f not in seen]
+        # No scale of what has yet to be found, and nothing that has yet to fall into parts.
+        if far and all((f.scored or f in far) and not f.fixed for f in bends):
+            moments = _if_finite(_towards_data(engine, update, far, moments, bound), moments,
+                                 update.block)
+    zero = jnp.zeros(())
+    return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
+                 engine.unmeasured(), zero, cancelled=(zero, zero))
+
+
+def _towards_data(engine: Engine, update: Update, far: list[Factor], moments: dict[str, Any],
+                  bound: Evidence) -> dict[str, Any]:
+    """A step from the mean alone; where the mean or few points are all that is asked for, many,
+    in which the factors `far` weigh little at first.
+
+    From afar a decoder is no guide: what one step makes of sharp pixels may be where it tells
+    nothing any more. And dynamics that leave no room hold states on a path that is wrong, and
+    linearised there. Where a whole step ends where the program is still as it was linearised,
+    as that of a filter mostly does, it begins with that. Masked priors count meanwhile, next to
+    nothing: tails that weigh little hold no belief.
+    """
+    factors = [linearised(f) for f in update.factors]
+    loose = () if all(f.site.observed for f in far) else LOOSE
+    if not loose and any(f.message == "quadrature" for f in far):
+        return engine.step(update.block, factors, moments, bound)[0]
+    whole = not any(f.site.observed for f in far)
+    powers = jnp.array((*(1.0,) * whole, *np.repeat((*loose, *TEMPERED), TEMPERING)))
+    alone = [linearised(f) for f in far]
+    faint = {n: a._replace(weight=jnp.where(
+        bound.arrays[n].weight > 0, bound.arrays[n].weight, TEMPERED[0] * a.weight))
+        for n, a in bound.priors.items()}
+
+    def gap(old: dict[str, Any], new: dict[str, Any]) -> Array:
+        """How far the energy of the new beliefs is off, linearised at the old ones."""
+        about = [engine.stats(m, bound.clamps) for m in (old, new)]
+        first, second = (engine.energy(alone, engine.energy.linearised(alone, bound.arrays, s),
+                                     about[1]) for s in about)
+        return jnp.abs(first - second)
+
+    def again(carry: tuple) -> tuple:
+        i, old, _ = carry
+        part = {f.name: bound.arrays[f.name]._replace(
+            weight=powers[i] * bound.arrays[f.name].weight) for f in far}
+        here = bound._replace(arrays={**bound.arrays, **faint, **part})
+        new, _, size = engine.step(update.block, factors, old, here)
+        if not whole:
+            return i + 1, new, jnp.asarray(False)
+        stands = jax.lax.cond((i == 0) & (size == 1.0),
+                              lambda: gap(old, new) <= AT_ONCE, lambda: jnp.asarray(False))
+        back = (i == 0) & ~stands
+        return i + 1, jax.tree.map(lambda a, b: jnp.where(back, a, b), moments, new), stands
+
+    return jax.lax.while_loop(lambda c: (c[0] < len(powers)) & ~c[2], again, (
+        jnp.zeros((), int), moments, jnp.asarray(False)))[1]
+
+
+def _begun(engine: Engine, block: Belief, own: list[Factor], moments: dict[str, Any],
+           prior: Evidence) -> Any:
+    """The belief by the priors of a block; by a standard normal where a prior is no Gaussian
+    (of the log of a scale, say)."""
+    plain = [f for f in own if not f.scored]
+    local = engine.energy_of(block, plain, moments, prior)
+    scored = [f for f in own if f.scored]
+
+    def standard(mine: Any) -> Array:
+        here = {**local.stats, block.name: mine}
+        views = (engine.energy.joined[f.name].view(prior.arrays[f.name], here) for f in scored)
+        return local.energy(mine) - 0.5 * sum(
+            ((v.mean**2).sum() + jnp.trace(v.cov, axis1=-2, axis2=-1).sum() for v in views),
+            jnp.zeros(()))
+
+    return block.update(moments[block.name], jax.grad(standard)(local.own),
+                        prior.clamps[block.name])
+
+
+def _nudged(engine: Engine, block: Belief, bent: list[Factor], moments: dict[str, Any],
+            bound: Evidence, key: Array) -> dict[str, Any]:
+    """A block moved off its prior, by no more than what costs log p of the factors `bent` a
+    nat: a tenth of a wide prior is far away."""
+    def score(moments: dict[str, Any]) -> Array:
+        stats = engine.stats(moments, bound.clamps)
+        arrays = engine.energy.linearised(bent, bound.arrays, stats)
+        return engine.energy(bent, arrays, stats, {
+            f.name: [jnp.zeros(())] * len(engine.energy.messages(f, arrays[f.name], stats))
+            for f in bent})
+
+    def moved(size: Array | float) -> dict[str, Any]:
+        return {**moments, block.name: block.break_symmetry(moments[block.name], key, size)}
+
+    if not bent or moved(0.1)[block.name] is moments[block.name]:
+        return moved(0.1)
+    least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
+    return moved(halved(0.1, lambda size: score(moved(size)) >= least))
+
+
+def linearised(factor: Factor) -> Factor:
+    """The factor with its message taken at the mean alone, if it is not conjugate."""
+    return replace(factor, message="linearise") if factor.scored or factor.curved else factor
+
+
+def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:
+    """The `new` beliefs, or the old ones where that about a block went wrong."""
+    fine = finite(new[block.name])
+    return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+
+
+def halved(size: float, fits: Callable[[Array], Array]) -> Array:
+    """The first of size, size / 2, .. that fits (or next to nothing, where none does)."""
+    return jax.lax.while_loop(lambda s: ~fits(s) & (s > LEAST_STEP), lambda s: s / 2,
+                              jnp.asarray(size))
