@@ -166,10 +166,11 @@ def side_by_side(driver: jp.Agent, envs: arm.Watched, episodes: int, steps: int,
                  ) -> tuple[jp.Rollout, np.ndarray]:
     """What happens in all copies at once, as many times as `episodes` takes, and the true angles
     before every step (episodes, steps)."""
+    before = len(envs.angles)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jp.ConvergenceWarning)       # plans have a step's time
         found = jp.rollout(envs, driver, episodes=episodes, steps=steps, seed=seed)
-    angles = np.reshape(envs.angles, (-1, steps, envs.num_envs)).swapaxes(1, 2)
+    angles = np.reshape(envs.angles[before:], (-1, steps, envs.num_envs)).swapaxes(1, 2)
     return found, angles.reshape(-1, steps)
 
 

@@ -27,24 +27,28 @@ STEPS = 200             # of an episode
 _SCREEN = 500           # pixels a side of what Pendulum-v1 draws, 4.4 lengths of the arm
 _BLOCK = 11             # pixels a side that make one of ours: the arm, 1.1 long, and a margin
 _FIRST = (_SCREEN - SIZE * _BLOCK) // 2
-_MEAN = np.kron(np.eye(SIZE), np.full((1, _BLOCK), 1 / _BLOCK)).astype(np.float32)
 
 
 class WithoutArrow(gym.Wrapper):
-    """The renderer draws the last torque as an arrow over the arm: nobody drives by that."""
+    """The renderer draws the last torque as an arrow over the arm: nobody drives by that. The true
+    angle is told beside what is seen, for scoring alone."""
+
+    def reset(self, **options: Any) -> tuple:
+        seen, info = self.env.reset(**options)
+        return seen, info | {"angle": self.unwrapped.state[0]}
 
     def step(self, action: Any) -> tuple:
-        found = self.env.step(action)
+        *found, info = self.env.step(action)
         self.unwrapped.last_u = None
-        return found
+        return *found, info | {"angle": self.unwrapped.state[0]}
 
 
 def shrink(screen: np.ndarray) -> np.ndarray:
     """The middle of the screen in blocks of 11 x 11 pixels, (24, 24, 3) of bytes."""
     last = _FIRST + SIZE * _BLOCK
-    middle = screen[_FIRST:last, _FIRST:last].astype(np.float32)
-    rows = np.tensordot(_MEAN, middle, 1)
-    return np.rint(np.tensordot(_MEAN, rows.swapaxes(0, 1), 1)).astype(np.uint8).swapaxes(0, 1)
+    middle = screen[_FIRST:last, _FIRST:last].reshape(SIZE, _BLOCK, SIZE * _BLOCK * 3)
+    rows = middle.sum(1, dtype=np.uint16).reshape(SIZE, SIZE, _BLOCK, 3)
+    return np.rint(rows.sum(2, dtype=np.uint32) / np.float32(_BLOCK**2)).astype(np.uint8)
 
 
 def make(torque: float = TORQUE) -> gym.Env:
@@ -62,18 +66,26 @@ def make(torque: float = TORQUE) -> gym.Env:
 
 
 class Watched(gym.vector.VectorWrapper):
-    """Copies whose true angles are noted before every step, in (-pi, pi], 0 upright: for scoring
-    alone."""
+    """Copies side by side, each drawn by a process of its own, whose true angles are noted before
+    every step, in (-pi, pi], 0 upright: for scoring alone. Made before JAX has anything to do, as
+    it has threads from then on."""
 
     def __init__(self, copies: int, torque: float = TORQUE) -> None:
-        super().__init__(gym.vector.SyncVectorEnv([partial(make, torque)] * copies))
+        super().__init__(gym.vector.AsyncVectorEnv([partial(make, torque)] * copies))
         self.angles: list[np.ndarray] = []
+
+    def reset(self, **options: Any) -> tuple:
+        """As the environments do."""
+        seen, info = self.env.reset(**options)
+        self._at = info["angle"]
+        return seen, info
 
     def step(self, actions: Any) -> tuple:
         """As the environments do."""
-        at = np.array([env.unwrapped.state[0] for env in self.env.envs])
-        self.angles.append(wrap(at))
-        return self.env.step(actions)
+        self.angles.append(wrap(self._at))
+        *found, info = self.env.step(actions)
+        self._at = info["angle"]
+        return *found, info
 
 
 def wrap(angle: Any) -> np.ndarray:

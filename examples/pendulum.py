@@ -53,18 +53,17 @@ HORIZON = 20           # steps of a plan, 1 s: a strong arm is there in less
 STEPS = 80             # steps of control, 4 s
 
 
-def steer(world: World, goals: Sequence[float], starts: int, seed: int
+def steer(world: World, envs: arm.Watched, goals: Sequence[float], seed: int
           ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Control to every goal from `starts` starts, all side by side: how it went, goal by goal; and
+    """Control to every goal from as many starts, all side by side: how it went, goal by goal; and
     the run to the first goal that had the longest way (`frames`, `torques`, `angles`, `errors` by
     step, and the `goal`'s picture)."""
+    starts, one = envs.num_envs // len(goals), arm.make(TORQUE)
     wanted = np.repeat(goals, starts)
-    envs, one = arm.Watched(len(wanted), TORQUE), arm.make(TORQUE)
     driver = agent(world, envs, HORIZON)
     pictured = np.stack([arm.at_rest(one, g) for g in goals]).repeat(starts, 0)
     driver.goal(pictured)
     found, angles = side_by_side(driver, envs, len(wanted), STEPS, 10_000 + seed)
-    envs.close()
     one.close()
     errors = np.abs(arm.wrap(angles - wanted[:, None]))
     far = int(np.argmax(errors[:starts, 0]))
@@ -108,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     args.goal = [*dict.fromkeys(args.goal)]
     starts, episodes, rounds = ((1, 5, 8) if args.fast else (args.starts, args.episodes, ROUNDS))
+    envs = arm.Watched(starts * len(args.goal), TORQUE)
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
         with timed(clock, "seconds_collecting"):
@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         with timed(clock, "seconds_learning"):
             world = learn(data, args.seed, rounds)
         with timed(clock, "seconds_acting"):
-            results, run = steer(world, args.goal, starts, args.seed)
+            results, run = steer(world, envs, args.goal, args.seed)
+        envs.close()
         imagined = imagine(world, held)
         pictures.write_all(args.out, world, held, imagined[0][:, 0], run, args.goal[0])
     extra = {"goals": results} if len(results) > 1 else {}

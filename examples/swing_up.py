@@ -56,19 +56,17 @@ TOGETHER = 50          # episodes that one agent acts in side by side
 TIMED = 50             # control steps of one arm
 
 
-def act(world: World, data: Episodes, starts: int, seed: int
+def act(world: World, data: Episodes, envs: arm.Watched, starts: int, seed: int
         ) -> tuple[np.ndarray, np.ndarray, float]:
     """Episodes towards the image of the upright arm, side by side: returns (starts,), angles
     (starts, steps) in radians; and milliseconds that a control step takes of one arm alone."""
-    env, groups = arm.make(), -(-starts // TOGETHER)
-    goal, copies = arm.at_rest(env), -(-starts // groups)
+    env, copies = arm.make(), envs.num_envs
+    goal, groups = arm.at_rest(env), -(-starts // copies)
     one = agent(world, env, HORIZON, seen=data.frames.reshape(-1, *data.frames.shape[2:]))
     one.goal(goal)          # warns where nothing like it was seen: for all agents
-    envs = arm.Watched(copies)
     many = agent(world, envs, HORIZON)
     many.goal(goal)
     found, angles = side_by_side(many, envs, groups * copies, arm.STEPS, 10_000 + seed)
-    envs.close()
     clocks = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jp.ConvergenceWarning)
@@ -99,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the job; returns the summary that is written to summary.json."""
     args = parse(argv)
     counts, rounds = ([400], 2) if args.fast else (sorted(args.steps), ROUNDS)
+    starts = 2 if args.fast else args.starts
+    envs = arm.Watched(-(-starts // -(-starts // TOGETHER)))
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
         with timed(clock, "seconds_collecting"):
@@ -112,12 +112,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             with timed(clock, "seconds_imagining"):
                 imagined = imagine(world, held)
             with timed(clock, "seconds_acting"):
-                returns, angles, ms = act(world, seen, 2 if args.fast else args.starts,
-                                          args.seed)
+                returns, angles, ms = act(world, seen, envs, starts, args.seed)
             up = (np.abs(angles[:, -50:]) < 0.3).all(1)
             curve.append({"environment_steps": count, "mean_return": float(returns.mean()),
                           "returns": returns.tolist(), "held": int(up.sum()),
                           "open_loop_ratio": open_loop(world, seen, imagined)})
+        envs.close()
         with timed(clock, "seconds_drawing"):
             args.out.mkdir(parents=True, exist_ok=True)
             draw(args.out / "swing_up.png", curve, AHEAD, angles)
