@@ -65,19 +65,17 @@ def timed(clock: dict[str, float], name: str) -> Iterator[None]:
 
 def collect(episodes: int, seed: int, torque: float = arm.TORQUE) -> Episodes:
     """Episodes of torques that are uniform, and held for 1 to 8 steps."""
-    env, rng = arm.make(torque), np.random.default_rng(seed)
-    frames, parts = [], []
-    for e in tqdm(range(episodes), desc="random torques", unit="episode"):
-        y, _ = env.reset(seed=1000 * seed + e)
-        part = np.repeat(rng.uniform(-1, 1, arm.STEPS), rng.integers(1, 9, arm.STEPS))[:arm.STEPS]
-        for p in part:
-            frames.append(y)
-            y, *_ = env.step(np.array([torque * p], np.float32))
-        parts.append(part)
-    env.close()
-    shape = (episodes, arm.STEPS)
+    envs, rng = arm.Watched(episodes, torque), np.random.default_rng(seed)
+    parts = np.stack([np.repeat(rng.uniform(-1, 1, arm.STEPS), rng.integers(1, 9, arm.STEPS))
+                      [:arm.STEPS] for _ in range(episodes)])
+    y, _ = envs.reset(seed=[1000 * seed + e for e in range(episodes)])
+    frames = []
+    for p in tqdm(parts.T, desc=f"random torques, {episodes} episodes", unit="step"):
+        frames.append(y)
+        y, *_ = envs.step((torque * p[:, None]).astype(np.float32))
+    envs.close()
     actions = np.arctanh(np.clip(parts, -SATURATED, SATURATED)).astype(np.float32)
-    return Episodes(np.reshape(frames, (*shape, *frames[0].shape)), actions.reshape(*shape, 1))
+    return Episodes(np.stack(frames, 1), actions[..., None])
 
 
 def cut(array: np.ndarray, length: int) -> np.ndarray:

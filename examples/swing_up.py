@@ -52,7 +52,7 @@ from examples._swing_up_pictures import animate, draw
 
 EPISODES = 10          # of random torques, 200 steps each
 HORIZON = 30           # steps of a plan, 1.5 s
-TOGETHER = 50          # episodes that one agent acts in side by side
+TOGETHER = 100         # episodes that one agent acts in side by side
 TIMED = 50             # control steps of one arm
 
 

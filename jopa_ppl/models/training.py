@@ -5,7 +5,7 @@ Those that are train by `jp.VariationalEM`, on the free energy of the whole prog
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
 from typing import Any, Protocol
 
 import jax
@@ -46,14 +46,20 @@ def descend(recipe: Recipe, parameters: Any, data: Any, rng_key: Array, *, sever
     with tqdm(total=recipe.steps, desc=label, unit="step", disable=not progress) as bar:
         for start in range(0, recipe.steps, size):
             steps = jnp.arange(start, min(start + size, recipe.steps))
-            carry, values = _advance(recipe, several, carry, data, rng_key, steps)
+            carry, values = _advancing()(recipe, several, carry, data, rng_key, steps)
             losses.append(np.asarray(values))
             bar.set_postfix_str(f"loss {losses[-1][-1].min():.1f}", refresh=False)
             bar.update(len(values))
     return carry[0], np.concatenate(losses)
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=often())
+@cache
+def _advancing() -> Any:
+    """`_advance` jitted when it is first asked for: what XLA is told asks which devices there are,
+    and an import should start none."""
+    return jax.jit(_advance, static_argnums=(0, 1), compiler_options=often())
+
+
 def _advance(recipe: Recipe, several: bool, carry: tuple, data: Any, rng_key: Array, steps: Array
              ) -> tuple[tuple, Array]:
     optimiser = recipe.optimiser()
