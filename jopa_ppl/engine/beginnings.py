@@ -97,7 +97,7 @@ def _towards_data(engine: Engine, update: Update, far: list[Factor], moments: di
         """How far the energy of the new beliefs is off, linearised at the old ones."""
         about = [engine.stats(m, bound.clamps) for m in (old, new)]
         first, second = (engine.energy(alone, engine.energy.linearised(alone, bound.arrays, s),
-                                     about[1]) for s in about)
+                                       about[1]) for s in about)
         return jnp.abs(first - second)
 
     def again(carry: tuple) -> tuple:

@@ -40,8 +40,8 @@ from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.program.refs import Ref
 
 Policy = list[dict[str, Rule]]          # by context, for every decision
-AMPLITUDE = 0.75        # how far off the prior plans begin, in its standard deviations
-STARTS = ("given", "prior", "high", "low")      # what plans begin with
+# How far off the prior plans begin, in its standard deviations, beside what they are given.
+OFFSETS = {"prior": 0.0, "high": 0.75, "low": -0.75}
 
 
 class Split(NamedTuple):
@@ -96,7 +96,7 @@ class Decision:
                                                         if self._may_be_past(f))))
         self.lengths = [self.length - ctx.first if ctx.at is None else 1 for ctx in self.contexts]
         self.curved = any(f.curved for f in self.in_scan)
-        self.starts = STARTS if self.curved else ()
+        self.starts = ("given", *OFFSETS) if self.curved else ()
         for f in self.in_scan:
             bent = sorted({r.site for r in f.spread} & {*block.members})
             if f.fixed or bent:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.decision import AMPLITUDE, Affine, Decision, Policy
+from jopa_ppl.engine.decision import OFFSETS, Affine, Decision, Policy
 from jopa_ppl.engine.forward import walk
 from jopa_ppl.engine.functions import Mean, affine, means_of
 from jopa_ppl.engine.problem import Problem
@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 def starts(decision: Decision, nodes: list, given: dict[str, Array]) -> Policy:
     """Policies to begin with, (starts, T, *plates, ..): first the actions that were `given`,
-    (T, *plates, n) by site, where they are not NaN; then the prior, and moved by +-AMPLITUDE."""
+    (T, *plates, n) by site, where they are not NaN; then the prior moved by each of `OFFSETS`."""
     found, at, plates = [], 0, decision.block.batch
     for steps, sites in nodes:
         here = {}
@@ -66,7 +66,7 @@ def starts(decision: Decision, nodes: list, given: dict[str, Array]) -> Policy:
             gain, cov, logdet = (
                 jnp.broadcast_to(x, (steps, *plates, *x.shape[1 + len(plates):])) for x in rule)
             sd = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1))
-            moved = [gain.at[..., 0].add(a * sd) for a in (0.0, AMPLITUDE, -AMPLITUDE)]
+            moved = [gain.at[..., 0].add(a * sd) for a in OFFSETS.values()]
             first = jnp.where(node.given > 0, node.value, given[name][window])[..., None]
             own = jnp.where(jnp.isnan(first), gain, jnp.zeros_like(gain).at[..., :1].set(first))
             gains = jnp.stack([own, *moved])

@@ -75,8 +75,8 @@ class Posterior(Inferred):
     @property
     def start(self) -> Any:
         """Of a plan that was found along paths, what it began with: one of
-        `jopa_ppl.engine.decision.STARTS`, or an array of them, one for each element of the
-        chain's plates; else None."""
+        "given", "prior", "high" and "low" (moved off the prior), or an array of them, one for each
+        element of the chain's plates; else None."""
         if self.plan is None or self.plan.start is None:
             return None
         found = np.array(self.compiled.decision.starts)[np.asarray(self.plan.start)]
