@@ -63,9 +63,10 @@ def timed(clock: dict[str, float], name: str) -> Iterator[None]:
     clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
 
 
-def collect(episodes: int, seed: int, torque: float = arm.TORQUE) -> Episodes:
+def collect(episodes: int, seed: int, torque: float = arm.TORQUE, processes: bool = True
+            ) -> Episodes:
     """Episodes of torques that are uniform, and held for 1 to 8 steps."""
-    envs, rng = arm.Watched(episodes, torque), np.random.default_rng(seed)
+    envs, rng = arm.Watched(episodes, torque, processes), np.random.default_rng(seed)
     parts = np.stack([np.repeat(rng.uniform(-1, 1, arm.STEPS), rng.integers(1, 9, arm.STEPS))
                       [:arm.STEPS] for _ in range(episodes)])
     y, _ = envs.reset(seed=[1000 * seed + e for e in range(episodes)])

@@ -66,12 +66,13 @@ def make(torque: float = TORQUE) -> gym.Env:
 
 
 class Watched(gym.vector.VectorWrapper):
-    """Copies side by side, each drawn by a process of its own, whose true angles are noted before
-    every step, in (-pi, pi], 0 upright: for scoring alone. Made before JAX has anything to do, as
-    it has threads from then on."""
+    """Copies side by side whose true angles are noted before every step, in (-pi, pi], 0 upright:
+    for scoring alone. With `processes` each is drawn by a process of its own, forked before JAX has
+    anything to do, as it has threads from then on."""
 
-    def __init__(self, copies: int, torque: float = TORQUE) -> None:
-        super().__init__(gym.vector.AsyncVectorEnv([partial(make, torque)] * copies))
+    def __init__(self, copies: int, torque: float = TORQUE, processes: bool = True) -> None:
+        vector = gym.vector.AsyncVectorEnv if processes else gym.vector.SyncVectorEnv
+        super().__init__(vector([partial(make, torque)] * copies))
         self.angles: list[np.ndarray] = []
 
     def reset(self, **options: Any) -> tuple:

@@ -282,10 +282,12 @@ class Decision:
     def precisions(self, data: dict[str, Array], moments: dict) -> dict[str, Array]:
         """By site of the chain the largest precision that it has where it counts."""
         bound, found = self.engine.bind(data), {}
+        stats = self.engine.stats(moments, bound.clamps)
         for f in self.in_scan:
-            site = site_map(self.engine, self.c, f, bound, moments)
-            P = site.precision if site.independent else diagonal(site.precision)
-            P = (P.max(-1) * bound.arrays[f.name].weight.max(-1)).max()
+            arrays = bound.arrays[f.name]
+            P, _ = self.engine.energy.noise(f, arrays, stats)
+            P = P if P.ndim == arrays.weight.ndim else diagonal(P)
+            P = (P.max(-1) * arrays.weight.max(-1)).max()
             found[f.site.name] = jnp.maximum(P, found.get(f.site.name, 0.0))
         return found
 

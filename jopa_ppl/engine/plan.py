@@ -51,7 +51,8 @@ class Plan(NamedTuple):
     """Moments of the sites of every step: (T, *plates, w) and (T, *plates, w, w).
 
     gains: by context, for every decision its gain on h and its covariance; told: for every other
-    site that is data in part, where it is data (.., n) and its values; start (*plates): of a plan
+    site that is data in part, where it is data (.., n) and its values; cost (*plates): what each
+    element of the chain's plates has of F, but for the data of the past; start (*plates): of a plan
     along a path, which of `Decision.starts` it began with.
     """
 
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
     cov: Array
     gains: list[dict[str, tuple[Array, Array]]]
     told: list[dict[str, tuple[Array, Array]]]
+    cost: Array
     start: Array | None = None
 
     def about(self, block: Belief) -> bool:
@@ -101,6 +103,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
         policy, past, tied = solved.policy, problem.expected(solved.value)[None], solved.tied
         passes, settled = jnp.ones((), int), jnp.ones((), bool)
     mean, cov = problem.rolled(program, policy)
+    cost = past[-1]
     past = decision.past.free_energy(moments, bound) + past.sum(tuple(range(1, past.ndim)))
     f = past[-1]
     decisions = Digits(tied[0], jnp.sqrt(tied[1]), jnp.zeros(()))
@@ -110,7 +113,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
             for _, sites in program.nodes]
     state = State(moments, f, passes, jnp.where(jnp.isfinite(f), -1, 0), settled, measured)
     gains = [{n: (r.gain, r.cov) for n, r in here.items()} for here in policy]
-    return bound, state, history.at[:len(past)].set(past), Plan(mean, cov, gains, told, which)
+    return bound, state, history.at[:len(past)].set(past), Plan(mean, cov, gains, told, cost, which)
 
 
 def _known(decision: Decision, bound: Evidence) -> tuple[dict[str, Any], Digits]:

@@ -11,7 +11,7 @@ from jopa_ppl.graph.blocks import choose_blocks
 from jopa_ppl.graph.borders import borders, with_carries
 from jopa_ppl.graph.discrete import copies
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.graph.proving import barren, factor_of
+from jopa_ppl.graph.proving import barren, check_wanted, factor_of
 from jopa_ppl.graph.shown import ShownGraph
 from jopa_ppl.program.carry import Context, Reader
 from jopa_ppl.program.program import Program
@@ -45,9 +45,11 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
                 continue
             scan = None if site.scan is None else program.scans[site.scan]
             try:
-                for context in [Context()] if scan is None else reader.contexts(scan):
-                    factors += copies(reader, factor_of(reader, site, context, alive, lost,
-                                                        messages.get(site.name)))
+                wanted = messages.get(site.name)
+                found = [factor_of(reader, site, context, alive, lost, wanted)
+                         for context in ([Context()] if scan is None else reader.contexts(scan))]
+                check_wanted(site, found, wanted)
+                factors += [f for one in found for f in copies(reader, one)]
             except StructureError as error:
                 faults[site.name] = error
         lost = {(v, p) for v, p in lost if v in program.sites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from jopa_ppl.errors import SiteError, StructureError, names
@@ -86,11 +87,16 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
     else:
         raise (conjugacy.no_recursion(site, str(errors[0].found)) if site.rules.certain
                else errors[0])
-    if wanted in RULES and not factor.bent and not likely:
+    return replace(factor, message="amortised") if site.amortized else factor
+
+
+def check_wanted(site: Site, factors: Sequence[Factor], wanted: str | None) -> None:
+    """Refuse a rule for a site whose messages are exact wherever it stands."""
+    likely = site.likelihood is not None and not site.partial
+    if wanted in RULES and not likely and not any(f.bent for f in factors):
         raise StructureError("it is conjugate: its message is exact", site=site.name,
                              found=f"messages={{'{site.name}': '{wanted}'}}",
                              expected="a site that is not", fix="leave it out of messages=")
-    return replace(factor, message="amortised") if site.amortized else factor
 
 
 def _check_value(reader: Reader, site: Site, context: Context) -> None:

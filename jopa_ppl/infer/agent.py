@@ -35,6 +35,7 @@ from jopa_ppl.errors import (
     within,
 )
 from jopa_ppl.infer.forgetting import Forgetting
+from jopa_ppl.infer.goals import Goal
 from jopa_ppl.infer.unseen import Seen
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import Given, given
@@ -49,16 +50,20 @@ class Step(NamedTuple):
     """What an agent did at one step.
 
     action: as the environment takes it; drawn: as the program has it; state: the belief it starts
-    from; ahead (horizon + 1, ..): the actions of the plan that it comes from, which was `late`
-    steps old where later ones failed (`failed`: why, or None).
+    from; ahead (horizon + 1, ..): the plan that it comes from, from this step on. Where the step's
+    own plan failed (`failed`: why, or None) that is the last good one, `late` steps old, of copies
+    by themselves: (copies,). Of its own plan: whether it `converged`, and the `start` that it came
+    from (`Posterior.start`).
     """
 
     action: np.ndarray
     drawn: np.ndarray
     state: StateBelief
     ahead: np.ndarray
-    late: int
+    late: np.ndarray
     failed: str | None
+    converged: bool
+    start: Any
 
 
 class Agent:
@@ -73,7 +78,8 @@ class Agent:
         horizon: steps that are planned.
         decide: the site of the actions, which has one axis.
         space: the environment's action space, a Gymnasium Box: actions are cut to it, and what was
-            cut is what the program is told. None: nothing is cut.
+            cut is what the program is told. None: `jp.rollout` cuts them to the environment's,
+            `act` alone to nothing.
         to_action: what the environment takes for what the program draws, `lambda u: 2 *
             np.tanh(u)` say; to_frame: what the program observes of an observation or a goal.
         seeing: keyword arguments of the program when it filters; planning: when it plans (the
@@ -111,11 +117,8 @@ class Agent:
         if forget < 1 and not adapt:
             raise JopaError("forget= is of beliefs that adapt", found=f"forget={forget}",
                             expected="adapt= beside it", fix="pass adapt=8, say")
-        if space is not None and not (hasattr(space, "low") and hasattr(space, "high")):
-            raise JopaError("actions are real numbers", found=f"an action space {space!r}",
-                            expected="a gymnasium.spaces.Box",
-                            fix="wrap the environment so that its actions are a Box")
-        self.model, self.horizon, self.decide, self.space = model, int(horizon), decide, space
+        self.model, self.horizon, self.decide = model, int(horizon), decide
+        self.space = None if space is None else real(space)
         self.to_action, self.to_frame = to_action, to_frame
         self.arguments = dict(arguments or {})
         self.seeing, self.planning = dict(seeing or {}), dict(planning or {})
@@ -125,7 +128,7 @@ class Agent:
         self.max_iters, self.tol, self.messages = int(max_iters), float(tol), messages
         self.learned = self._first = posterior
         self._made: dict[bool, tuple[Any, Callable]] = {}
-        self._goal: np.ndarray | None = None
+        self._goal: Goal | None = None
         self._shape: tuple[int, ...] | None = None
         self.reset()
 
@@ -138,22 +141,27 @@ class Agent:
         self.frames: list[np.ndarray] = []
         if beliefs:
             self.learned = self._first
+        self._before = self.learned                 # this episode
 
-    def goal(self, observation: Any) -> None:
+    def goal(self, observation: Any, *, each: bool = False) -> None:
         """What is to be seen from now on: an observation, or one for each of `horizon` steps; of
-        `copies`, the same for all, or one for each (an array that is as long as there are).
+        `copies` the same for all, or with `each` one for each of them, (copies, ..).
 
         Warns with a DataWarning where it is unlike all that has been seen (`seen`).
+
+        Raises:
+            DataError: it is NaN alone. ShapeError: with `each`, there are not as many as copies.
         """
         seen = self.to_frame or (lambda x: x)
-        each = self.copies is not None and len(observation) == self.copies
+        if each and len(observation) != (self.copies or 0):
+            raise ShapeError("each=True is one goal for each copy", found=len(observation),
+                             expected=f"{self.copies or 'no'} copies",
+                             fix="leave each out: one goal for all")
         found = np.stack([seen(x) for x in observation]) if each else np.asarray(seen(observation))
-        if not np.isfinite(found).any():
-            raise DataError("a goal that says nothing", found="NaN alone",
-                            expected="an observation", fix="pass what is to be seen")
+        goal = Goal.of(found, each)
         if self.seen is not None:
             self.seen.compare(found if found.ndim > len(self.seen.shape) else found[None])
-        self._goal = found
+        self._goal = goal
 
     def act(self, observation: Any = None, lost: np.ndarray | None = None) -> np.ndarray:
         """The action for what is seen now; None or NaN: the frame is lost; `lost`: of which
@@ -167,22 +175,28 @@ class Agent:
                              ).astype(frame.dtype)
         self.state = self._seen(frame)
         plan, failed = self._planned(frame)
-        if plan is None:            # the last good one, as many steps on
-            ahead, late = self.steps[-1].ahead, min(self.steps[-1].late + 1, self.horizon - 1)
-        else:
-            self.plan, ahead, late = plan, np.asarray(plan.mean(self.decide), float), 0
-        drawn = ahead[late]
+        ahead, late = self._ahead(plan, failed)
+        self.plan = plan if failed is None else self.plan
+        drawn = ahead[0]
         action = drawn if self.to_action is None else np.asarray(self.to_action(drawn))
         if self.space is not None:
+            if self.space.shape not in (action.shape, action.shape[self.copies is not None:]):
+                raise ShapeError("actions do not fit the action space", site=self.decide,
+                                 found=action.shape, expected=self.space.shape,
+                                 fix="pass space= of one environment to an agent of one, that of "
+                                     "all copies beside copies=; or to_action=")
             action = np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
             drawn = np.asarray(action, float) if self.to_action is None else drawn
         self.frames.append(frame)
-        self.steps.append(Step(action, drawn, self.state, ahead, late, failed))
+        why, start = failed and str(failed), None if plan is None else plan.start
+        self.steps.append(Step(action, drawn, self.state, ahead, late, why,
+                               failed is None and bool(plan.converged), start))
         return action
 
     def learn(self) -> Posterior | Mapping[str, Any]:
-        """Beliefs from this episode as a whole, smoothed, with those from before it as its prior:
-        what a filter moves step by step, with what it does not know of later frames.
+        """Beliefs from this episode so far as a whole, smoothed, with those from before it as its
+        prior: what a filter moves step by step, with what it does not know of later frames. Frames
+        count once, however often it is called, and whatever `adapt` has made of them.
 
         Raises:
             DataError: there are fewer than two steps. As `jp.VMP.run`.
@@ -191,9 +205,10 @@ class Agent:
             raise DataError("nothing to learn from", found=f"{len(self.frames)} steps",
                             expected="two steps or more", fix="act first")
         actions = np.stack([s.drawn for s in self.steps])
-        model = condition(self._about(self._first, update=True), {self.decide: actions})
-        self.learned = self._first = self._vmp(model).run(
-            np.stack(self.frames), T=len(actions), **self.arguments, **self.seeing)
+        model = condition(self._about(self._before, update=True), {self.decide: actions})
+        self.learned = self._vmp(model).run(np.stack(self.frames), T=len(actions),
+                                            **self.arguments, **self.seeing)
+        self._anchor = len(self.frames) - 1, self.steps[-1].state      # adapt= goes on from here
         return self.learned
 
     # -- the runs ----------------------------------------------------------------------------------
@@ -264,24 +279,30 @@ class Agent:
                 warnings.simplefilter("ignore", DataWarning)
             return self._vmp(model).run(window, T=len(window), **self.arguments, **self.seeing)
 
-    def _planned(self, frame: np.ndarray) -> tuple[Posterior | None, str | None]:
-        """A plan from the belief about the state now, or why there is none."""
-        goal = self._goal
-        if self.copies is not None and goal.ndim == frame.ndim:         # a value a step
-            goal = goal[:, None] if goal.shape != frame.shape else goal
-        try:
-            wide = np.broadcast_to(goal, (self.horizon, *frame.shape)).astype(frame.dtype)
-        except ValueError:
-            raise ShapeError("the goal does not fit what is seen", found=self._goal.shape,
-                             expected=f"{frame.shape}, or {self.horizon} of them",
-                             fix="agent.goal(an observation of the environment)") from None
+    def _ahead(self, plan: Posterior | None, failed: NumericalError | None
+               ) -> tuple[np.ndarray, np.ndarray]:
+        """The actions from now on, and how many steps ago they were planned."""
+        none = np.zeros((() if self.copies is None else self.copies), int)
+        if failed is None:
+            return np.asarray(plan.mean(self.decide), float), none
+        last = self.steps[-1]
+        ahead, late = later(last.ahead, 1), last.late + 1
+        if self.copies is not None and plan is not None and plan.plan is not None:
+            good = np.isfinite(np.asarray(plan.plan.cost).reshape(self.copies))
+            ahead = np.where(good[:, None], np.asarray(plan.mean(self.decide), float), ahead)
+            late = np.where(good, 0, late)
+        return ahead, late
+
+    def _planned(self, frame: np.ndarray) -> tuple[Posterior | None, NumericalError | None]:
+        """A plan from the belief about the state now, and what is wrong with it: then not all of
+        its copies are, or there is none."""
+        wide = self._goal.course(self.horizon, frame, self.copies)
         window = np.concatenate([np.full((1, *frame.shape), np.nan, frame.dtype), wide])
         model = given(self._about(self.learned), self.state, update=True)
         vmp = self._vmp(model, decide=self.decide, max_iters=self.max_iters, tol=self.tol)
         init = None
         if self.plan is not None and self.plan.start is not None:
-            last = self.steps[-1]
-            init = {self.decide: later(last.ahead, last.late + 1)}
+            init = {self.decide: later(self.steps[-1].ahead, 1)}
         plan, tries = None, 1 if self.steps else BEGINNING
         try:
             with warnings.catch_warnings():
@@ -294,8 +315,17 @@ class Agent:
         except NumericalError as error:
             if not self.steps:
                 raise
-            return None, str(error)
+            return error.posterior, error
         return plan, None
 
     def _vmp(self, model: Callable, **options: Any) -> VMP:
         return VMP(model, progress=False, messages=self.messages, **options)
+
+
+def real(space: Any) -> Any:
+    """An action space, where it is a Box."""
+    if not (hasattr(space, "low") and hasattr(space, "high")):
+        raise JopaError("actions are real numbers", found=f"an action space {space!r}",
+                        expected="a gymnasium.spaces.Box",
+                        fix="wrap the environment so that its actions are a Box")
+    return space

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jopa_ppl.errors import JopaError, whole
-from jopa_ppl.infer.agent import Agent
+from jopa_ppl.infer.agent import Agent, real
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,17 +18,21 @@ class Rollout:
     """Episodes as arrays, NaN (False) after an episode's end: axes (episodes, steps, ..).
 
     frames: what the agent saw; actions: what the environment took; rewards: its own, which no agent
-    sees; states (.., n): means of the beliefs about the state; plans (.., horizon + 1, n): actions
-    ahead, as the program draws them; failed: whether a step's own plan failed, and an earlier one
-    went on; lengths (episodes,): steps; ended (episodes,): whether the environment ended it early.
+    sees; states (.., n), covs (.., n, n): means and covariances of the beliefs about the state;
+    plans (.., horizon + 1, n): actions ahead, as the program draws them; failed: whether a step's
+    own plan failed, and an earlier one went on; converged: whether it had settled (of `copies` of
+    one agent: all of them); lengths (episodes,): steps; ended (episodes,): whether the environment
+    ended it early.
     """
 
     frames: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     states: np.ndarray
+    covs: np.ndarray
     plans: np.ndarray
     failed: np.ndarray
+    converged: np.ndarray
     lengths: np.ndarray
     ended: np.ndarray
 
@@ -50,13 +54,15 @@ def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = No
         env: actions in a Box; observations (through the agent's `to_frame`) as its program has
             them. Of a `gymnasium.vector` environment `episodes` is a multiple of the number of
             copies, and every copy has an agent of its own, unless this one is for as many
-            (`jp.Agent(copies=)`), which is faster.
+            (`jp.Agent(copies=)`), which is faster. What copies of an agent come to believe of
+            what is global is theirs, and gone after it.
+        agent: where it has no `space`, actions are cut to the environment's here.
         steps: at most in an episode; None: until the environment ends it.
         seed: of the first `env.reset`; later episodes go on from there.
 
     Raises:
-        JopaError: `episodes` does not fit the vector, nor the agent the environment. As
-            `Agent.act`.
+        JopaError: `episodes` does not fit the vector, nor the agent the environment; actions are
+            no Box. As `Agent.act`.
     """
     whole("jp.rollout", episodes=episodes, steps=1 if steps is None else steps)
     copies = getattr(env, "num_envs", None)
@@ -68,15 +74,22 @@ def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = No
         raise JopaError("the agent is for copies side by side", found=copies or "one environment",
                         expected=f"{agent.copies} copies", fix="gymnasium.vector.SyncVectorEnv")
     found: list[list[_Row]] = []
-    with tqdm(total=episodes, desc="episodes", disable=not progress) as bar:
-        for i in range(episodes // (copies or 1)):
-            found.append(_side_by_side(env, agent, copies, steps, seed if i == 0 else None))
-            bar.update(copies or 1)
+    groups, space = episodes // (copies or 1), agent.space
+    theirs = env.action_space if agent.copies == copies else env.single_action_space
+    with tqdm(total=steps and groups * steps, unit="step", disable=not progress,
+              desc=f"{episodes} episode{'s'[:episodes > 1]}") as bar:
+        try:
+            agent.space = real(theirs) if space is None else space
+            for i in range(groups):
+                found.append(_side_by_side(env, agent, copies, steps, seed if i == 0 else None,
+                                           bar))
+        finally:
+            agent.space = space
     return _stacked(found)
 
 
-def _side_by_side(env: Any, agent: Agent, copies: int | None, most: int | None, seed: int | None
-                  ) -> list[_Row]:
+def _side_by_side(env: Any, agent: Agent, copies: int | None, most: int | None, seed: int | None,
+                  bar: tqdm) -> list[_Row]:
     """One episode in every copy."""
     apart = copies is not None and agent.copies is None
     agents = [copy.copy(agent) for _ in range(copies)] if apart else [agent]
@@ -97,12 +110,15 @@ def _side_by_side(env: Any, agent: Agent, copies: int | None, most: int | None, 
         observation, *told, _ = env.step(taken if copies is not None else taken[0])
         reward, ended, cut = map(np.atleast_1d, told)
         ahead = joined([s.ahead if agent.copies is None else s.ahead.swapaxes(0, 1) for s in steps])
-        failed = np.broadcast_to([s.failed is not None for s in steps], done.shape)
-        frames, states = [one.frames[-1] for one in agents], [s.state.mean for s in steps]
+        failed = joined([s.late > 0 for s in steps])
+        converged = np.broadcast_to([s.converged for s in steps], done.shape)
+        frames = [one.frames[-1] for one in agents]
         rows.append({"frames": joined(frames), "actions": taken, "rewards": reward.astype(float),
-                     "states": joined(states), "plans": ahead, "failed": failed, "alive": ~done,
-                     "ended": ended & ~done})
+                     "states": joined([s.state.mean for s in steps]),
+                     "covs": joined([s.state.cov for s in steps]), "plans": ahead, "failed": failed,
+                     "converged": converged, "alive": ~done, "ended": ended & ~done})
         done = done | ended | cut
+        bar.update()
     return rows
 
 

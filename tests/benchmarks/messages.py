@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import jopa_ppl as jp
-from examples._pendulum_env import Pendulum
+from examples import _arm_env as arm
 from jopa_ppl.infer.em_steps import objective, scored
 from jopa_ppl.models.vae import train
 from models.second_order import dynamics
@@ -25,18 +25,13 @@ from models.second_order import dynamics
 KINDS = {"amortised": {}, "linearise": {"damping": 0.3}, "cubature": {"damping": 0.3}}
 
 
-def episodes(pendulum: Pendulum, count: int, steps: int, seed: int) -> tuple[np.ndarray, ...]:
+def episodes(count: int, steps: int, seed: int) -> tuple[np.ndarray, ...]:
     """Frames (T, N, H, W, C), torques (T, N, 1) and true angles (T, N) of random episodes."""
-    rng = np.random.default_rng(seed)
-    runs = []
-    for _ in range(count):
-        torque = np.repeat(rng.uniform(-10, 10, steps), 4)[:steps].astype(np.float32)
-        frame, run = pendulum.set(rng.uniform(-np.pi, np.pi), rng.uniform(-4, 4)), []
-        for u in torque:
-            run.append((frame, np.array([u]), pendulum.angle))
-            frame = pendulum.step(u)
-        runs.append([np.stack(x) for x in zip(*run)])
-    return tuple(np.stack(x, 1) for x in zip(*runs))
+    envs, rng = arm.Watched(count, 10.0, processes=False), np.random.default_rng(seed)
+    torques = np.repeat(rng.uniform(-10, 10, (steps, count, 1)), 4, 0)[:steps].astype(np.float32)
+    frames = [envs.reset(seed=seed)[0]]
+    frames += [envs.step(torque)[0] for torque in torques]
+    return np.stack(frames[:-1]), torques, np.stack(envs.angles)
 
 
 def read_angle(weights: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -59,8 +54,7 @@ def main(argv: list[str] | None = None) -> dict[str, tuple[float, ...]]:
     parser.add_argument("--steps", type=int, default=500, help="training steps of the VAE (500)")
     parser.add_argument("--window", type=int, default=10, help="frames a window (10)")
     args = parser.parse_args(argv)
-    pendulum = Pendulum(24)
-    frames, torques, angles = episodes(pendulum, 20, 60, args.seed)
+    frames, torques, angles = episodes(20, 60, args.seed)
     vae, _ = train(frames.swapaxes(0, 1), jax.random.key(args.seed), steps=args.steps)
     learned = jp.VMP(jp.condition(dynamics, {"u": torques}), max_iters=100).run(
         frames, T=len(frames), trajectories=20, vae=vae)
@@ -69,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, tuple[float, ...]]:
     weights = np.linalg.lstsq(_features(pose).reshape(-1, 10), target.reshape(-1, 2), rcond=None)[0]
 
     T = args.window
-    frames, torques, angles = episodes(pendulum, 40, T, args.seed + 1)
+    frames, torques, angles = episodes(40, T, args.seed + 1)
     model = jp.given(jp.condition(dynamics, {"u": torques}), learned)
     found = {}
     print("message       median error      90 %  nats a frame      ms  sweeps")

@@ -119,6 +119,8 @@ def test_episodes_filter_as_one_run_and_act_as_a_plan(learned):
     assert found.frames.shape == found.states.shape == (2, 12, D)
     assert found.actions.shape == (2, 12, DU) and found.rewards.shape == (2, 12)
     assert_allclose(found.returns, found.rewards.sum(1))
+    assert found.covs.shape == (2, 12, D, D) and found.converged.all()
+    assert_allclose(found.covs[1], np.stack([s.state.cov for s in agent.steps]))
     assert (found.lengths == 12).all() and not found.ended.any()
     assert (found.rewards[:, -4:].mean(1) > 0.7 * found.rewards[:, 0]).all()
     # The state before the last frame is that of one run; beliefs about A are cut at each window.
@@ -178,8 +180,9 @@ def test_one_agent_acts_in_all_copies_as_agents_of_their_own_do(learned):
     frames = np.array(agent.frames)
     assert np.isnan(frames[2:, 0]).all() and np.isfinite(frames[:, 1]).all()
     assert_allclose(short.rewards[1], found[1].rewards[1], atol=1e-6)
+    agent.reset()
     agent.goal(np.zeros((3, D)))
-    message(ShapeError, lambda: agent.act(np.zeros((2, D))), "the goal does not fit")
+    message(ShapeError, lambda: agent.act(np.zeros((2, D))), "the goal does not fit", "each=True")
     agent.reset()
     agent.goal(GOAL)
     message(ShapeError, lambda: agent.act(np.zeros((3, D))), "other copies", "copies=3")
@@ -202,10 +205,100 @@ def test_a_plant_that_changes_is_followed_by_an_agent_that_forgets(learned):
 def test_learning_from_an_episode_moves_what_is_global(learned):
     agent = agent_of(learned)
     message(DataError, agent.learn, "nothing to learn from")
-    jp.rollout(Turning(), agent, seed=5, progress=False)
+    found = jp.rollout(Turning(), agent, seed=5, progress=False)
     after = agent.learn()
     assert agent.learned is after
     assert (after.variance("A") < learned.variance("A")).all()
+    assert_allclose(agent.learn().mean("A"), after.mean("A"), rtol=1e-12)       # frames count once
+    # A second episode's prior is what the first one left; and all of it can be put back.
+    agent.reset()
+    for y in found.frames[0, :5]:
+        agent.act(y)
+    assert (agent.learn().variance("A") < after.variance("A")).all()
+    agent.reset(beliefs=True)
+    assert agent.learned is learned
+
+
+@pytest.mark.slow
+def test_what_adapts_goes_on_from_what_was_learned(learned):
+    """Steps that `learn` has counted are not counted again by the next window."""
+    windows = []
+    agent = agent_of(learned, adapt=4)
+    env, run = Turning(), agent._run
+    agent._run = lambda model, window: windows.append(len(window)) or run(model, window)
+    y, _ = env.reset(seed=5)
+    for t in range(10):
+        y, *_ = env.step(agent.act(y))
+        if t == 5:
+            before = agent.learn()
+    # Steps 4 and, from step 5 on, 9: not 8, which would be of frames that were learned from.
+    assert [t for t, n in enumerate(windows) if n == 5] == [4, 9]
+    assert agent.learned is not before
+
+
+def test_a_goal_is_for_all_copies_or_for_each(learned):
+    """Of as many elements as there are copies, or steps, it is still what it is said to be."""
+    plant = jp.condition(lds, {n: learned.mean(n) for n in "ABW"})
+    made = lambda copies: jp.Agent(plant, {}, horizon=3, planning={"seen": 0.1}, **(
+        {"copies": copies, "arguments": {"N": copies}} if copies else {}))
+    one, three = made(None), made(3)
+    y, course, goals = np.random.default_rng(0).normal(size=(3, 3, D))
+
+    def alone(n, goal):
+        one.reset()
+        one.goal(goal)
+        return one.act(y[n])
+
+    three.goal(GOAL)                                            # as many elements as copies
+    assert_allclose(three.act(y), [alone(n, GOAL) for n in range(3)], atol=1e-9)
+    three.reset()
+    three.goal(course)                                          # as many steps
+    assert_allclose(three.act(y), [alone(n, course) for n in range(3)], atol=1e-9)
+    three.reset()
+    three.goal(goals, each=True)
+    assert_allclose(three.act(y), [alone(n, goals[n]) for n in range(3)], atol=1e-9)
+    message(ShapeError, lambda: three.goal(goals[:2], each=True), "one goal for each copy", "2")
+    message(ShapeError, lambda: one.goal(goals, each=True), "one goal for each copy", "no copies")
+    one.reset()
+    one.goal(np.zeros(1))                                       # nothing is stretched to fit
+    message(ShapeError, lambda: one.act(y[0]), "the goal does not fit", "(3,), or 3 of them")
+
+
+class Ending(Turning):
+    """It is over, for good, at the third step."""
+
+    def step(self, u):
+        seen, reward, _, cut, info = super().step(u)
+        return seen, reward, self.t == 3, cut, info
+
+
+def test_an_episode_may_end_early_by_itself(learned):
+    agent = agent_of(learned)
+    found = jp.rollout(Ending(), agent, episodes=2, seed=0, progress=False)
+    assert found.ended.all() and list(found.lengths) == [3, 3]
+    both = gym.vector.SyncVectorEnv([Ending, lambda: Turning(steps=5)])
+    found = jp.rollout(both, agent, episodes=2, seed=0, progress=False)      # agents of their own
+    assert list(found.ended) == [True, False] and list(found.lengths) == [3, 5]
+    assert np.isnan(found.frames[0, 3:]).all() and np.isfinite(found.frames[1]).all()
+
+
+def test_actions_are_cut_to_the_box_of_the_environment(learned):
+    agent = jp.Agent(lds, learned, horizon=8, planning={"seen": 0.1})
+    agent.goal(20 * GOAL)
+    found = jp.rollout(Turning(), agent, steps=2, seed=0, progress=False)
+    assert np.abs(found.actions).max() == 2.0 and agent.space is None
+    assert_allclose(agent.steps[0].drawn, found.actions[0, 0])       # the program is told
+
+    class Choosing(Turning):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gym.spaces.Discrete(2)
+
+    message(JopaError, lambda: jp.rollout(Choosing(), agent), "actions are real numbers", "Box")
+    narrow = jp.Agent(lds, learned, horizon=8, space=gym.spaces.Box(-1, 1, (1,)))
+    narrow.goal(GOAL)
+    message(ShapeError, lambda: narrow.act(np.zeros(D)), "actions do not fit", "(2,)", "(1,)",
+            site="u")
 
 
 def test_bad_input_is_refused_by_name(learned):
@@ -265,8 +358,38 @@ def test_a_plan_that_fails_leaves_the_last_one_in_force(learned, monkeypatch):
     agent.act(np.zeros(D))
     agent.act(np.zeros(D))
     assert [s.late for s in agent.steps] == [0, 1, 2] and "it diverged" in agent.steps[2].failed
-    assert agent.plan is good
+    assert agent.plan is good and not agent.steps[2].converged
     assert_allclose(agent.steps[2].drawn, np.clip(good.mean("u")[2], -2, 2))
+
+
+def test_plans_that_explode_are_those_of_their_copies_alone():
+    """x' = x + x^3 / 2 + 0.3 u overflows within a few steps from 9, whatever is done."""
+    def cubic(y=None, *, T, N, seen=0.05):
+        with jp.plate("n", N):
+            x0 = jp.latent("x0", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+
+        def step(x, y):
+            with jp.plate("n", N):
+                jp.observe("y", dist.Normal(x, seen).to_event(1), y)
+                u = jp.latent("u", dist.Normal(jnp.zeros(1), 1.0).to_event(1))
+                mean = x + 0.5 * x**3 + 0.3 * u
+                return jp.latent("x", dist.Normal(mean, 0.05).to_event(1)), None
+
+        jp.scan(step, x0, y, length=T)
+
+    def acting(first):
+        agent = jp.Agent(cubic, {}, horizon=15, messages={"x": "linearise"}, copies=2,
+                         arguments={"N": 2})
+        agent.goal(np.zeros(1))
+        taken = [agent.act(np.array([[at], [0.1]])) for at in first]
+        return agent, np.array(taken)
+
+    calm, wild = acting([0.3, 0.2, 0.2]), acting([0.3, 9.0, 40.0])
+    assert [list(s.late) for s in wild[0].steps] == [[0, 0], [1, 0], [2, 0]]
+    assert "stopped being finite" in wild[0].steps[1].failed
+    assert_allclose(wild[1][1:, 0], wild[0].steps[0].ahead[1:3, 0])      # the last good plan
+    assert_allclose(wild[1][:, 1], calm[1][:, 1], atol=1e-3)             # goes its own way
+    message(NumericalError, lambda: acting([9.0]), "stopped being finite")
 
 
 @pytest.mark.slow
