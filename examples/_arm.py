@@ -1,7 +1,7 @@
-"""What the examples of the arm have in common: they collect, learn, imagine and act.
+"""What the examples of the arm have in common: they collect, imagine, act and are scored.
 
-The program is `jopa_ppl.models.swing`: polynomial dynamics of poses, learned jointly with the
-networks by variational EM on one free energy, from frames and torques alone.
+The program and how it learns are `jopa_ppl.models.control`'s: polynomial dynamics of poses, learned
+jointly with the networks by variational EM on one free energy, from frames and torques alone.
 """
 
 from __future__ import annotations
@@ -9,50 +9,27 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from tqdm.auto import tqdm
 
 import jopa_ppl as jp
 from examples import _arm_env as arm
-from jopa_ppl.models.swing import following, swing
-from jopa_ppl.models.vae import VAE, covering
+from jopa_ppl.models import control
+from jopa_ppl.models.control import World
 
-WINDOW = 50                # steps of a trajectory that is learned from: four of an episode
-SWEEPS, STEPS = 2, 80      # of message passing, and of Adam, a round
-ROUNDS, RATE = 15, 3e-3    # of variational EM; Adam's rate at first, by a cosine to a 20th
-BATCH = 2                  # trajectories of an Adam step: 100 frames
 SEEN, AHEAD = 20, (1, 5, 10, 20, 40)        # frames that are seen, and steps that are predicted
-SATURATED = 0.999          # of the largest torque, as a draw of the program has to be finite
-POLICIES = 2               # tried at most in a plan
-TOLERANCE = 0.45           # of the goal's pose, a third of the radius of the ring of poses
-LINEARISE = {"x": "linearise"}
 
 
 class Episodes(NamedTuple):
-    """`frames[e, t]` is seen, then `actions[e, t]` acts: (E, T, 24, 24, 1), (E, T, 1).
-
-    Actions are as the program draws them: the torque is the largest one times tanh(action).
-    """
+    """`frames[e, t]` is seen, then `torques[e, t]` acts: (E, T, 24, 24, 1), (E, T, 1) in N m."""
 
     frames: np.ndarray
-    actions: np.ndarray
-
-
-class World(NamedTuple):
-    """What was learned: the networks, the beliefs about the dynamics, the unit of velocities."""
-
-    vae: VAE
-    learned: jp.Posterior
-    speed: float
+    torques: np.ndarray
 
 
 @contextmanager
@@ -67,98 +44,48 @@ def collect(episodes: int, seed: int, torque: float = arm.TORQUE, processes: boo
             ) -> Episodes:
     """Episodes of torques that are uniform, and held for 1 to 8 steps."""
     envs, rng = arm.Watched(episodes, torque, processes), np.random.default_rng(seed)
-    parts = np.stack([np.repeat(rng.uniform(-1, 1, arm.STEPS), rng.integers(1, 9, arm.STEPS))
-                      [:arm.STEPS] for _ in range(episodes)])
+    torques = np.stack([np.repeat(rng.uniform(-torque, torque, arm.STEPS),
+                                  rng.integers(1, 9, arm.STEPS))[:arm.STEPS]
+                        for _ in range(episodes)]).astype(np.float32)[..., None]
     y, _ = envs.reset(seed=[1000 * seed + e for e in range(episodes)])
     frames = []
-    for p in tqdm(parts.T, desc=f"random torques, {episodes} episodes", unit="step"):
+    for u in tqdm(torques.swapaxes(0, 1), desc=f"random torques, {episodes} episodes", unit="step"):
         frames.append(y)
-        y, *_ = envs.step((torque * p[:, None]).astype(np.float32))
+        y, *_ = envs.step(u)
     envs.close()
-    actions = np.arctanh(np.clip(parts, -SATURATED, SATURATED)).astype(np.float32)
-    return Episodes(np.stack(frames, 1), actions[..., None])
+    return Episodes(np.stack(frames, 1), torques)
 
 
-def cut(array: np.ndarray, length: int) -> np.ndarray:
-    """Episodes (E, T, ..) in trajectories, time first: (length, E T / length, ..)."""
-    parts = array.shape[0] * (array.shape[1] // length)
-    return array.reshape(parts, length, *array.shape[2:]).swapaxes(0, 1)
+class Imagined(NamedTuple):
+    """What follows SEEN frames by the torques alone, max(AHEAD) steps of N windows, one of which
+    begins every SEEN steps, of all episodes in turn: poses (steps, N, d), and the frames and poses
+    that came."""
+
+    poses: np.ndarray
+    frames: np.ndarray
+    came: np.ndarray
+
+    def open_loop(self, world: World, data: Episodes) -> dict[str, list[float]]:
+        """Root mean square errors AHEAD steps on: of frames over those of the mean frame, and of
+        poses over those of the mean pose, both means of what was learned from."""
+        def ratio(predicted: np.ndarray, came: np.ndarray, mean: np.ndarray) -> list[float]:
+            size = lambda gap: np.sqrt((gap**2).reshape(len(gap), -1).mean(1))
+            return [float((size(predicted - came) / size(mean - came))[h - 1]) for h in AHEAD]
+
+        drawn = np.stack([np.asarray(world.vae.decode(poses)) for poses in self.poses])
+        poses = control.encode(world.vae, data.frames).mean((0, 1))
+        return {"open_loop_ratio": ratio(drawn, self.frames, data.frames.mean((0, 1))),
+                "open_loop_ratio_poses": ratio(self.poses, self.came, poses)}
 
 
-def learn(data: Episodes, seed: int, rounds: int = ROUNDS) -> World:
-    """The networks and the beliefs, on one free energy."""
-    key = jax.random.key(seed)
-    vae = covering(data.frames.reshape(-1, *data.frames.shape[2:]), key)
-    speed = float(np.diff(encode(vae, data.frames), axis=1).std())
-    frames = cut(data.frames, WINDOW)
-    model = jp.condition(swing, {"u": cut(data.actions, WINDOW)})
-    optim = optax.adam(optax.cosine_decay_schedule(RATE, rounds * STEPS, 0.05))
-    em = jp.VariationalEM(model, optim, e_sweeps=SWEEPS, m_steps=STEPS, batch=BATCH,
-                          messages=LINEARISE)
-    learned, weights = em.run(key, rounds, frames, T=WINDOW, trajectories=frames.shape[1], vae=vae,
-                              speed=speed)
-    graph, state = nnx.split(vae)
-    nnx.replace_by_pure_dict(state, weights["vae"])
-    return World(nnx.merge(graph, state), learned, speed)
-
-
-@jax.jit
-def _encode(vae: VAE, frames: jax.Array) -> jax.Array:
-    return vae.encode(frames)[0]
-
-
-def encode(vae: VAE, frames: np.ndarray) -> np.ndarray:
-    """Mean poses of frames, (.., d)."""
-    return np.asarray(_encode(vae, jnp.asarray(frames)))
-
-
-def believing(world: World) -> Callable:
-    """The program with what was learned of the dynamics, at its means: a plan a step has no time
-    for what is left open about 140 numbers."""
-    return jp.condition(swing, {n: np.asarray(world.learned.mean(n)) for n in ("A", "W")})
-
-
-# -- imagining -------------------------------------------------------------------------------------
-
-
-def imagine(world: World, data: Episodes) -> tuple[np.ndarray, np.ndarray]:
-    """Poses that follow SEEN frames by the torques alone, and those of the frames that came:
-    (max(AHEAD), windows, d) both; a window begins every SEEN steps, of all episodes in turn."""
+def imagine(world: World, data: Episodes) -> Imagined:
+    """What the program makes of held-out episodes."""
     length = SEEN + max(AHEAD)
     every = range(0, data.frames.shape[1] - length + 1, SEEN)
-    frames, actions = (np.concatenate([x[:, t:t + length] for t in every]).swapaxes(0, 1)
+    frames, torques = (np.concatenate([x[:, t:t + length] for t in every]).swapaxes(0, 1)
                        for x in data)
-    seen = jp.VMP(jp.condition(believing(world), {"u": actions[:SEEN]}), messages=LINEARISE,
-                  tol=1e-4).run(frames[:SEEN], T=SEEN, trajectories=frames.shape[1], vae=world.vae,
-                                speed=world.speed)
-    last, pose = seen.mean("x")[-2:]           # of the last frame that is seen, and of the next
-    path, A = [], jnp.asarray(world.learned.mean("A"))
-    for action in actions[SEEN:]:
-        path.append(np.asarray(pose))
-        last, pose = pose, following(A, last, pose, action, world.speed)
-    return np.stack(path), encode(world.vae, frames[SEEN:])
-
-
-def open_loop(world: World, data: Episodes, imagined: tuple[np.ndarray, np.ndarray]
-              ) -> list[float]:
-    """Errors of poses predicted AHEAD steps on, over those of the mean pose."""
-    predicted, came = imagined
-    mean = encode(world.vae, data.frames).mean((0, 1))
-    size = lambda gap: np.sqrt((gap**2).sum(-1).mean(1))
-    return [float((size(predicted - came) / size(mean - came))[h - 1]) for h in AHEAD]
-
-
-# -- acting ----------------------------------------------------------------------------------------
-
-
-def agent(world: World, env: Any, horizon: int, **options: Any) -> jp.Agent:
-    """An agent that plans `horizon` steps in this environment, or in all copies of a vector."""
-    copies, largest = getattr(env, "num_envs", None), float(np.max(env.action_space.high))
-    arguments = {"vae": world.vae, "speed": world.speed}
-    return jp.Agent(believing(world), {}, horizon=horizon, space=env.action_space, copies=copies,
-                    to_action=lambda drawn: largest * np.tanh(drawn), max_iters=POLICIES,
-                    messages=LINEARISE, planning={"tolerance": TOLERANCE},
-                    arguments=arguments | ({"trajectories": copies} if copies else {}), **options)
+    poses = control.imagine(world, frames[:SEEN], torques)
+    return Imagined(poses, frames[SEEN:], control.encode(world.vae, frames[SEEN:]))
 
 
 def side_by_side(driver: jp.Agent, envs: arm.Watched, episodes: int, steps: int, seed: int
@@ -168,7 +95,9 @@ def side_by_side(driver: jp.Agent, envs: arm.Watched, episodes: int, steps: int,
     before = len(envs.angles)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jp.ConvergenceWarning)       # plans have a step's time
-        found = jp.rollout(envs, driver, episodes=episodes, steps=steps, seed=seed)
+        # Starts that no seed shares with another one, nor with what it learns from.
+        found = jp.rollout(envs, driver, episodes=episodes, steps=steps,
+                           seed=10_000_000 + 10_000 * seed)
     angles = np.reshape(envs.angles[before:], (-1, steps, envs.num_envs)).swapaxes(1, 2)
     return found, angles.reshape(-1, steps)
 

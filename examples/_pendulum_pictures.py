@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from examples._arm import AHEAD, SEEN, Episodes, World, encode
-from jopa_ppl.compilation import once
+from examples._arm import AHEAD, SEEN, Episodes
+from jopa_ppl.models.control import World, encode
 
 DT = 0.05        # seconds a step, Gymnasium's
 HELD = 0.3       # rad from the goal that count as held
@@ -110,7 +110,7 @@ def draw_frames(path: Path, world: World, held: Episodes, imagined: np.ndarray) 
     from SEEN frames and the torques alone."""
     length, vae = SEEN + max(AHEAD), world.vae
     true = held.frames[0, :length]
-    decode = jax.jit(vae.decode, compiler_options=once())
+    decode = jax.jit(vae.decode)
     blank = np.full_like(true[:SEEN], np.nan)
     rows = {"true frames": true, "reconstruction": decode(encode(vae, true)),
             "imagined": np.concatenate([blank, decode(np.float32(imagined))])}

@@ -20,8 +20,8 @@ _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8}
 
 def draw(path: Path, curve: Sequence[dict[str, Any]], ahead: Sequence[int], angles: np.ndarray
          ) -> None:
-    """Returns of all starts against the steps that were learned from, errors of predicted poses
-    over the mean pose's, and the angles (starts, steps) of the last."""
+    """Returns of all starts against the steps that were learned from, errors of predicted frames
+    over the mean frame's, and the angles (starts, steps) of the last."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9, 2.6), layout="constrained")
         FigureCanvasAgg(figure)
@@ -36,7 +36,7 @@ def draw(path: Path, curve: Sequence[dict[str, Any]], ahead: Sequence[int], angl
         for c in curve:
             middle.plot(ahead, c["open_loop_ratio"], "o-", label=f"{c['environment_steps']} steps")
         middle.axhline(1, color="0.7", lw=0.8)
-        middle.set(xlabel="steps ahead", ylabel="error / that of the mean pose", yscale="log")
+        middle.set(xlabel="steps ahead", ylabel="error / that of the mean frame", yscale="log")
         middle.legend(frameon=False)
         time = DT * np.arange(angles.shape[1])
         away = np.abs(angles).T

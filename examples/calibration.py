@@ -5,7 +5,7 @@
 Parameters, states and data are drawn from the program itself; VMP is run on every data set; where
 the truth falls among the draws should be uniform (Talts et al. 2018). Mean field between
 states and parameters makes beliefs about parameters too narrow. The remedy is
-`jopa_ppl.infer.importance.correct`: parameters from a widened belief, states exactly given each,
+`jopa_ppl.correct`: parameters from a widened belief, states exactly given each,
 Pareto-smoothed weights. Writes ranks.png and summary.json to outputs/calibration/.
 """
 
@@ -25,7 +25,6 @@ from numpyro.infer.util import log_density
 from tqdm.auto import tqdm
 
 import jopa_ppl as jp
-from jopa_ppl.infer.importance import correct, psis
 
 T, D = 40, 2
 BINS = 10
@@ -88,14 +87,14 @@ def study(count: int, num_draws: int, temper: float, seed: int) -> tuple[dict, d
         draws = posterior.sample(jax.random.key(i), (num_draws,))
         found["VMP"].append(positions(draws, truth))
         begun = time.perf_counter()
-        fixed = correct(posterior, num_draws, temper=temper, rng_key=jax.random.key(i))
+        fixed = jp.correct(posterior, num_draws, temper=temper, rng_key=jax.random.key(i))
         clock["corrected"].append(time.perf_counter() - begun)
         found["corrected"].append(positions(fixed.draws, truth, fixed.weights))
         ks.append(fixed.pareto_k)
         ess.append(fixed.ess)
         if i < 20:      # the plain weights of whole joint draws, to see why states are solved
             joint = score(y[i], draws)
-            joint_ks.append(psis(joint - posterior.log_prob(draws))[1])
+            joint_ks.append(jp.psis(joint - posterior.log_prob(draws))[1])
     stacked = {m: {k: np.stack([p[k] for p in ps]) for k in ps[0]} for m, ps in found.items()}
     cost = {"seconds_median": {m: float(np.median(s)) for m, s in clock.items()},
             "seconds_first": {m: s[0] for m, s in clock.items()},

@@ -55,7 +55,7 @@ def explore(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def main(argv: list[str] | None = None) -> dict:
     """Learn, drive, draw; returns what is written to summary.json."""
-    args = parse("mountain_car", __doc__, argv, {"drives": 1, "steps": 20}, seed=(0, "S"),
+    args = parse("mountain_car", __doc__, argv, {"drives": 1, "steps": 130}, seed=(0, "S"),
                  drives=(10, "side by side"), steps=(999, "of a drive at most"))
     (y, u), seed = explore(1000 * args.seed), 1000 * args.seed
     learned = jp.VMP(jp.condition(car, {"u": u}), messages=RULE).run(y, T=STEPS, cars=CARS)

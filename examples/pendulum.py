@@ -18,8 +18,8 @@ to any angle, and held there. The program is the same, `jopa_ppl.models.swing`, 
 No state and no reward is used; the true angle serves for scoring only. From --starts of
 `env.reset()` for every goal, over 80 steps of 0.05 s, *reach* counts the runs that come within
 0.15 rad of the goal, *hold* those whose last 20 steps all stay within 0.3 rad of it.
-`open_loop_ratio`: errors of poses predicted `ahead` steps on, over those of the mean pose, in an
-episode held out.
+`open_loop_ratio`: errors of frames predicted `ahead` steps on, over those of the mean frame, in an
+episode held out; `open_loop_ratio_poses`: of poses, over those of the mean pose.
 """
 
 from __future__ import annotations
@@ -33,19 +33,9 @@ import numpy as np
 
 from examples import _arm_env as arm
 from examples import _pendulum_pictures as pictures
-from examples._arm import (
-    AHEAD,
-    ROUNDS,
-    World,
-    agent,
-    collect,
-    imagine,
-    learn,
-    open_loop,
-    side_by_side,
-    timed,
-    write,
-)
+from examples._arm import AHEAD, collect, imagine, side_by_side, timed, write
+from jopa_ppl.models import control
+from jopa_ppl.models.control import World
 
 TORQUE = 10.0          # N m
 EPISODES = 10          # of random torques, 2,000 steps in all
@@ -60,10 +50,10 @@ def steer(world: World, envs: arm.Watched, goals: Sequence[float], seed: int
     step, and the `goal`'s picture)."""
     starts, one = envs.num_envs // len(goals), arm.make(TORQUE)
     wanted = np.repeat(goals, starts)
-    driver = agent(world, envs, HORIZON)
+    driver = control.agent(world, envs, HORIZON)
     pictured = np.stack([arm.at_rest(one, g) for g in goals]).repeat(starts, 0)
-    driver.goal(pictured)
-    found, angles = side_by_side(driver, envs, len(wanted), STEPS, 10_000 + seed)
+    driver.goal(pictured, each=True)
+    found, angles = side_by_side(driver, envs, len(wanted), STEPS, seed)
     one.close()
     errors = np.abs(arm.wrap(angles - wanted[:, None]))
     far = int(np.argmax(errors[:starts, 0]))
@@ -93,7 +83,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
                         help=f"of 200 random steps each ({EPISODES})")
     parser.add_argument("--fast", action="store_true",
                         help="a smoke test: 1 start, 5 episodes, 8 rounds of variational EM in "
-                             f"place of {ROUNDS}")
+                             "place of 15")
     parser.add_argument("--out", type=Path, default=Path("outputs/pendulum"),
                         help="folder of the results (outputs/pendulum)")
     return parser.parse_args(argv)
@@ -106,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     args = parse(argv)
     args.goal = [*dict.fromkeys(args.goal)]
-    starts, episodes, rounds = ((1, 5, 8) if args.fast else (args.starts, args.episodes, ROUNDS))
+    starts, episodes, rounds = (1, 5, 8) if args.fast else (args.starts, args.episodes, 15)
     envs = arm.Watched(starts * len(args.goal), TORQUE)
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
@@ -114,16 +104,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             data, held = (collect(n, args.seed + first, TORQUE) for n, first in
                           ((episodes, 0), (1, 1000)))
         with timed(clock, "seconds_learning"):
-            world = learn(data, args.seed, rounds)
+            world = control.learn(*data, TORQUE, rng_key=args.seed, rounds=rounds)
         with timed(clock, "seconds_acting"):
             results, run = steer(world, envs, args.goal, args.seed)
         envs.close()
         imagined = imagine(world, held)
-        pictures.write_all(args.out, world, held, imagined[0][:, 0], run, args.goal[0])
+        pictures.write_all(args.out, world, held, imagined.poses[:, 0], run, args.goal[0])
     extra = {"goals": results} if len(results) > 1 else {}
     summary = {**clock, **results[0], "seed": args.seed, "max_torque": TORQUE,
                "environment_steps": episodes * arm.STEPS, "ahead": list(AHEAD),
-               "open_loop_ratio": open_loop(world, data, imagined), **extra}
+               **imagined.open_loop(world, data), **extra}
     write(args.out, summary)
     return summary
 

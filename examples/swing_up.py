@@ -13,10 +13,11 @@ swung up. No state and no reward is used; the true angle and the rewards serve f
 4. acts: filters, plans 30 steps with the image of the upright arm for a goal, and takes the first
    torque, in episodes of 200 steps. *held* counts those whose last 50 steps stay within 0.3 rad.
 
-The folder --out gets summary.json: `open_loop_ratio` are errors of predicted poses 1, 5, 10, 20 and
-40 steps ahead (root mean square), over those of the mean pose; swing_up.png: returns, these errors
-and the angles of all starts; imagined.gif: what happens in a held-out episode, and beside it what
-the program imagines, 20 steps from 20 frames each.
+The folder --out gets summary.json: `open_loop_ratio` are errors of predicted frames 1, 5, 10, 20
+and 40 steps ahead (root mean square) over those of the mean frame, `open_loop_ratio_poses` those of
+poses over the mean pose's; `ms_per_control_step` is the median of an arm that is alone;
+swing_up.png: returns, these errors and the angles of all starts; imagined.gif: what happens in a
+held-out episode, and beside it what the program imagines, 20 steps from 20 frames each.
 """
 
 from __future__ import annotations
@@ -29,26 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm.auto import trange
 
 import jopa_ppl as jp
 from examples import _arm_env as arm
-from examples._arm import (
-    AHEAD,
-    ROUNDS,
-    SEEN,
-    Episodes,
-    World,
-    agent,
-    collect,
-    imagine,
-    learn,
-    open_loop,
-    side_by_side,
-    timed,
-    write,
-)
+from examples._arm import AHEAD, SEEN, Episodes, collect, imagine, side_by_side, timed, write
 from examples._swing_up_pictures import animate, draw
+from jopa_ppl.models import control
+from jopa_ppl.models.control import World
 
 EPISODES = 10          # of random torques, 200 steps each
 HORIZON = 30           # steps of a plan, 1.5 s
@@ -62,19 +51,23 @@ def act(world: World, data: Episodes, envs: arm.Watched, starts: int, seed: int
     (starts, steps) in radians; and milliseconds that a control step takes of one arm alone."""
     env, copies = arm.make(), envs.num_envs
     goal, groups = arm.at_rest(env), -(-starts // copies)
-    one = agent(world, env, HORIZON, seen=data.frames.reshape(-1, *data.frames.shape[2:]))
+    one = control.agent(world, env, HORIZON,
+                        seen=data.frames.reshape(-1, *data.frames.shape[2:]))
     one.goal(goal)          # warns where nothing like it was seen: for all agents
-    many = agent(world, envs, HORIZON)
+    many = control.agent(world, envs, HORIZON)
     many.goal(goal)
-    found, angles = side_by_side(many, envs, groups * copies, arm.STEPS, 10_000 + seed)
-    clocks = []
+    found, angles = side_by_side(many, envs, groups * copies, arm.STEPS, seed)
+    frame, _ = env.reset(seed=seed)
+    took = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", jp.ConvergenceWarning)
-        for frame in tqdm(found.frames[0][:TIMED], desc="one arm", unit="step"):
-            one.act(frame)
-            clocks.append(time.perf_counter())
+        for _ in trange(TIMED, desc="one arm", unit="step"):
+            start = time.perf_counter()
+            action = one.act(frame)
+            took.append(time.perf_counter() - start)
+            frame, *_ = env.step(action)
     env.close()
-    return found.returns[:starts], angles[:starts], 1e3 * float(np.median(np.diff(clocks)))
+    return found.returns[:starts], angles[:starts], 1e3 * float(np.median(took))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -84,20 +77,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of data, training and starts (0)")
     parser.add_argument("--starts", type=int, default=100, help="episodes that are scored (100)")
     parser.add_argument("--steps", type=int, nargs="+", default=[EPISODES * arm.STEPS],
-                        help="random steps that are learned from, each number by itself "
-                             f"({EPISODES * arm.STEPS})")
+                        help="random steps that are learned from, whole episodes of 200; of "
+                             f"several numbers each by itself ({EPISODES * arm.STEPS})")
     parser.add_argument("--fast", action="store_true",
-                        help="a smoke test: 2 episodes, 2 rounds of variational EM")
+                        help="a smoke test: --steps 400 --starts 2, 2 rounds of variational EM in "
+                             "place of 15")
     parser.add_argument("--out", type=Path, default=Path("outputs/swing_up"),
                         help="folder of the results (outputs/swing_up)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.fast:
+        args.steps, args.starts = [2 * arm.STEPS], 2
+    if any(n < arm.STEPS or n % arm.STEPS for n in args.steps):
+        parser.error(f"--steps {args.steps}: whole episodes of {arm.STEPS} steps")
+    if args.starts < 1:
+        parser.error("--starts is 1 or more")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the job; returns the summary that is written to summary.json."""
     args = parse(argv)
-    counts, rounds = ([400], 2) if args.fast else (sorted(args.steps), ROUNDS)
-    starts = 2 if args.fast else args.starts
+    counts, starts = sorted({*args.steps}), args.starts
     envs = arm.Watched(-(-starts // -(-starts // TOGETHER)))
     clock: dict[str, float] = {}
     with timed(clock, "seconds_total"):
@@ -108,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for count in counts:
             seen = Episodes(*(x[:count // arm.STEPS] for x in data))
             with timed(clock, "seconds_learning"):
-                world = learn(seen, args.seed, rounds)
+                world = control.learn(*seen, arm.TORQUE, rng_key=args.seed,
+                                      rounds=2 if args.fast else 15)
             with timed(clock, "seconds_imagining"):
                 imagined = imagine(world, held)
             with timed(clock, "seconds_acting"):
@@ -116,12 +117,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             up = (np.abs(angles[:, -50:]) < 0.3).all(1)
             curve.append({"environment_steps": count, "mean_return": float(returns.mean()),
                           "returns": returns.tolist(), "held": int(up.sum()),
-                          "open_loop_ratio": open_loop(world, seen, imagined)})
+                          **imagined.open_loop(world, seen)})
         envs.close()
         with timed(clock, "seconds_drawing"):
             args.out.mkdir(parents=True, exist_ok=True)
             draw(args.out / "swing_up.png", curve, AHEAD, angles)
-            poses = imagined[0][:SEEN, ::len(held.frames)].swapaxes(0, 1)     # of one episode
+            poses = imagined.poses[:SEEN, ::len(held.frames)].swapaxes(0, 1)  # of one episode
             animate(args.out / "imagined.gif", held.frames[0, SEEN:],
                     np.concatenate(np.asarray(world.vae.decode(poses))))
     summary = {**clock, **{k: v for k, v in curve[-1].items() if k != "returns"},

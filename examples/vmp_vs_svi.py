@@ -92,9 +92,9 @@ def pendulum(fast: bool, seed: int) -> Case:
     data = collect(4, seed, 10.0, processes=False)          # JAX has threads by now
     vae, _ = train(data.frames, jax.random.key(seed), steps=60 if fast else 300, inits=2,
                    progress=False)
-    frames, drawn = (x[:, :30].swapaxes(0, 1) for x in data)
+    frames, torques = (x[:, :30].swapaxes(0, 1) for x in data)
     kwargs = {"T": 30, "trajectories": 4, "vae": vae, "action_scale": 10.0}
-    return Case(jp.condition(dynamics, {"u": 10.0 * np.tanh(drawn)}), (frames,), kwargs,
+    return Case(jp.condition(dynamics, {"u": torques}), (frames,), kwargs,
                 1.0 if fast else 6.0, 0.0, ("normal", "chain", "coupled"), ("A", (0, 0)),
                 (UseVMP(max_iters=100, messages={"y": "linearise"}, name="vmp linearise"),))
 

@@ -44,7 +44,7 @@ from jopa_ppl.errors import (
 )
 from jopa_ppl.infer.agent import Agent
 from jopa_ppl.infer.batches import PosteriorBatch
-from jopa_ppl.infer.importance import correct
+from jopa_ppl.infer.importance import correct, psis
 from jopa_ppl.infer.marginalised import marginalised
 from jopa_ppl.infer.rollout import Rollout, rollout
 from jopa_ppl.infer.variational_em import VariationalEM
@@ -100,6 +100,7 @@ __all__ = [
     "observe",
     "plate",
     "plots",
+    "psis",
     "rollout",
     "save_checkpoint",
     "scan",

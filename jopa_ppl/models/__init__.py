@@ -1,4 +1,5 @@
-"""Networks and programs to begin with: a VAE of frames, and the polynomial dynamics of its poses.
+"""Networks and programs to begin with: a VAE of frames, polynomial dynamics of its poses, and
+control from pixels by both.
 
 They are ordinary users of the library: nothing in it imports them, `import jopa_ppl` neither.
 
@@ -7,4 +8,5 @@ They are ordinary users of the library: nothing in it imports them, `import jopa
 - `jopa_ppl.models.training`: `descend`, steps of an Optax optimiser: it trains what is no part of a
   program yet.
 - `jopa_ppl.models.swing`: `swing`, a program that learns, imagines and acts (see jp.Agent).
+- `jopa_ppl.models.control`: `learn` (from frames and actions of any system), `imagine`, `agent`.
 """

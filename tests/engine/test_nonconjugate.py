@@ -134,3 +134,23 @@ def test_bad_messages_are_refused():
                            ({"x": "linearise"}, "conjugate"), ({"y": "amortised"}, "encoder")):
         with pytest.raises(jp.JopaError, match=word):
             jp.VMP(networked, messages=messages).run(y, T=3, net=net)
+
+
+def test_a_rule_may_be_of_a_site_that_is_exact_in_its_first_steps():
+    """From a first state that is data the first step is a plain normal; the rest is bent."""
+    def cubic(y=None, *, T):
+        x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(x, 0.1), y)
+            return jp.latent("x", dist.Normal(x - 0.2 * x**3, 0.05)), None
+
+        jp.scan(step, x0, y, length=T)
+
+    y = np.random.default_rng(0).normal(size=6)
+    with jax.enable_x64(True):
+        bent = {"messages": {"x": "linearise"}, "tol": 1e-12, "progress": False}
+        known = jp.VMP(jp.condition(cubic, {"x0": 0.7}), **bent).run(y, T=6)
+        near = jp.VMP(jp.given(cubic, {"x0": dist.Normal(0.7, 1e-5)}), **bent).run(y, T=6)
+    assert_allclose(known.mean("x"), near.mean("x"), atol=1e-6)
+    assert_allclose(known.variance("x"), near.variance("x"), rtol=1e-5)
