@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "jopa_ppl"
-FLOORS = ("errors arrays atomic settings colours version compilation double", "linalg", "language",
-          "proof", "program", "beliefs", "graph", "engine", "posterior", "infer",
+FLOORS = ("errors arrays atomic settings colours version compilation double descent", "linalg",
+          "language", "proof", "program", "beliefs", "graph", "engine", "posterior", "infer",
           "tools plots compare engines",
           "jopa_ppl __main__", "models")
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names.split()}

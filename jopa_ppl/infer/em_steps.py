@@ -14,6 +14,7 @@ from jax import Array, lax, random
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import often, once, together
+from jopa_ppl.descent import descended
 from jopa_ppl.engine.beginnings import start
 from jopa_ppl.engine.compiled import Compiled, compiled_for
 from jopa_ppl.engine.engine import Engine
@@ -103,7 +104,6 @@ class Learner:
 
     def __init__(self, em: Training, weights: Weights, args: tuple, kwargs: dict) -> None:
         self.em, self.plate, self.size = em, None, 1
-        self.optim = optax.with_extra_args_support(em.optim)
         self.full, call = self._compiled(WithWeights(em.model, weights), args, kwargs)
         self.traced = call.traced
         self.local = self._blocks(self.full.engine)
@@ -238,12 +238,7 @@ class Learner:
                 here = {**moments, **{b.name: b.take(moments[b.name], self.plate, index)
                                       for b in self.local}}
             loss = partial(self._loss, call=call, index=index, moments=here, key=draw)
-            value, slope = jax.value_and_grad(loss)(weights)
-            # Line searches and schedules by plateau ask for these.
-            change, new = self.optim.update(slope, optimiser, weights, value=value, grad=slope,
-                                            value_fn=loss)
-            new = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, optimiser)
-            return (optax.apply_updates(weights, change), new), None
+            return descended(self.em.optim, loss, weights, optimiser)[:2], None
 
         keys = random.split(key, self.em.m_steps)
         weights, optimiser = lax.scan(one, (weights, optimiser), keys)[0]

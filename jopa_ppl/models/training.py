@@ -16,6 +16,7 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import often, once
+from jopa_ppl.descent import descended
 
 
 class Recipe(Protocol):
@@ -68,9 +69,8 @@ def _advance(recipe: Recipe, several: bool, carry: tuple, data: Any, rng_key: Ar
         key = jax.random.fold_in(rng_key, step)
 
         def one(parameters: Any, state: Any) -> tuple[Any, Any, Array]:
-            value, slope = jax.value_and_grad(recipe.loss)(parameters, data, key, step)
-            change, state = optimiser.update(slope, state, parameters)
-            return optax.apply_updates(parameters, change), state, value
+            return descended(optimiser, lambda p: recipe.loss(p, data, key, step), parameters,
+                             state)
 
         *carry, values = (jax.vmap(one) if several else one)(*carry)
         return tuple(carry), values
