@@ -59,14 +59,22 @@ def only_value(fn: dist.Distribution) -> Array | None:
 
 
 def walked(msg: dict[str, Any]) -> Array | None:
-    """A latent `GaussianRandomWalk` as the scan that it is, x_t ~ Normal(x_{t-1}, scale), and its
-    steps; None of any other site."""
+    """A latent series as the scan that it is, and its steps: `GaussianRandomWalk`,
+    x_t ~ Normal(x_{t-1}, scale), and `GaussianStateSpace`, x_t ~ Normal(A x_{t-1}, L L'); None of
+    any other site."""
     fn = msg["fn"]
-    if not isinstance(fn, dist.GaussianRandomWalk) or fn.batch_shape or msg["value"] is not None:
+    if msg["value"] is not None or fn.batch_shape:
+        return None
+    if isinstance(fn, dist.GaussianRandomWalk):
+        first, moved = jnp.zeros(()), lambda x: dist.Normal(x, fn.scale)
+    elif isinstance(fn, dist.GaussianStateSpace):
+        first, moved = fn.initial_value, lambda x: dist.MultivariateNormal(
+            fn.transition_matrix @ x, scale_tril=fn.scale_tril)
+    else:
         return None
 
     def step(x: Array, _: None) -> tuple[Array, Array]:
-        x = numpyro.sample(msg["name"], dist.Normal(x, fn.scale))
+        x = numpyro.sample(msg["name"], moved(x))
         return x, x
 
-    return scan(step, jnp.zeros(()), None, length=fn.num_steps)[1]
+    return scan(step, first, None, length=fn.num_steps)[1]
