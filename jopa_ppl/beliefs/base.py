@@ -16,7 +16,7 @@ from jax import Array
 
 from jopa_ppl.beliefs.layout import join, split
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.program.carry import Context
+from jopa_ppl.program.carry import Segment
 from jopa_ppl.program.program import Plate, Site
 from jopa_ppl.program.refs import Ref
 
@@ -67,18 +67,18 @@ class Variable:
 class Factor(Protocol):
     """What a belief reads of a factor (`jopa_ppl.graph.factor.Factor` is one).
 
-    in_bulk: whether it has an axis of time; instances_of: the latents of a block that it touches.
+    in_time: whether it has an axis of time; instances_of: the latents of a block that it touches.
     """
 
     site: Site
-    context: Context
+    segment: Segment
     plates: tuple[Plate, ...]
 
     @property
     def name(self) -> str: ...
 
     @property
-    def in_bulk(self) -> bool: ...
+    def in_time(self) -> bool: ...
 
     def instances_of(self, block: Belief) -> list[Ref]: ...
 

@@ -149,13 +149,15 @@ class ChainBelief(GaussianBelief):
         instances = factor.instances_of(self)
         want = [p.name for p in factor.plates]
         have = self.plates
-        if factor.in_bulk:
-            m, c = self.windows(stats, instances, factor.context.depth)
-            return Moments(align(m, 1, have, want, 1), align(c, 1, have, want, 2))
-        pieces = [self._first(n, factor) for n in instances]
-        m, c = self.first(stats)
-        return Moments(align(take(m, pieces, [-1]), 0, have, want, 1),
-                       align(take(c, pieces, [-2, -1]), 0, have, want, 2))
+        if factor.in_time and not factor.segment.early:
+            m, c = self.windows(stats, instances, factor.segment.depth)
+        else:
+            pieces, (m, c) = [self._first(n, factor) for n in instances], self.first(stats)
+            m, c = take(m, pieces, [-1]), take(c, pieces, [-2, -1])
+            if factor.in_time:
+                m, c = m[None], c[None]
+        lead = int(factor.in_time)
+        return Moments(align(m, lead, have, want, 1), align(c, lead, have, want, 2))
 
     def first(self, stats: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         """Joint moments of the first two groups (of the only one, if there is but one)."""
@@ -173,7 +175,7 @@ class ChainBelief(GaussianBelief):
         if ref.back is None:
             return self.head_at[ref.site]
         start, size = self.node[ref.site]
-        return self.place(factor.context.at - ref.back) + start, size
+        return self.place(factor.segment.start - ref.back) + start, size
 
     def windows(self, stats: tuple[Array, Array, Array], instances: list[Ref], depth: int
                 ) -> tuple[Array, Array]:

@@ -62,7 +62,7 @@ class DenseBelief(GaussianBelief):
         want = [p.name for p in factor.plates]
         mean = align(take(stats[0], pieces, [-1]), 0, self.plates, want, 1)
         cov = align(take(stats[1], pieces, [-2, -1]), 0, self.plates, want, 2)
-        if factor.in_bulk:
+        if factor.in_time:
             mean, cov = mean[None], cov[None]
         return Moments(mean, cov)
 

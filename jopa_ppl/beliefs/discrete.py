@@ -101,7 +101,7 @@ class CategoricalBelief(DiscreteBelief):
         """The probability of the values that a copy of a factor has, on its batch axes."""
         ((_, k),) = fixed
         found = align(stats[..., k], 0, self.plates, [p.name for p in factor.plates], 0)
-        return found[None] if factor.in_bulk else found
+        return found[None] if factor.in_time else found
 
     def update(self, q: Choice, message: Array, mask: Array) -> Choice:
         return Choice(jax.nn.softmax(message, -1))

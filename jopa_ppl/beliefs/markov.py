@@ -111,9 +111,8 @@ class DiscreteChainBelief(DiscreteBelief):
     def share(self, stats: tuple[Array, Array], factor: Factor, fixed: list[tuple[Ref, int]]
               ) -> Array:
         """The probability of the values that a copy of a factor has, on its batch axes."""
-        mine = factor.context.scan == self.over
-        bulk = mine and factor.in_bulk
-        step = factor.context.first if bulk else (factor.context.at or 0) if mine else 0
+        mine = factor.segment.scan == self.over
+        step, count = (factor.segment.start, factor.segment.length) if mine else (0, 1)
         at = {r: self.place(r, step) for r, _ in fixed if r.site not in self.constants}
         last = max(at.values(), default=self.h + step)
         now, before = {}, {}
@@ -124,14 +123,13 @@ class DiscreteChainBelief(DiscreteBelief):
             name, ago = self.starts.get(ref.site, (ref.site,))[0], last - at[ref]
             here = Part(name, ago) in self.parts_of
             (now if here else before)[Part(name, ago if here else ago - 1)] = k
-        count = self.length - factor.context.first if bulk else 1
         if before:
             found = self._picked(stats[1][last - 1:last - 1 + count], before, now)
         else:
             found = self._picked(stats[0][last:last + count], now)
-        found = align(found if bulk else found[0], int(bulk), self.plates,
-                      [p.name for p in factor.plates], 0)
-        return found[None] if factor.in_bulk and not bulk else found
+        if not factor.in_time:
+            found = found[0]
+        return align(found, int(factor.in_time), self.plates, [p.name for p in factor.plates], 0)
 
     def _picked(self, table: Array, *chosen: Mapping[Part, int]) -> Array:
         """At chosen values of parts, for each of the last axes of a table, summed over the rest."""

@@ -108,7 +108,7 @@ class MatrixBelief(GaussianBelief):
         at = self.places(factor)
         found = MatrixMoments(mean[:, at], left, right[at], spread, rows,
                               columns[at[:, None], at[None, :]])
-        lead = (None,) * (len(factor.plates) + factor.in_bulk)
+        lead = (None,) * (len(factor.plates) + factor.in_time)
         return jax.tree.map(lambda x: x[lead] if lead else x, found)
 
     def places(self, factor: Factor) -> np.ndarray:

@@ -89,7 +89,7 @@ class TableBelief(DiscreteBelief):
         for n in reversed(names):
             table = table[..., chosen[n]] if n in chosen else table.sum(-1)
         found = align(table, 0, have, [p.name for p in factor.plates], 0)
-        return found[None] if factor.in_bulk else found
+        return found[None] if factor.in_time else found
 
     def update(self, q: Table, message: Table, mask: Any) -> Table:
         told = self._over_plates(logsumexp(message.pair, -1))

@@ -86,7 +86,7 @@ class TreeBelief(GaussianBelief):
 
     def view(self, stats: tuple[dict, dict], factor: Factor) -> Moments:
         found = Moments(self._joined(stats[0], factor), stats[1][factor.name])
-        return Moments(found.mean[None], found.cov[None]) if factor.in_bulk else found
+        return Moments(found.mean[None], found.cov[None]) if factor.in_time else found
 
     def _joined(self, values: dict[str, Array], factor: Factor) -> Array:
         """What members hold, side by side on the plates of a factor."""

@@ -38,7 +38,7 @@ def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Seq
     constant = expand(lambda h: at(zero, h), [size])
     carried = expand(lambda m, h: at(_first_row(block, refs, m), h)[0],
                      [zero.size // block.n, size])[1:]
-    lead = factor.in_bulk + len(factor.plates)
+    lead = factor.in_time + len(factor.plates)
     found = MatrixProduct(constant, jnp.eye(block.n), carried)
     fits = _tell(block, refs, at, parts, size, lambda h: (
         constant @ (one := jnp.concatenate([jnp.ones(1), h])), carried @ one))

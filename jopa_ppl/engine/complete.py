@@ -29,7 +29,7 @@ def complete(engine: Arithmetic, moments: dict, bound: Evidence,
     for block in graph.blocks if blocks is None else blocks:
         for f in graph.factors if block.gaussian else ():
             name = f.site.name
-            if f.context.scan is None and name in block.members and not graph.stands_alone(name):
+            if f.segment.scan is None and name in block.members and not graph.stands_alone(name):
                 moments, bound = _predict(engine, block, f, moments, bound)
         if block.follows:
             moments = {**moments, block.name: _followed(engine, block, moments, bound)}

@@ -90,11 +90,9 @@ def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArray
             continue
         c, table = Coordinates(block), energy.slots[f.name]
         K = -rows(c, f, arrays[f.name], table)
-        K = K if f.in_bulk else K[None]
         K = align(K, 1, [p.name for p in f.plates], block.plates, 2)
         K = K.at[..., c.of(f.site.ref())].set(0.0)
-        steps = energy.graph.program.scans[f.context.scan].length - f.context.first
-        shape = (steps if f.in_bulk else 1, *block.batch, *K.shape[-2:])
+        shape = (f.segment.length, *block.batch, *K.shape[-2:])
         found.setdefault(f.site.name, []).append(jnp.broadcast_to(K, shape))
     if not found:
         return mask

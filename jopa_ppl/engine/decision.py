@@ -39,7 +39,7 @@ from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.families import diagonal, symmetric
 from jopa_ppl.program.refs import Ref
 
-Policy = list[dict[str, Rule]]          # by context, for every decision
+Policy = list[dict[str, Rule]]          # by segment, for every decision
 # How far off the prior plans begin, in its standard deviations, beside what they are given.
 OFFSETS = {"prior": 0.0, "high": 0.75, "low": -0.75}
 
@@ -85,16 +85,16 @@ class Decision:
         self.block = block
         self.c = Coordinates(self.block)
         scan = graph.program.scans[block.scan]
-        self.contexts = graph.reader.contexts(scan)
+        self.segments = graph.reader.segments(scan)
         self.length, self.order = scan.length, list(scan.sites)
-        self.in_scan = [f for f in engine.energy.touching(block) if f.context.scan == block.scan]
+        self.in_scan = [f for f in engine.energy.touching(block) if f.segment.scan == block.scan]
         # First states that are not of the chain are used as they are: no evidence may tell of them.
         self.apart = sorted(graph.reader.heads(scan) & graph.variables.keys() - {*block.members})
         self.of_apart = [f for f in graph.factors if f.site.name not in self.apart
                          and {r.site for r in f.latents} & {*self.apart}]
         self.past = Engine(replace(graph, factors=tuple(f for f in graph.factors
                                                         if self._may_be_past(f))))
-        self.lengths = [self.length - ctx.first if ctx.at is None else 1 for ctx in self.contexts]
+        self.lengths = [segment.length for segment in self.segments]
         self.curved = any(f.curved for f in self.in_scan)
         self.starts = ("given", *OFFSETS) if self.curved else ()
         for f in self.in_scan:
@@ -118,11 +118,11 @@ class Decision:
         """Whether data can tell of a factor before the first decision: where no decision can be
         data that is the first one of all. What no decision bends, another chain of the scan, has no
         future."""
-        ctx, sites = f.context, self.engine.graph.program.sites
+        segment, sites = f.segment, self.engine.graph.program.sites
         if f not in self.in_scan or any(sites[n].partial for n in self.decide):
             return True
         begins = min(self.order.index(n) for n in self.decide)
-        return ctx.first == 0 and self.order.index(f.site.name) < begins
+        return segment.start == 0 and self.order.index(f.site.name) < begins
 
     def begun(self, init: Mapping[str, Any]) -> dict[str, Array]:
         """Actions to begin with by decision, (T, *plates, n), NaN where there are none; nothing
@@ -149,10 +149,6 @@ class Decision:
 
     # -- evidence and preference -----------------------------------------------------------------
 
-    def _times(self, f: Factor) -> Array:
-        ctx = f.context
-        return jnp.arange(ctx.first, self.length) if ctx.at is None else jnp.array([ctx.at])
-
     def _first(self, present: dict[str, Array]) -> Array:
         """The place of the first decision to take, (*plates); the end where none is left."""
         sites, places = len(self.order), []
@@ -164,9 +160,10 @@ class Decision:
         return jnp.stack(places).min(0)
 
     def _past(self, f: Factor, first: Array) -> Array:
-        """Where a factor stands before the first decision: (steps of its context, *its plates)."""
+        """Where a factor stands before the first decision: (steps of its segment, *its plates)."""
         plates = [p.name for p in f.plates]
-        place = len(self.order) * self._times(f) + self.order.index(f.site.name)
+        times = jnp.arange(self.length)[f.segment.steps]
+        place = len(self.order) * times + self.order.index(f.site.name)
         return place.reshape((-1, *(1,) * len(plates))) < align(
             first, 0, self.block.plates, plates, 0)
 
@@ -175,17 +172,14 @@ class Decision:
         """Arrays and data of the past alone, and what they leave to the future."""
         first, later, evidence, told = self._first(present), {}, dict(arrays), dict(present)
         for f in self.in_scan:
-            name, bulk = f.name, f.context.at is None
-            past = self._past(f, first)
+            name, past = f.name, self._past(f, first)[..., None]
             if f.value is None:
-                weight = arrays[name].weight if bulk else arrays[name].weight[None]
-                later[name] = jnp.where(past[..., None], 0.0, weight)
-                weight = jnp.where(past[..., None], weight, 0.0)
-                evidence[name] = arrays[name]._replace(weight=weight if bulk else weight[0])
+                weight = arrays[name].weight
+                later[name] = jnp.where(past, 0.0, weight)
+                evidence[name] = arrays[name]._replace(weight=jnp.where(past, weight, 0.0))
             elif f.site.name in present:
-                at = self._times(f)
-                here = told[f.site.name]
-                told[f.site.name] = here.at[at].set(here[at] & past[..., None])
+                at, here = f.segment.steps, told[f.site.name]
+                told[f.site.name] = here.at[at].set(here[at] & past)
         return evidence, told, Split(first, later, present)
 
     # -- backward --------------------------------------------------------------------------------
@@ -196,11 +190,11 @@ class Decision:
         changes are as they were."""
         nodes, costs, steady = [], [], []
         c, stats = self.c, self.engine.stats(moments, bound.clamps)
-        for i, ctx in enumerate(self.contexts):
+        for i, segment in enumerate(self.segments):
             sites, before = [], {} if old is None else dict(old.nodes[i][1])
             none = jnp.zeros((1, *(1,) * len(self.block.batch), c.size, c.size))
             parts = {True: none, False: none if old is None else old.steady[i]}
-            here = {f.site.name: f for f in self.in_scan if f.context == ctx}
+            here = {f.site.name: f for f in self.in_scan if f.segment == segment}
             for f in (here[name] for name in self.order if name in here):
                 if not density_of(f).gaussian:
                     raise StructureError("only Gaussian sites can follow a decision",
@@ -213,13 +207,12 @@ class Decision:
                     continue
                 site = site_map(self.engine, c, f, bound, moments)
                 logdet = self.engine.energy.noise(f, bound.arrays[f.name], stats)[1]
-                logdet = logdet if ctx.at is None else logdet[None]
                 if f.value is None:
                     parts[bool(f.curved)] += to_chain_plates(
                         cost(site, split.later[f.name], logdet), f, self.block, 2)
                 else:
                     sites.append((f.site.name, self._node(f, site, logdet, bound, split)))
-            nodes.append((self.length - ctx.first if ctx.at is None else 1, sites))
+            nodes.append((segment.length, sites))
             costs.append(parts[True] + parts[False])
             steady.append(parts[False])
         return Affine(nodes, costs, steady)
@@ -293,7 +286,7 @@ class Decision:
 
 
 class Affine(NamedTuple):
-    """A program that is affine, or linearised: by context (steps, latent sites of a step in program
+    """A program that is affine, or linearised: by segment (steps, latent sites of a step in program
     order), the summed costs of a step, and those `steady` ones that no path changes."""
 
     nodes: list[tuple[int, list[tuple[str, Node]]]]

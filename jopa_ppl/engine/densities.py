@@ -143,7 +143,7 @@ class GammaDensity(Density):
         shape, rate, log_rate = self._prior(energy, f, arrays, stats)
         if f.site.observed:
             mean, log = arrays.offset, jnp.log(arrays.offset)
-            if f.in_bulk:
+            if f.in_time:
                 shape = shape[None]
                 if rate.ndim < mean.ndim:
                     rate, log_rate = rate[None], log_rate[None]
@@ -179,7 +179,7 @@ class WishartDensity(Density):
     def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
         if f.site.observed:
-            mean = join(arrays.offset, f.site, f.plates, int(f.in_bulk))
+            mean = join(arrays.offset, f.site, f.plates, int(f.in_time))
             log = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(mean), axis1=-2, axis2=-1)).sum(-1)
         else:
             mean, log = stats[f.site.name]
@@ -195,7 +195,7 @@ class WishartDensity(Density):
     @staticmethod
     def _each(f: Factor, arrays: FactorArrays) -> Array:
         """The weight of every matrix, where the site has its batch axes."""
-        axes, lead = [p.axis for p in f.plates], int(f.in_bulk)
+        axes, lead = [p.axis for p in f.plates], int(f.in_time)
         weight = arrays.weight[..., 0]
         weight = weight.reshape((*weight.shape, *(1,) * (len(f.site.shape) - 2 - len(axes))))
         return jnp.moveaxis(weight, range(lead, lead + len(axes)), [lead + a for a in axes])
@@ -234,7 +234,7 @@ class CategoricalDensity(Density):
 
     def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
-        log, lead = self.log_probs(energy, f, arrays, stats), int(f.in_bulk)
+        log, lead = self.log_probs(energy, f, arrays, stats), int(f.in_time)
         own = dict(f.fixed).get(f.site.ref())
         if own is not None:
             found = split(log[..., own], f.site, f.plates)

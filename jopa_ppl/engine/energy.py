@@ -38,8 +38,8 @@ def slots_of(factor: Factor, blocks: tuple[Belief, ...]) -> list[Slot]:
         return [(None, [])]
     last = found[-1][0]
     # Outside of its scan a chain's first states may be multiplied by data as any latents are.
-    told = factor.knowns and (last.scan is None or factor.context.scan is None)
-    wide = last.scan is None and (factor.in_bulk or (factor.plates and not last.plates))
+    told = factor.knowns and (last.scan is None or factor.segment.scan is None)
+    wide = last.scan is None and (factor.in_time or (factor.plates and not last.plates))
     if not factor.scored and (told or wide):
         # Only data differ along the batch: let them be the main slot, so that their second moments
         # are summed once and the latents see no batch axis.
@@ -193,7 +193,7 @@ class Energy:
                 (found,) = evaluate_in(self.graph.reader, factor, arrays.env, output, given, step)
                 return density_of(factor).scale(factor, found)
 
-            if not factor.in_bulk:
+            if not factor.in_time:
                 return one(0)
             if not factor.noise_varying:
                 first, second = one(0)

@@ -80,7 +80,7 @@ def diagnose(energy: Energy, data: dict[str, Array]) -> dict[str, dict[str, Arra
         count("negative", bad_weight(a))
         if not f.noise and f.noise_key in SYMMETRIC:
             count("asymmetric", asymmetry(
-                jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if f.in_bulk else noise(0)))
+                jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if f.in_time else noise(0)))
     return found
 
 

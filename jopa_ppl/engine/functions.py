@@ -15,7 +15,7 @@ from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.graph.factor import Factor
 
-Mean = Callable[[Array, Array], Array]      # (step of its context, h (*plates, H)) -> (*plates, n)
+Mean = Callable[[Array, Array], Array]      # (step of its segment, h (*plates, H)) -> (*plates, n)
 
 
 def mean_of(engine: Engine, f: Factor, block: ChainBelief, bound: Evidence, moments: Mapping
@@ -39,11 +39,11 @@ def mean_of(engine: Engine, f: Factor, block: ChainBelief, bound: Evidence, mome
 
 def means_of(engine: Engine, block: ChainBelief, bound: Evidence, moments: Mapping
              ) -> list[dict[str, Mean]]:
-    """By context of a chain's scan, the sites whose mean is not affine."""
+    """By segment of a chain's scan, the sites whose mean is not affine."""
     scan = engine.graph.program.scans[block.scan]
     return [{f.site.name: mean_of(engine, f, block, bound, moments) for f in engine.graph.factors
-             if f.context == ctx and f.curved and f.value is not None and not f.fixed}
-            for ctx in engine.graph.reader.contexts(scan)]
+             if f.segment == segment and f.curved and f.value is not None and not f.fixed}
+            for segment in engine.graph.reader.segments(scan)]
 
 
 def affine(gain: Array, h: Array) -> Array:

@@ -32,7 +32,7 @@ class Placement(NamedTuple):
 
     @property
     def length(self) -> int | None:
-        return self.arrays.offset.shape[0] if self.factor.in_bulk else None
+        return self.arrays.offset.shape[0] if self.factor.in_time else None
 
     def values(self, x: Array) -> dict[Ref, Array]:
         """The latents' values, in the shapes of their sites; x without the axis of time."""
@@ -85,7 +85,7 @@ class Placement(NamedTuple):
     def at(self, step: Array | int, outputs: Sequence[int], x: Array | None,
            then: Callable[[list[Array], Mapping[Ref, Array]], Any],
            shared: Mapping[Ref, Array] | None) -> Any:
-        """As `each`, at one step of the context, x without the axis of time."""
+        """As `each`, at one step of the segment, x without the axis of time."""
         values = dict(shared or {}) | ({} if x is None else self.values(x))
         return then(evaluate_in(self.graph.reader, self.factor, self.arrays.env, outputs, values,
                                 step), values)
@@ -96,7 +96,7 @@ class Placement(NamedTuple):
         return self.each([self.factor.site.outputs["loc"]], x, self._less_mean, shared)
 
     def residual_at(self, step: Array | int, x: Array, shared: Mapping[Ref, Array]) -> Array:
-        """As `residual` at one step of the context, x and it without the axis of time."""
+        """As `residual` at one step of the segment, x and it without the axis of time."""
         return self.at(step, [self.factor.site.outputs["loc"]], x, self._less_mean, shared)
 
     def _less_mean(self, found: list[Array], values: Mapping[Ref, Array]) -> Array:
@@ -119,7 +119,7 @@ def score_of(place: Placement) -> Score:
     avals = [v.aval for v in graph.program.jaxpr.jaxpr.outvars]
     shape = avals[likelihood.value].shape
     outputs = likelihood.outputs
-    moves = [bool(d.names & {*refs}) for d in graph.reader.dependence(outputs, factor.context)]
+    moves = [bool(d.names & {*refs}) for d in graph.reader.dependence(outputs, factor.segment)]
     moving = [i for i, m in zip(outputs, moves) if m]
     held = place.each([i for i, m in zip(outputs, moves) if not m], None)
 

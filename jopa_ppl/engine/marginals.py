@@ -72,18 +72,18 @@ def _arrays(engine: Engine, moments: dict, bound: Evidence, plan: Any
 
 
 def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> list:
-    """The latent sites of every step of a chain, by context: (steps, [(places in h, map)])."""
+    """The latent sites of every step of a chain, by segment: (steps, [(places in h, map)])."""
     c = Coordinates(block)
     scan = engine.graph.program.scans[block.scan]
     out = []
-    for ctx in engine.graph.reader.contexts(scan):
+    for segment in engine.graph.reader.segments(scan):
         here: dict[str, list[Factor]] = {}
         for f in engine.graph.factors:
-            if f.context == ctx:
+            if f.segment == segment:
                 here.setdefault(f.site.name, []).append(f)
         sites = [(c.of(Ref(n, 0)), _map_of(engine, c, here[n], bound, moments))
                  for n in scan.sites if n in block.variables]
-        out.append((scan.length - ctx.first if ctx.at is None else 1, sites))
+        out.append((segment.length, sites))
     return out
 
 
@@ -95,10 +95,9 @@ def _map_of(engine: Engine, c: Coordinates, factors: list[Factor], bound: Eviden
         return maps[0]
     stats, shares = engine.stats(moments, bound.clamps), []
     for f in factors:
-        one = jnp.ones((1,) * (int(f.in_bulk) + len(f.plates) + 1))
+        one = jnp.ones((1,) * (int(f.in_time) + len(f.plates) + 1))
         found = engine.energy.shared(f, bound.arrays[f.name]._replace(weight=one), stats)
-        share = found.weight[..., 0]
-        shares.append(share if f.in_bulk else share[None])
+        shares.append(found.weight[..., 0])
     return mixture(maps, shares)
 
 

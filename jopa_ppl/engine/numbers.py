@@ -32,14 +32,13 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
     """The numbers of a factor with a residual."""
     graph, _, _, outer, series = source
     blocks, slots = zip(*source.slots[factor.name])
-    site, bulk = factor.site, factor.in_bulk
-    length = source.length(factor) or 1
+    site, timed, length = factor.site, factor.in_time, factor.segment.length
     names = [p.name for p in factor.plates]
     evaluate, weight = source.evaluator(factor), weight_of(factor, source)
     loc, noise = site.outputs["loc"], site.outputs[factor.noise_key]
     parts = {n: _part(graph, n) for n in (*factor.latents, *factor.knowns)}
-    known = [_known(graph, factor, n, outer, series, bulk, length) for n in factor.knowns]
-    known_array = _concat(known, (1,) * (bulk + len(names)))
+    known = [_known(graph, factor, n, outer, series) for n in factor.knowns]
+    known_array = _concat(known, (1,) * (timed + len(names)))
 
     def residual(step: Array | int, *vectors: Array) -> Array:
         values = {}
@@ -66,14 +65,14 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
             fits = is_product(blocks[0], factor, slots, partial(residual, 0), parts)
     elif isinstance(blocks[0], MatrixBelief):
         K, fits = matrix_coefficients(blocks[0], factor, slots, partial(residual, 0), parts)
-    elif bulk:
+    elif timed:
         K = (jax.vmap(coefficients)(jnp.arange(length)) if factor.varying_in_time
              else coefficients(0)[None])
     else:
         K = coefficients(0)
     for i, plate in enumerate(factor.plates):
         if plate.name not in factor.varying and isinstance(K, Array) and not factor.curved:
-            K = jax.lax.slice_in_dim(K, 0, 1, axis=bulk + i)
+            K = jax.lax.slice_in_dim(K, 0, 1, axis=timed + i)
     offset = own_value(factor, source)
     precision = logdet = None
     if isinstance(K, MatrixEntries) and "row" in site.outputs:        # whitened, side by side
@@ -89,11 +88,11 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
             (given,) = evaluate([noise], {}, step)
             return to_precision(factor, symmetric_or_nan(given) if factor.noise_key in SYMMETRIC
                                 else given)
-        if bulk and factor.noise_varying:
+        if timed and factor.noise_varying:
             precision, logdet = jax.vmap(data_noise)(jnp.arange(length))
         else:
             precision, logdet = data_noise(0)
-            if bulk:
+            if timed:
                 precision, logdet = precision[None], logdet[None]
     return FactorArrays(K, offset, weight, known_array, precision, logdet, evaluate.env, fits)
 
@@ -121,38 +120,31 @@ def _concat(arrays: Sequence[Array], batch: tuple[int, ...]) -> Array:
     return jnp.concatenate([jnp.broadcast_to(a, (*shape, a.shape[-1])) for a in arrays], -1)
 
 
-def _known(graph: Graph, factor: Factor, ref: Ref, outer: dict, series: list[Windows],
-           bulk: bool, length: int) -> Array:
+def _known(graph: Graph, factor: Factor, ref: Ref, outer: dict, series: list[Windows]) -> Array:
     """Values of an observed site or an input as part of the main slot, (*batch|1, dims)."""
-    ctx, want = factor.context, [p.name for p in factor.plates]
+    segment, want = factor.segment, [p.name for p in factor.plates]
     if ref.is_input:
-        values = series[ctx.scan].steps[ref.site].astype(float)
-        start = (ctx.first if bulk else ctx.at) - ref.back
-        values = values[start:start + length] if bulk else values[start]
-        return values.reshape((*(length,) * bulk, *(1,) * len(want), -1))
+        values = series[segment.scan].steps[ref.site][segment.earlier(ref.back)].astype(float)
+        return values.reshape((segment.length, *(1,) * len(want), -1))
     site, local = graph.program.sites[ref.site], _local(graph, ref.site)
     have = [p.name for p in local]
     if site.scan is None:
         array = align(split(outer[site.name], site, local), 0, have, want, 1)
-        return array[None] if bulk else array
-    values = series[site.scan].known[site.name]
-    if bulk:
-        values = values[ctx.first - ref.back:ctx.first - ref.back + length]
-        return align(split(values, site, local), 1, have, want, 1)
-    return align(split(values[ctx.at - ref.back], site, local), 0, have, want, 1)
+        return array[None] if factor.in_time else array
+    values = series[site.scan].known[site.name][segment.earlier(ref.back)]
+    return align(split(values, site, local), 1, have, want, 1)
 
 
 def own_value(factor: Factor, source: Source, filler: Array | float = 0.0) -> Array:
     """The data of the site itself, (*batch, n); zeros where it is latent. What is missing weighs
     nothing: there the `filler` stands, which only has to be a value that can be."""
-    site, ctx = factor.site, factor.context
+    site, segment = factor.site, factor.segment
     if not site.observed or site.partial or "value" not in site.outputs:
         return jnp.zeros((*source.batch(factor), factor.dims))
-    if ctx.scan is None:
+    if segment.scan is None:
         value = source.outer[site.name]
     else:
-        values = source.series[ctx.scan].known[site.name]
-        value = values[ctx.first:] if factor.in_bulk else values[ctx.at]
+        value = source.series[segment.scan].known[site.name][segment.steps]
     value = jnp.where(jnp.isnan(value), filler, value)
     return split(value.astype(jnp.result_type(float)), site, factor.plates)
 

@@ -50,7 +50,7 @@ SMOOTHING = 50          # steps at most to the beliefs from the past, where they
 class Plan(NamedTuple):
     """Moments of the sites of every step: (T, *plates, w) and (T, *plates, w, w).
 
-    gains: by context, for every decision its gain on h and its covariance; told: for every other
+    gains: by segment, for every decision its gain on h and its covariance; told: for every other
     site that is data in part, where it is data (.., n) and its values; cost (*plates): what each
     element of the chain's plates has of F, but for the data of the past; start (*plates): of a plan
     along a path, which of `Decision.starts` it began with.

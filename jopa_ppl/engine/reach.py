@@ -60,9 +60,8 @@ class Activity:
 
     def _observed(self, site: Site, length: int) -> Array:
         """Where an observed site of a scan has data, (T, *plates)."""
-        once = {f.context: f for f in self._factors(site.name)}         # copies are alike
-        parts = [self._seen(f) if f.context.at is None else self._seen(f)[None]
-                 for f in once.values()]
+        once = {f.segment: f for f in self._factors(site.name)}         # copies are alike
+        parts = [self._seen(f) for f in once.values()]
         return jnp.concatenate(parts) if parts else jnp.zeros((length,), bool)
 
     def _scan(self, scan: Scan) -> None:
@@ -106,8 +105,7 @@ class Activity:
             if name in graph.variables:
                 self.alive[name] = _reduce(whole, batch[name], _local(graph, name), 1)
             for f in self._factors(name):
-                self.active[f.name] = (whole[f.context.first:] if f.context.at is None
-                                       else whole[f.context.at])
+                self.active[f.name] = whole[f.segment.steps]
 
     def _given(self, name: str, plates: list[str], lead: int) -> Array:
         """Where a site conditioned in part has data, over `plates`."""
@@ -130,7 +128,7 @@ class Activity:
                 if not touches or f.site.name == site.name or f.name not in self.active:
                     continue
                 act = self.active[f.name]
-                if f.context.scan is not None and f.context.at is None:
+                if f.in_time:
                     act = act.any(0)
                 alive = alive | _reduce(act, [p.name for p in f.plates], want)
                 told = told | self.told.get(f.site.name, act.any())
@@ -151,7 +149,7 @@ class Activity:
         for scan in self.graph.program.scans:
             site, back = dict(self.graph.reader.forms[scan.index].seeds).get(name, ("", 0))
             for f in self.graph.factors:
-                if f.context.scan != scan.index or f.name not in self.active:
+                if f.segment.scan != scan.index or f.name not in self.active:
                     continue
                 for i in f.touched:
                     t = (i.back or 0) - back

@@ -51,17 +51,16 @@ class Source(NamedTuple):
 
     def length(self, f: Factor) -> int | None:
         """Steps of a factor that has an axis of time."""
-        scans = self.graph.program.scans
-        return scans[f.context.scan].length - f.context.first if f.in_bulk else None
+        return f.segment.length if f.in_time else None
 
     def batch(self, f: Factor) -> tuple[int, ...]:
         """Sizes of its batch axes: time first, then its plates."""
-        return (*((self.length(f),) if f.in_bulk else ()), *(p.size for p in f.plates))
+        return (*((self.length(f),) if f.in_time else ()), *(p.size for p in f.plates))
 
     def evaluator(self, f: Factor) -> Evaluator:
         """Its site's outputs, from latent values; with no more of the data than they need, as a
         run hands the numbers of every factor on."""
-        program, scan = self.graph.program, f.context.scan
+        program, scan = self.graph.program, f.segment.scan
         wanted, steps = program.needs(f.site.everything), Windows({}, {})
         if scan is not None:
             here = program.scans[scan]
@@ -87,22 +86,22 @@ class Evaluator(NamedTuple):
 
     def __call__(self, outputs: Sequence[int], values: dict[Ref, Array], step: Array | int
                  ) -> list[Array]:
-        """Outputs in the factor's context; `step` counts from the first step of the context."""
+        """Outputs in the factor's segment; `step` counts from the first step of the segment."""
         return evaluate_in(self.reader, self.factor, self.env, outputs, values, step)
 
 
 def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int],
                 values: dict[Ref, Array], step: Array | int) -> list[Array]:
-    """Outputs of a factor's site, from latent values, at a step of its context."""
+    """Outputs of a factor's site, from latent values, at a step of its segment."""
     data, outer, steps, known = env
-    ctx, sites = factor.context, reader.program.sites
+    segment, sites = factor.segment, reader.program.sites
     values = values | {r: jnp.full(sites[r.site].shape, sites[r.site].values[i])
                        for r, i in factor.fixed}
     values = {Ref(n): v for n, v in outer.items()} | values
     windows = []
-    if ctx.scan is not None:
-        first = (step + ctx.first) if ctx.at is None else ctx.at
-        for back in range(ctx.depth, -1, -1):
+    if segment.scan is not None:
+        first = step + segment.start
+        for back in range(segment.depth, -1, -1):
             # Before step 0 only latents reach back (the seeds of the carry), so data never count.
             at = jnp.maximum(first - back, 0).astype(jnp.uint32)
             windows.append({k: _row(v, at) for k, v in steps.items()}
@@ -110,7 +109,7 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
                               if r.is_input and r.back == back})
             values |= {Ref(n, back): _row(v, at) for n, v in known.items()
                        if Ref(n, back) not in values}
-    return reader.values(outputs, ctx, values, data, windows)
+    return reader.values(outputs, segment, values, data, windows)
 
 
 def _row(x: Array, at: Array) -> Array:

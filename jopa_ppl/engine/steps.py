@@ -26,7 +26,7 @@ from jopa_ppl.linalg.matrix import MatrixProduct
 
 
 class SiteMap(NamedTuple):
-    """One site of a step. Batch axes: (steps of the context, *plates of the factor).
+    """One site of a step. Batch axes: (steps of the segment, *plates of the factor).
 
     K (*batch|1, n, slots.., H): its residual on h; slots: moments of what K is uncertain of;
     precision E[P] (n,) or (n, n) and covariance E[P^-1] (n, n); weight (*batch, n|1).
@@ -55,7 +55,7 @@ def site_map(engine: Arithmetic, coordinates: Coordinates, factor: Factor, bound
     K = rows(coordinates, factor, arrays, energy.slots[factor.name])
     weight = arrays.weight
     covariance = noise_covariance(engine, factor, arrays, moments, stats)
-    if not factor.in_bulk:
+    if not factor.in_time:
         K, precision, covariance, weight, slots = jax.tree.map(
             lambda x: x[None], (K, precision, covariance, weight, slots))
     return SiteMap(K, slots, precision, covariance, weight)

@@ -84,7 +84,7 @@ def _additive(program: Program, reader: Reader, factors: tuple[Factor, ...], cha
 
 def _read_by_others(program: Program, factors: tuple[Factor, ...], scan: int) -> set[str]:
     """Latents that steps of other scans read: they are no part of one state."""
-    return {r.site for f in factors for r in f.touched if f.context.scan not in (None, scan)}
+    return {r.site for f in factors for r in f.touched if f.segment.scan not in (None, scan)}
 
 
 def _plates(program: Program, reader: Reader, name: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jopa_ppl.graph.discrete import copies
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.proving import barren, check_wanted, factor_of
 from jopa_ppl.graph.shown import ShownGraph
-from jopa_ppl.program.carry import Context, Reader
+from jopa_ppl.program.carry import Reader, Segment
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.recursions import with_borders
 from jopa_ppl.program.unconstrained import unconstrained
@@ -46,8 +46,8 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
             scan = None if site.scan is None else program.scans[site.scan]
             try:
                 wanted = messages.get(site.name)
-                found = [factor_of(reader, site, context, alive, lost, wanted)
-                         for context in ([Context()] if scan is None else reader.contexts(scan))]
+                found = [factor_of(reader, site, segment, alive, lost, wanted)
+                         for segment in ([Segment()] if scan is None else reader.segments(scan))]
                 check_wanted(site, found, wanted)
                 factors += [f for one in found for f in copies(reader, one)]
             except StructureError as error:
@@ -84,8 +84,8 @@ def _gammas(program: Program, reader: Reader, name: str) -> set[str]:
     site = program.sites[name]
     scan = None if site.scan is None else program.scans[site.scan]
     likely = () if site.likelihood is None else site.likelihood.leaves
-    found = {r.site for context in ([Context()] if scan is None else reader.contexts(scan))
-             for d in reader.dependence((*site.parameters, *likely), context)
+    found = {r.site for segment in ([Segment()] if scan is None else reader.segments(scan))
+             for d in reader.dependence((*site.parameters, *likely), segment)
              for r in d.names if r.is_site}
     return {n for n in {name, *found} if program.sites[n].rules.by_log
             and not program.sites[n].observed and program.sites[n].scan is None}

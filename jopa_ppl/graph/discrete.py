@@ -65,7 +65,7 @@ def _chains(program: Program, reader: Reader, variables: Mapping[str, Variable],
         groups.union(start, site)
     for f in factors:
         met = [r.site for r, _ in f.fixed if r.site not in apart]
-        if f.context.scan is None or not met:
+        if f.segment.scan is None or not met:
             continue
         for other in met[1:]:
             roofs = {groups.find(met[0]), groups.find(other)}
@@ -122,7 +122,7 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
     """A factor once for every combination of the values of the discrete latents that it touches."""
     site, sites = factor.site, reader.program.sites
     outputs = (*site.parameters, *(site.likelihood.leaves if site.likelihood else ()))
-    refs = {r for d in reader.dependence(outputs, factor.context) for r in d.names
+    refs = {r for d in reader.dependence(outputs, factor.segment) for r in d.names
             if is_discrete(reader.program, r)}
     if is_discrete(reader.program, site.ref()):
         refs.add(site.ref())
@@ -134,7 +134,7 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
                             "few values")
     own = {p.name for p in factor.plates}
     mixed = {(r.site, p.name) for r in refs for p in sites[r.site].axes if p.name not in own}
-    mixed |= {(n, p) for d in reader.dependence(outputs, factor.context) for n, p in d.lost
+    mixed |= {(n, p) for d in reader.dependence(outputs, factor.segment) for n, p in d.lost
               if n in refs}
     if mixed:
         name, plate = sorted((str(n), p) for n, p in mixed)[0]

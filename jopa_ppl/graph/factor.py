@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from jopa_ppl.beliefs import Belief, Variable
-from jopa_ppl.program.carry import Context, Reader
+from jopa_ppl.program.carry import Reader, Segment
 from jopa_ppl.program.program import Plate, Program, Site
 from jopa_ppl.program.refs import Ref
 
@@ -16,16 +16,16 @@ RULES = ("linearise", "cubature", "quadrature")     # messages of factors that a
 
 @dataclass(frozen=True)
 class Factor:
-    """The log density of one site in one context, and what is proved of it.
+    """The log density of one site in one segment, and what is proved of it.
 
     Of a Gaussian: N(r; 0, P^-1) of a residual r = z - mean that is affine in each of `latents`
     apart and in all of `knowns` together, with a precision P that is a product of data and of the
     latents `noise`, each to the power 1. Of others see `engine.densities`.
 
     Attributes:
-        site, context: whose, and at which steps: outside scans, one of the first, or the bulk.
+        site, segment: whose, and of which steps.
         family: of the row in `engine.densities.DENSITIES` that answers for it.
-        plates: its batch axes, by position; time, in the bulk, stands before them.
+        plates: its batch axes, by position; that of time, of a site of a scan, stands before them.
         latents: the Gaussian latents in the residual, its own value first where that is latent.
         knowns: observed sites and inputs of the scan that it is affine in.
         noise: names of latents in the precision (of gamma: in the rate).
@@ -46,7 +46,7 @@ class Factor:
     """
 
     site: Site
-    context: Context
+    segment: Segment
     family: str
     plates: tuple[Plate, ...]
     latents: tuple[Ref, ...]
@@ -68,7 +68,7 @@ class Factor:
 
     @property
     def name(self) -> str:
-        return self.site.name + self.context.label + self.part
+        return self.site.name + self.segment.label + self.part
 
     @property
     def dims(self) -> int:
@@ -80,9 +80,9 @@ class Factor:
         return tuple(r for r in self.knowns if not r.is_input)
 
     @property
-    def in_bulk(self) -> bool:
-        """Whether it has a time axis."""
-        return self.context.scan is not None and self.context.at is None
+    def in_time(self) -> bool:
+        """Whether it has an axis of time, the steps of its segment."""
+        return self.segment.scan is not None
 
     @property
     def bent(self) -> tuple[Ref, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jopa_ppl.errors import StructureError, names
-from jopa_ppl.program.carry import Context, Reader
+from jopa_ppl.program.carry import Reader, Segment
 from jopa_ppl.program.determinants import check_matrix
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
@@ -154,10 +154,10 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
     return sites
 
 
-def check_sign(site: Site, reader: Reader, context: Context) -> None:
+def check_sign(site: Site, reader: Reader, segment: Segment) -> None:
     """Refuse a scale that is a Gaussian latent itself, which may be negative."""
     key = site.rules.noise_key(site.outputs)
-    for noise in reader.dependence([site.outputs[key]], context) if key == "scale" else ():
+    for noise in reader.dependence([site.outputs[key]], segment) if key == "scale" else ():
         for ref, exponent in (pair for m in noise.monomials for pair in m):
             other = reader.program.sites[ref.site] if ref.is_site else None
             odd = exponent.denominator == 1 and exponent.numerator % 2

@@ -62,5 +62,5 @@ def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
     affine = f.message == "exact" or (f.curved and f.message == "linearise" and not f.spread
                                       and latents.keys().isdisjoint(r.site for r in f.curved))
     return (affine and not f.noise_varying and f.dims == n and alike and apart
-            and f.context.scan is not None and not f.site.partial and "weight" not in f.site.outputs
+            and f.segment.scan is not None and not f.site.partial and "weight" not in f.site.outputs
             and all(len(p) <= 2 for p in products))

@@ -1,4 +1,4 @@
-"""Proofs, site by site: which factor a site is, in every context, and which latents are barren."""
+"""Proofs, site by site: which factor a site is, in every segment, and which latents are barren."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import links as conjugacy
 from jopa_ppl.graph.discrete import is_discrete
 from jopa_ppl.graph.factor import RULES, Factor
-from jopa_ppl.program.carry import Context, Reader
+from jopa_ppl.program.carry import Reader, Segment
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.proof.dependence import Dependence
@@ -22,8 +22,8 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
     for site in program.sites.values():
         outputs = site.parameters
         scan = None if site.scan is None else program.scans[site.scan]
-        for context in [Context()] if scan is None else reader.contexts(scan):
-            for dependence in reader.dependence(outputs, context):
+        for segment in [Segment()] if scan is None else reader.segments(scan):
+            for dependence in reader.dependence(outputs, segment):
                 for ref in dependence.names:
                     if ref.is_scan:
                         strays.append(site.name)
@@ -55,10 +55,10 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
         alive |= more
 
 
-def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
+def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
             lost: set[tuple[str, str]], wanted: str | None) -> Factor:
     """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
-    _check_value(reader, site, context)
+    _check_value(reader, site, segment)
     likely = site.likelihood is not None and not site.partial
     planned = reader.program.planned            # a plan goes along a path, and so does its past
     rule = wanted or ("linearise" if reader.program.networks or planned else "quadrature")
@@ -67,11 +67,11 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
                              expected="a jp.Amortized likelihood",
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.rules.scored or (wanted in RULES and site.amortized):
-        return _scored_factor(reader, site, context, alive, lost, rule, "")
+        return _scored_factor(reader, site, segment, alive, lost, rule, "")
     if site.rules.counted or site.rules.belief == "dirichlet":
-        return _counted_factor(reader, site, context, alive, lost, rule)
+        return _counted_factor(reader, site, segment, alive, lost, rule)
     if site.is_normal:
-        conjugacy.check_sign(site, reader, context)
+        conjugacy.check_sign(site, reader, segment)
     # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both;
     # what a plan costs is a square.
     curved = site.is_normal and not site.rules.certain
@@ -80,7 +80,7 @@ def factor_of(reader: Reader, site: Site, context: Context, alive: set[str],
     errors: list[StructureError] = []
     for way in ways:
         try:
-            factor = way(reader, site, context, alive, lost, rule, str(errors and errors[0].found))
+            factor = way(reader, site, segment, alive, lost, rule, str(errors and errors[0].found))
             break
         except StructureError as error:
             errors.append(error)
@@ -99,10 +99,10 @@ def check_wanted(site: Site, factors: Sequence[Factor], wanted: str | None) -> N
                              expected="a site that is not", fix="leave it out of messages=")
 
 
-def _check_value(reader: Reader, site: Site, context: Context) -> None:
+def _check_value(reader: Reader, site: Site, segment: Segment) -> None:
     """Refuse an observed value that is made of latents."""
     values = [site.outputs["value"]] if "value" in site.outputs else []
-    made = {r.site for d in reader.dependence(values, context) for r in d.names
+    made = {r.site for d in reader.dependence(values, segment) for r in d.names
             if _is_latent(reader.program, r)}
     if made:
         raise StructureError(
@@ -113,14 +113,14 @@ def _check_value(reader: Reader, site: Site, context: Context) -> None:
                 "with jp.condition")
 
 
-def _scored_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+def _scored_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
                    lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
     """A factor whose message is made of its log density at the present belief."""
-    program, found = reader.program, reader.dependence(site.likelihood.leaves, context)
+    program, found = reader.program, reader.dependence(site.likelihood.leaves, segment)
     latents = sorted({r for d in found for r in d.names
                       if _is_latent(program, r) and r.site in alive})
     if site.rules.scored:
-        _check_transform(reader, site, context)
+        _check_transform(reader, site, segment)
         latents = [site.ref(), *latents]
         reason = f"its family, {site.described}"
     for ref in latents:
@@ -140,13 +140,13 @@ def _scored_factor(reader: Reader, site: Site, context: Context, alive: set[str]
             f"its likelihood mixes elements of plate '{plate}'", site=site.name,
             found=f"elements that depend on several elements of '{name}'",
             expected="every element of the plate apart", fix="batch the network over the plate")
-    return Factor(site, context, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
+    return Factor(site, segment, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
                   False, False, tuple((r,) for r in latents), "", rule, reason, scored=True)
 
 
-def _check_transform(reader: Reader, site: Site, context: Context) -> None:
+def _check_transform(reader: Reader, site: Site, segment: Segment) -> None:
     """Refuse a latent whose support is made of latents, or that is drawn at every step."""
-    made = sorted({r.site for d in reader.dependence(site.transform.leaves, context)
+    made = sorted({r.site for d in reader.dependence(site.transform.leaves, segment)
                    for r in d.names if _is_latent(reader.program, r)})
     if made:
         raise StructureError(f"its support depends on {names(made)}", site=site.name,
@@ -162,22 +162,22 @@ def _check_transform(reader: Reader, site: Site, context: Context) -> None:
                                  "function of it: jnp.exp(x) of a log")
 
 
-def _counted_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+def _counted_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
                     lost: set[tuple[str, str]], rule: str) -> Factor:
     """The factor of a site over values or counts of them, by probabilities of data or of Dirichlet
     latents (else scored), or of probabilities."""
     key = site.rules.constant or "probs"
-    (found,) = (reader.dependence([site.outputs[key]], context) if key in site.outputs else (None,))
+    (found,) = (reader.dependence([site.outputs[key]], segment) if key in site.outputs else (None,))
     latent = {r for r in found.names if _is_latent(reader.program, r) and r.site in alive
               } if found else set()
-    plain = Factor(site, context, site.family, site.axes, (), (), (), frozenset(), False, False,
+    plain = Factor(site, segment, site.family, site.axes, (), (), (), frozenset(), False, False,
                    (), key)
     if site.rules.constant:
         conjugacy.check_constant(site, key, found, latent)
         return plain
     families = {reader.program.sites[r.site].family for r in latent}
     if found is None or not families <= {"dirichlet"}:
-        return _scored_factor(reader, site, context, alive, lost, rule, "")
+        return _scored_factor(reader, site, segment, alive, lost, rule, "")
     return replace(plain, noise=conjugacy.check_noise(site, key, found, latent, reader.program))
 
 
@@ -189,13 +189,13 @@ def _together(reader: Reader, products: tuple[tuple[Ref, ...], ...], latent: set
             and any(q != r and q in latent and series(q) == series(r) for q in p)}
 
 
-def _curved_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+def _curved_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
                    lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
     """A Gaussian whose mean is not affine, linearised at the present belief."""
-    return _conjugate_factor(reader, site, context, alive, lost, rule, reason, curved=True)
+    return _conjugate_factor(reader, site, segment, alive, lost, rule, reason, curved=True)
 
 
-def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[str],
+def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
                       lost: set[tuple[str, str]], rule: str, reason: str = "",
                       curved: bool = False) -> Factor:
     program = reader.program
@@ -203,7 +203,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
     conjugacy.check_family(site)
     noise_key = site.rules.noise_key(site.outputs)
     keys = (site.rules.first, noise_key)
-    mean, noise = reader.dependence([site.outputs[k] for k in keys], context)
+    mean, noise = reader.dependence([site.outputs[k] for k in keys], segment)
     latent = {r for d in (mean, noise) for r in d.names
               if _is_latent(program, r) and r.site in alive}
     normal = site.rules.elementwise and bool(site.rules.location)
@@ -219,18 +219,18 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
              if p.name not in {q.name for q in plates}}
     lost |= {(r.site, p) for r, p in noise.lost if r in spread}
     weights = [site.outputs[k] for k in ("weight",) if k in site.outputs]
-    for d in reader.dependence(weights, context):
+    for d in reader.dependence(weights, segment):
         if seen := sorted({r.site for r in d.names if _is_latent(program, r)}):
             raise StructureError("a scale or mask depends on a latent", site=site.name,
                                  found=f"dependence on {names(seen)}",
                                  expected="weights made of data", fix="compute it from data")
     if site.rules.constant:
         conjugacy.check_constant(site, site.rules.constant, mean, latent)
-        return Factor(site, context, site.family, plates, (), (), noise_names, frozenset(), False,
+        return Factor(site, segment, site.family, plates, (), (), noise_names, frozenset(), False,
                       False, (), noise_key)
     bent = {r for r in latent & mean.not_affine.keys() if curved
             and program.sites[r.site].rules.location}
-    first = context.at is not None
+    first = segment.early
     products, knowns = conjugacy.check_mean(site, mean, latent, program, first, bent)
     if together := _together(reader, products, latent) - bent:      # of one chain, at two steps
         if not curved:
@@ -259,7 +259,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
                 lost.add((ref.site, plate.name))
     lost |= {(r.site, p) for r, p in mean.lost}
     data = {r for r in mean.names if not _is_latent(program, r)} - knowns
-    in_time = context.scan is not None and context.at is None and bool(data or bent)
+    in_time = segment.scan is not None and not segment.early and bool(data or bent)
     if not all(r.is_input for r in data):       # observed sites: each element has its own
         varying |= {p.name for p in plates}
     varying_noise = not all(_is_latent(program, r) for r in noise.names)
@@ -270,7 +270,7 @@ def _conjugate_factor(reader: Reader, site: Site, context: Context, alive: set[s
         own = (site.ref(),)
         products += (own,)
         varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
-    return Factor(site, context, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
+    return Factor(site, segment, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
                   noise_names, frozenset(varying), in_time, varying_noise, products, noise_key,
                   rule if spread or bent else "exact",
                   reason if bent else _bending(noise, spread), reads, spread,

@@ -69,7 +69,7 @@ def scored(engine: Engine) -> list[Factor]:
              if f.message == "amortised" or (f.scored and f.site.observed)]
     for f in found:
         blocks = [b for b, _ in engine.energy.slots[f.name] if b is not None]
-        seen = {r for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.context)
+        seen = {r for d in engine.graph.reader.dependence(f.site.likelihood.leaves, f.segment)
                 for r in d.names if r.is_site and r.site in engine.graph.variables}
         if len(blocks) != 1 or not seen <= set(f.latents):
             raise StructureError("its decoder sees more than its message is about",

@@ -55,7 +55,7 @@ def _seen(program: Program, reader: Reader, name: str, scan: Scan) -> set[Ref]:
     """The sites that the parameters of a site of a scan depend on."""
     data = ("value", "present", "weight")
     outputs = [i for k, i in program.sites[name].outputs.items() if k not in data]
-    return {r for context in reader.contexts(scan) for d in reader.dependence(outputs, context)
+    return {r for segment in reader.segments(scan) for d in reader.dependence(outputs, segment)
             for r in d.names if r.is_site}
 
 

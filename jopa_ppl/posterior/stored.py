@@ -36,7 +36,7 @@ from jopa_ppl.posterior import draws, unconstrained
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
 from jopa_ppl.posterior.write import Kept, describe
-from jopa_ppl.program.carry import CarryForm, Context
+from jopa_ppl.program.carry import CarryForm, Segment
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.settings import ours
@@ -194,11 +194,11 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
              for r in header["scans"]}
     variables = {r["name"]: Variable(**_read_record(r), site=sites[r["name"]])
                  for r in header["latents"]}
-    factors = []
+    factors, lengths = [], {s.index: s.length for s in scans}
     for r in header["factors"]:
         site, plates = sites[r["site"]], tuple(Plate(*p) for p in r["plates"])
         factors.append(Factor(
-            site, Context(*r["context"]), site.family, plates,
+            site, Segment.read(r["context"], lengths), site.family, plates,
             tuple(Ref(*x) for x in r["latents"]), knowns=(), noise=(), varying=frozenset(),
             varying_in_time=False, noise_varying=False, products=(), noise_key="",
             part=r.get("part", "")))

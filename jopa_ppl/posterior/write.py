@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import astuple
 from typing import Any, NamedTuple
 
 from jax import Array, random
@@ -67,7 +66,7 @@ def _header(posterior: Inferred) -> dict[str, Any]:
         "latents": [_record(v, ("name", "family", "local")) for v in graph.variables.values()],
         "blocks": [_record(b, _BLOCK) for b in graph.blocks],
         "factors": [{"site": f.site.name, **_record(f, ("latents", "plates", "part")),
-                     "context": astuple(f.context)}
+                     "context": f.segment.record}
                     for g in graph.factors for f in (g, *[g.noise_part] * bool(g.spread))
                     if f.name in solved],
         "transforms": {n: unconstrained.record(t) for n, t in posterior._maps.items()},

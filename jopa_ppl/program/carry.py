@@ -23,26 +23,51 @@ MAX_ORDER = 8
 
 
 @dataclass(frozen=True)
-class Context:
-    """Where a site's factor stands: outside (scan None), at step `at` of a scan, or in its bulk.
+class Segment:
+    """The steps that one factor speaks of: `length` steps of a scan from `start` on; of what stands
+    outside of scans, one and none (scan None).
 
-    All steps from `first` on share one context (`at` None). Where the first carry is not simply
-    made of latents, the first `order` steps still see it, so each has a context of its own.
+    All steps that see no more of the first carry are one segment. Where that is not simply made of
+    latents, the first `order` steps still see it: each is a segment of its own, `early`.
     """
 
     scan: int | None = None
-    at: int | None = None
+    start: int = 0
+    length: int = 1
     order: int = 0
-    first: int = 0
+    early: bool = False
 
     @property
     def depth(self) -> int:
         """How many earlier steps are looked back to."""
-        return 0 if self.scan is None else (self.order if self.at is None else self.at)
+        return 0 if self.scan is None else (self.start if self.early else self.order)
+
+    @property
+    def steps(self) -> slice:
+        """Where its steps lie in a series of the whole scan."""
+        return slice(self.start, self.start + self.length)
+
+    def earlier(self, back: int) -> slice:
+        """Where the steps lie that are `back` before its own."""
+        return slice(self.start - back, self.start - back + self.length)
 
     @property
     def label(self) -> str:
-        return "" if self.scan is None else ("[t]" if self.at is None else f"[{self.at}]")
+        return "" if self.scan is None else (f"[{self.start}]" if self.early else "[t]")
+
+    @property
+    def record(self) -> list:
+        """What files hold of it: its scan, the step of an early one, the order, the first step."""
+        return [self.scan, self.start if self.early else None, self.order, self.start]
+
+    @staticmethod
+    def read(record: Sequence[int | None], lengths: Mapping[int, int]) -> Segment:
+        """The segment of a `record`, from the lengths of all scans."""
+        scan, at, order, start = record
+        if scan is None:
+            return Segment()
+        early = at is not None
+        return Segment(scan, start, 1 if early else lengths[scan] - start, order, early)
 
 
 @dataclass(frozen=True)
@@ -59,7 +84,7 @@ class CarryForm:
 
 
 class Reader:
-    """Dependences and values of a program's parameters in any context."""
+    """Dependences and values of a program's parameters in any segment."""
 
     def __init__(self, program: Program, dense: frozenset[tuple[str, str]] = frozenset()) -> None:
         self.program = program
@@ -193,36 +218,36 @@ class Reader:
         """Outer sites that the first carry is made of and that no step sees directly."""
         return _outer(self._analyse(scan.init, None, {})) - self._body_names(scan)
 
-    def contexts(self, scan: Scan) -> list[Context]:
-        """The contexts of a scan's sites: its first steps, then the bulk."""
-        form = self.forms[scan.index]
-        if form.seeds:
-            return [Context(scan.index, None, form.order, 0)]
-        order = form.order
-        firsts = [Context(scan.index, t, order, t) for t in range(min(order, scan.length))]
-        return firsts + ([Context(scan.index, None, order, order)] if scan.length > order else [])
+    def segments(self, scan: Scan) -> list[Segment]:
+        """The segments of a scan's sites: its first steps, then all others."""
+        form, length = self.forms[scan.index], scan.length
+        early = 0 if form.seeds else min(form.order, length)
+        found = [Segment(scan.index, t, 1, form.order, True) for t in range(early)]
+        if length > early:
+            found.append(Segment(scan.index, early, length - early, form.order))
+        return found
 
-    def dependence(self, outputs: Sequence[int], context: Context) -> list[Dependence]:
-        """How the given outputs depend on latents, known sites and data in a context."""
-        if context.scan is None:
+    def dependence(self, outputs: Sequence[int], segment: Segment) -> list[Dependence]:
+        """How the given outputs depend on latents, known sites and data in a segment."""
+        if segment.scan is None:
             return self._analyse(outputs, None, {})
-        scan = self.program.scans[context.scan]
+        scan = self.program.scans[segment.scan]
         keys, form = self._carry_keys(scan), self.forms[scan.index]
 
         def moving(states: list[Dependence], step: int) -> dict[str, Dependence]:
             return {k: variable(Ref(k, -step, "input"), self.program.shapes[k], {})
                     if i in form.data_leaves else states[i] for i, k in enumerate(keys)}
 
-        first = ([constant(self.program.shapes[k]) for k in keys] if context.at is None
-                 else self._analyse(scan.init, None, {}))
-        carry = moving(first, -context.depth)
-        for step in range(-context.depth, 0):
+        first = (self._analyse(scan.init, None, {}) if segment.early
+                 else [constant(self.program.shapes[k]) for k in keys])
+        carry = moving(first, -segment.depth)
+        for step in range(-segment.depth, 0):
             carry = moving(self._analyse(scan.carry, step, carry), step + 1)
         return self._analyse(outputs, 0, carry)
 
     # -- values ------------------------------------------------------------------------------
 
-    def values(self, outputs: Sequence[int], context: Context, instances: Mapping[Ref, Array],
+    def values(self, outputs: Sequence[int], segment: Segment, instances: Mapping[Ref, Array],
                data: dict[str, Array], steps: Sequence[dict[str, Array]] = ()) -> list[Array]:
         """The given outputs, from the values of the instances and the data of the steps.
 
@@ -244,13 +269,13 @@ class Reader:
                         found[key] = value
             return found
 
-        if context.scan is None:
+        if segment.scan is None:
             return program.evaluate(outputs, inputs(None))
-        scan = program.scans[context.scan]
+        scan = program.scans[segment.scan]
         keys = self._carry_keys(scan)
-        carry = ({} if context.at is None
-                 else dict(zip(keys, program.evaluate(scan.init, inputs(None)))))
-        for step, given in zip(range(-context.depth, 1), steps):
+        carry = (dict(zip(keys, program.evaluate(scan.init, inputs(None)))) if segment.early
+                 else {})
+        for step, given in zip(range(-segment.depth, 1), steps):
             carry.update({k: v for k, v in given.items() if k.startswith("carry/")})
             here = {**inputs(step), **given, **carry}
             if step == 0:
