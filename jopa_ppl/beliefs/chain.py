@@ -150,7 +150,7 @@ class ChainBelief(GaussianBelief):
         want = [p.name for p in factor.plates]
         have = self.plates
         if factor.in_time and not factor.segment.early:
-            m, c = self.windows(stats, instances, factor.segment.depth)
+            m, c = self.windows(stats, instances, factor.segment.start)
         else:
             pieces, (m, c) = [self._first(n, factor) for n in instances], self.first(stats)
             m, c = take(m, pieces, [-1]), take(c, pieces, [-2, -1])
@@ -177,20 +177,21 @@ class ChainBelief(GaussianBelief):
         start, size = self.node[ref.site]
         return self.place(factor.segment.start - ref.back) + start, size
 
-    def windows(self, stats: tuple[Array, Array, Array], instances: list[Ref], depth: int
+    def windows(self, stats: tuple[Array, Array, Array], instances: list[Ref], start: int
                 ) -> tuple[Array, Array]:
-        """Joint moments of the instances for every step from the order on (all steps if 0)."""
+        """Joint moments of the instances for every step from `start` on, 0 or the order."""
         mean, cov, cross = stats
-        kD, count = self.k * self.width, self.length
-        if depth == 0 or (self.seeds and not any(r.back for r in instances)):
+        kD, count = self.k * self.width, self.length - start
+        if not any(r.back for r in instances):
             # Of a step alone: its own group tells, and there need be none before it.
-            means, covs, depth = mean[self.h:], cov[self.h:], 0
+            groups, depth = slice(self.h + start // self.k, None), 0
+            means, covs = mean[groups], cov[groups]
         else:
-            z = slice(0 if self.seeded else self.h, None)
-            mean, cov, cross = (a[z] for a in (mean, cov, cross))
+            # The first group that has one before it: that of step 0, where the head is that one.
+            groups, depth = slice(self.h if start else 0, None), self.k
+            mean, cov, cross = (a[groups] for a in (mean, cov, cross))
             means = jnp.concatenate([mean[:-1, ..., :kD], mean[1:, ..., :kD]], -1)
             covs = _pair(cov[:-1, ..., :kD, :kD], cov[1:, ..., :kD, :kD], cross[..., :kD, :kD])
-            count -= 0 if self.seeded else self.k
         places = [[((phase + depth - (r.back or 0)) * self.width + self.node[r.site][0],
                     self.node[r.site][1]) for r in instances] for phase in range(self.k)]
 

@@ -224,9 +224,9 @@ class Decision:
         given = value = jnp.zeros((1, *(1,) * plates, n))
         fix = None
         if name in split.present:
-            here = split.present[name][self._times(f)]
+            here = split.present[name][f.segment.steps]
             given = here.astype(given.dtype)
-            value = jnp.where(here, bound.values[name][self._times(f)], 0.0)
+            value = jnp.where(here, bound.values[name][f.segment.steps], 0.0)
         if name in self.decide:
             form = cost(site, jnp.ones((1, *(1,) * plates, 1)), logdet)
         elif name in split.present:

@@ -120,7 +120,7 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
         covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
     if belief.seeded or belief.length > c.k:
         refs = [Ref(n, back) for back in range(c.k, -1, -1) for n in belief.variables]
-        mean, cov = belief.windows(stats, refs, c.k)
+        mean, cov = belief.windows(stats, refs, 0 if belief.seeded else c.k)
         pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]
         means.append(jnp.pad(mean, pad))
         covs.append(jnp.pad(cov, [*pad, (c.head_dims, 0)]))
