@@ -3,6 +3,9 @@ has compiled is kept for the other files, and Python looks for garbage less ofte
 
 Each file starts with empty compilation caches: a process that keeps hundreds of compiled programs
 runs out of memory maps, and XLA ends it without a word.
+
+A NumericalWarning is an error in every test, so that no alarm about rounding is false. A test that
+is about one catches it, or is marked `filterwarnings("default::jopa_ppl.NumericalWarning")`.
 """
 
 from __future__ import annotations
@@ -37,6 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file, _, name = item.nodeid.partition("::")       # a name may hold "/", as in [1/tau]
         if f"{Path(file).name}::{name}".startswith(LONG):
             item.add_marker(pytest.mark.slow)
+        # In front of a test's own filters, which come after it and win. A name, as pytest looks it
+        # up when the test runs: nothing may import JAX before its flags are set above.
+        item.add_marker(pytest.mark.filterwarnings("error::jopa_ppl.NumericalWarning"),
+                        append=False)
 
 
 @pytest.fixture(autouse=True, scope="module")

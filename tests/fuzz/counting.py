@@ -1,4 +1,4 @@
-"""How many programs of a family are right, refused or wrong."""
+"""How many programs of a family are right, refused or wrong, or told to have lost digits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class Count:
         """The verdict on a seed.
 
         Raises:
-            AssertionError: it is wrong; tells the program.
+            AssertionError: it is wrong, or told to have lost digits, for which no program of the
+                grammar has cause; tells the program.
         """
         if seed not in self.verdicts:
             program = written(self.family, seed)
             self.verdicts[seed] = found = judge(program, single(seed), deep)
-            assert found.kind != "wrong", f"\n{program}\n\n{found.text}"
+            assert found.kind in ("right", "refused"), (
+                f"{found.kind}\n{program}\n\n{found.text}")
             if len(self.verdicts) % 20 == 0:           # a process holds so many programs
                 forget()
         return self.verdicts[seed]
@@ -42,5 +44,5 @@ class Count:
 
     def __str__(self) -> str:
         kinds = self.kinds
-        return (f"{self.family}: {kinds['right']} right, {kinds['refused']} refused, "
-                f"{kinds['wrong']} wrong")
+        return f"{self.family}: " + ", ".join(
+            f"{kinds[kind]} {kind}" for kind in ("right", "refused", "wrong", "warned", "eaten"))

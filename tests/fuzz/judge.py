@@ -22,7 +22,8 @@ from tests.fuzz.truth import (
 
 
 class Verdict(NamedTuple):
-    """`kind`: right, refused or wrong; `text`: why."""
+    """`kind`: right, refused or wrong, or what was told of rounding: "warned" where a result came
+    back with a NumericalWarning, "eaten" where a NumericalError did in its place; `text`: why."""
 
     kind: str
     text: str = ""
@@ -34,12 +35,13 @@ def judge(program: Program, single: bool = False, deep: bool = False) -> Verdict
     with jax.enable_x64(True):
         joint = LogJoint(program, program.known, program.beliefs())
     try:
-        with jax.enable_x64(not single), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with jax.enable_x64(not single), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             posterior = jp.VMP(program.model(), tol=1e-20, max_iters=20_000, progress=False).run(
                 program.data)
     except jp.JopaError as error:
-        return Verdict("refused", f"{type(error).__name__}: {error}")
+        kind = "eaten" if isinstance(error, jp.NumericalError) else "refused"
+        return Verdict(kind, f"{type(error).__name__}: {error}")
     except Exception:
         return Verdict("wrong", traceback.format_exc(limit=-6))
     with jax.enable_x64(True):
@@ -49,6 +51,9 @@ def judge(program: Program, single: bool = False, deep: bool = False) -> Verdict
                 faults += further(program, joint, posterior)
             except Exception:
                 faults.append(traceback.format_exc(limit=-6))
+    told = [str(w.message) for w in caught if issubclass(w.category, jp.NumericalWarning)]
+    if told:        # true, false or too late: whoever counts sees what is off beside it
+        return Verdict("warned", "\n".join([*told, *(faults or ["nothing is off"])]))
     return Verdict("wrong", "\n".join(faults)) if faults else Verdict("right")
 
 

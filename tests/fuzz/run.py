@@ -62,8 +62,9 @@ def main() -> None:
         spent = time.perf_counter() - begun
         if spent > 60 * args.minutes:
             break
-    print(f"{counts['right']} right, {counts['refused']} refused, {counts['wrong']} wrong, "
-          f"{counts['unjudged']} unjudged; {spent / (i + 1):.2f} s a program")
+    kinds = ("right", "refused", "wrong", "warned", "eaten", "unjudged")
+    print(", ".join(f"{counts[kind]} {kind}" for kind in kinds)
+          + f"; {spent / (i + 1):.2f} s a program")
 
 
 if __name__ == "__main__":
