@@ -178,13 +178,43 @@ class Arithmetic:
 
     def ties(self, block: Belief, moments: dict[str, Any], bound: Evidence) -> dict[str, Array]:
         """By factor of the block, of the element it holds most tightly: the precision that the
-        factor gives to it, its variance and its mean."""
+        factor gives to it, its variance and its mean; and the factor's own largest precision, which
+        coefficients do not enlarge, or 0 where it is not data or a matrix."""
         clamp, found = bound.clamps[block.name], {}
         for f in self.energy.touching(block):
-            local = self.energy_of(block, [f], moments, bound)
-            gradient = jax.grad(local.energy)(local.own)
-            m, J, C = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in
-                       block.diagonals(moments[block.name], gradient, clamp))
-            at = jnp.argmax(jnp.where(C.max() > 0, J * C, J))
-            found[f.name] = jnp.stack([J[at], C[at], m[at]])
+            m, J, C = self._diagonals(block, moments, self._message(block, f, moments, bound),
+                                      clamp)
+            at, a = jnp.argmax(jnp.where(C.max() > 0, J * C, J)), bound.arrays[f.name]
+            own = jnp.zeros(())
+            if a.precision is not None and a.known_matrix is None:
+                own = jnp.where(a.weight > 0, a.precision, 0.0).max(initial=0.0)
+            found[f.name] = jnp.stack([J[at], C[at], m[at], own])
         return found
+
+    def eased(self, block: Belief, site: str, moments: dict[str, Any], bound: Evidence,
+              share: Array) -> tuple[Array, Array]:
+        """What `ties` says of a site, precision and variance, were its precision `share` of what it
+        is: so much that rounding leaves its digits to the rest."""
+        clamp, mine, rest = bound.clamps[block.name], [], []
+        for f in self.energy.touching(block):
+            (mine if f.site.name == site else rest).append(self._message(block, f, moments, bound))
+        add = lambda *messages: jax.tree.map(lambda *x: sum(x), *messages)
+        own = add(*mine)
+        message = add(jax.tree.map(lambda x: share * x, own), *rest)
+        new = {**moments, block.name: block.update(moments[block.name], message, clamp)}
+        _, _, C = self._diagonals(block, new, message, clamp)
+        _, J, _ = self._diagonals(block, new, own, clamp)
+        at = jnp.argmax(J * C)
+        return J[at], C[at]
+
+    def _message(self, block: Belief, factor: Factor, moments: dict[str, Any], bound: Evidence
+                 ) -> Any:
+        local = self.energy_of(block, [factor], moments, bound)
+        return jax.grad(local.energy)(local.own)
+
+    @staticmethod
+    def _diagonals(block: Belief, moments: dict[str, Any], message: Any, clamp: Any
+                   ) -> tuple[Array, ...]:
+        """Means, precisions that a message gives, and variances of a block's elements."""
+        return tuple(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+                     for tree in block.diagonals(moments[block.name], message, clamp))

@@ -112,6 +112,7 @@ class Compiled(Stages):
         self.diagnose = jax.jit(lambda leaves: diagnose(self.engine.energy, self.data(leaves)),
                                 compiler_options=once())
         self.ties = jax.jit(self.engine.ties, static_argnums=0, compiler_options=once())
+        self.eased = jax.jit(self.engine.eased, static_argnums=(0, 1), compiler_options=once())
         self.precisions = jax.jit(lambda leaves, moments: self.decision.precisions(
             self.data(leaves), moments), compiler_options=once())
 

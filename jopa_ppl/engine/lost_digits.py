@@ -48,7 +48,7 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Looke
         error_of = _error_of_plan(compiled, posterior(), end)
     else:
         error_of = _error(compiled, posterior(), compiled.blocks[at], end,
-                          ROUND * found.far[at] > EPS * found.tied[at])
+                          ROUND * found.far[at] > EPS * found.tied[at], error > SERVES)
     if error > SERVES:
         raise error_of("rounding has eaten the result")
     warnings.warn(str(error_of("rounding has taken digits of the result")), NumericalWarning,
@@ -68,32 +68,43 @@ def raise_for_rounding(compiled: Compiled, posterior: Looked, bad: int) -> None:
     elif bad < len(blocks) and blocks[bad].gaussian:
         ties = _ties_of(compiled, posterior, blocks[bad])
         if ties.precision**0.5 * ties.spread > 0.1 / EPS**0.5:
-            raise _error(compiled, posterior, blocks[bad], end, False)(
+            raise _error(compiled, posterior, blocks[bad], end, far=False, eaten=True)(
                 "rounding has eaten the result")
 
 
 class Tie(NamedTuple):
     """The site that holds a block most tightly: the precision that it gives to an element, with
-    the spread and the mean of the belief about it."""
+    the spread and the mean of the belief about it, and the smallest scale that it has itself
+    (coefficients, and several elements of it, make the precision larger); how `wide` the element
+    could be without it."""
 
     site: str
     precision: float
     spread: float
     mean: float
+    scale: float
+    wide: float
+
+    @property
+    def safe(self) -> float:
+        """A scale of the site that costs a tenth of what may be lost without a word."""
+        return self.scale * SAFE * self.spread * self.precision**0.5
 
 
-def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, far: bool
+def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, far: bool, eaten: bool
            ) -> Callable[[str], NumericalError]:
-    """The error, but for its first line; `far`: values are large, not ties tight."""
+    """The error, but for its first line; `far`: values are large, not ties tight; `eaten`: so tight
+    that the spreads found mean nothing."""
     tie = _ties_of(compiled, posterior, block, far)
-    scale, size = tie.precision**-0.5, abs(tie.mean)
+    size = abs(tie.mean)
     if far:
         found = f"values of {size:.2g} in beliefs that are {tie.spread:.2g} wide"
         expected = f"values below {SILENT / ROUND * tie.spread:.1g}, for that width"
         fix = "subtract an offset from the data, or measure them in another origin"
     else:
-        safe = SAFE * tie.spread
-        found = (f"a scale of {scale:.2g} beside {names(block.members)}, whose beliefs are "
+        tie = _once_eased(compiled, posterior, block, tie) if eaten else tie
+        safe = tie.safe
+        found = (f"a scale of {tie.scale:.2g} beside {names(block.members)}, whose beliefs are "
                  f"{tie.spread:.2g} wide")
         expected = f"scales above {safe:.1g}, for that width"
         fix = (f"where it stands for an exact link, a scale of {safe:.1g} says the same to six "
@@ -151,9 +162,30 @@ def _ties_of(compiled: Compiled, posterior: Looked, block: Belief, far: bool = F
         found = jax.device_get(compiled.ties(block, posterior.state.moments, posterior.bound))
     size = lambda t: abs(t[2]) if far else t[0] * (max(t[1], 0.0) or 1.0)
     name = max(found, key=lambda n: size(found[n]))
-    precision, variance, mean = map(float, found[name])
-    if variance <= 0:       # nothing is solved for yet: as wide as what else is known allows
-        others = [float(t[0]) for n, t in found.items() if n.partition("[")[0]
-                  != name.partition("[")[0] and t[0] > 0]
-        variance = 1 / min(others, default=precision)
-    return Tie(name.partition("[")[0], precision, variance**0.5, mean)
+    site = name.partition("[")[0]
+    precision, variance, mean, own = map(float, found[name])
+    # What the loosest of its other sites allows: as wide as an element could be without this one.
+    others = [float(t[0]) for n, t in found.items() if n.partition("[")[0] != site and t[0] > 0]
+    wide = min(others, default=precision)**-0.5
+    spread = variance**0.5 if variance > 0 else wide       # 0: nothing is solved for yet
+    return Tie(site, precision, spread, mean, (own or precision)**-0.5, wide)
+
+
+def _once_eased(compiled: Compiled, posterior: Looked, block: Belief, tie: Tie) -> Tie:
+    """With the spread that the element has next to a scale that is safe.
+
+    Which one is, depends on the spread: begun with what is surely wide enough, which a vague prior
+    makes as wide as can be, every pass comes nearer by the digits that are safe.
+    """
+    spread, share = float("inf"), min(1.0, 1 / (tie.wide**2 * tie.precision))
+    for _ in range(6):
+        with ours():
+            J, C = map(float, jax.device_get(compiled.eased(
+                block, tie.site, posterior.state.moments, posterior.bound, share)))
+        if not (np.isfinite(J) and np.isfinite(C) and J > 0 and C > 0):
+            break
+        near, spread = C**0.5 > 0.5 * spread, C**0.5
+        tie, share = tie._replace(precision=J, spread=spread), min(1.0, 1 / (SAFE**2 * C * J))
+        if near:
+            break
+    return tie

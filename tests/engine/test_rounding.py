@@ -107,6 +107,25 @@ def attempt(vmp, y, scale):
                    if issubclass(w.category, jp.NumericalWarning)], None
 
 
+def error_beside(p, beliefs, evidence):
+    """The largest error, in units of what may come back without a word: 1e-6 of a belief's spread,
+    1e-4 nats (where there is an evidence to compare with)."""
+    error = 0.0 if evidence is None else abs(p.free_energy[-1] - evidence) / 1e-4
+    for name, (mean, variance) in beliefs.items():
+        gap = np.abs(np.asarray(p.mean(name)) - mean) / np.sqrt(variance)
+        spread = np.abs(np.sqrt(np.asarray(p.variance(name)) / variance) - 1)
+        error = max(error, gap.max() / 1e-6, spread.max() / 1e-6)
+    return error
+
+
+def safe_scale(text):
+    """The scale that an error or a warning says is safe."""
+    return float(re.search(r"expected: scales above (\S+),", text).group(1))
+
+
+TIGHT = {"total": "sum", "hierarchy": "b"}       # the site whose scale is tiny; "walk" has none
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_no_number_is_wrong_without_a_word(case):
     program, exact, y = CASES[case]
@@ -114,27 +133,36 @@ def test_no_number_is_wrong_without_a_word(case):
     for scale in np.logspace(0, -13, 27):
         beliefs, evidence = exact(scale)
         p, told, refusal = attempt(vmp, y, scale)
+        text = told[0] if told else str(refusal)
         if refusal is not None:
             refused += 1
-            assert refusal.site in ("x", "sum", "b") and "scale" in str(refusal)
-            continue
-        error = abs(p.free_energy[-1] - evidence) / 1e-4
-        for name, (mean, variance) in beliefs.items():
-            gap = np.abs(np.asarray(p.mean(name)) - mean) / np.sqrt(variance)
-            spread = np.abs(np.sqrt(np.asarray(p.variance(name)) / variance) - 1)
-            error = max(error, gap.max() / 1e-6, spread.max() / 1e-6)
-        if not told:
+            assert refusal.site == TIGHT[case]
+        elif not told:
             silent += 1
-            assert error < 1, (scale, error)
+            assert error_beside(p, beliefs, evidence) < 1, scale
+            continue
         else:
             warned += 1
             of_spread, nats = map(float, re.search(
-                r"error (\S+) of its spread, (\S+) nats", told[0]).groups())
+                r"error (\S+) of its spread, (\S+) nats", text).groups())
+            error = error_beside(p, beliefs, evidence)
             assert error < max(10 * of_spread / 1e-6, 10 * nats / 1e-4, 1), (scale, error)
+        # It names the site and its scale; the scale that it says is safe is, and says the same.
+        assert f"site '{TIGHT[case]}'" in text and f"a scale of {scale:.2g} beside" in text, text
+        safe = safe_scale(text)
+        assert scale < safe < 1e-3
+        p, told, refusal = attempt(vmp, y, safe)
+        assert refusal is None and not told, (scale, safe, told, refusal)
+        assert error_beside(p, *exact(safe)) < 1 and error_beside(p, beliefs, None) < 1, scale
     if case == "walk":          # noise of states is drawn apart
         assert silent == 27
     else:
         assert silent >= 9 and warned and refused >= 8
+
+
+def test_an_alarm_fails_every_test_that_does_not_expect_one():
+    with pytest.raises(jp.NumericalWarning):
+        warnings.warn("digits", jp.NumericalWarning, stacklevel=1)
 
 
 def test_the_way_out_is_safe():
@@ -145,6 +173,33 @@ def test_the_way_out_is_safe():
         warnings.simplefilter("error", jp.NumericalWarning)
         p = jp.VMP(hierarchy, progress=False).run(Y[:5], np.asarray(safe))
     np.testing.assert_allclose(p.mean("m"), Y[:5].sum() / 6, rtol=1e-5)
+
+
+def weighed(y, scale, width, unit):
+    """A sum in some unit, of latents seen one by one, which their priors may say nothing of."""
+    x = jp.latent("x", dist.Normal(jnp.zeros(4), width).to_event(1))
+    jp.observe("one", dist.Normal(x, 1.0).to_event(1), jnp.arange(4.0))
+    jp.observe("sum", dist.Normal(unit * x.sum(), scale * unit), y * unit)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("width", [1.0, 1e6])
+def test_the_safe_scale_is_told_in_the_unit_of_its_site_and_no_wider_than_need_be(unit, width):
+    """What is eaten is not read for it: a scale that is not safe, or vague, was named once."""
+    run = lambda scale: attempt(jp.VMP(lambda y, s: weighed(y, s, width, unit), progress=False),
+                                np.asarray(2.0), scale)
+    J = 1 + width**-2
+    mean = np.arange(4.0) / J + (2.0 - 6.0 / J) / 4
+    for scale in (1e-6, 1e-8, 3e-9, 1e-11):
+        _, told, refusal = run(scale)
+        text = told[0] if told else str(refusal)
+        assert f"a scale of {scale * unit:.2g} beside" in text, text
+        safe = safe_scale(text) / unit
+        assert 1e-5 < safe < 1e-3, text
+        found, told, refusal = run(safe)
+        assert refusal is None and not told
+        np.testing.assert_allclose(found.mean("x"), mean, atol=1e-6)
+        np.testing.assert_allclose(found.variance("x"), 0.75 / J, rtol=1e-6)
 
 
 def test_a_program_of_several_blocks_is_loud_too():
@@ -222,17 +277,21 @@ def test_a_plan_for_a_tight_goal():
     for scale in np.logspace(0, -10, 21):
         exact = b * (2 - 0.9**T * 0.3) / (scale**2 + b @ b)
         plan, told, refusal = attempt(vmp, y, scale)
+        text = told[0] if told else str(refusal)
         if refusal is not None:
             refused += 1
-            assert refusal.site == "y" and "'u'" in str(refusal)
-            continue
-        error = np.abs(plan.mean("u") - exact).max()    # of a prior one wide
-        if told:
-            warned += 1
-            assert error < 1e-2
-        else:
+            assert refusal.site == "y"
+        elif not told:
             silent += 1
-            assert error < 1e-6
+            assert np.abs(plan.mean("u") - exact).max() < 1e-6      # of a prior one wide
+            continue
+        else:
+            warned += 1
+            assert np.abs(plan.mean("u") - exact).max() < 1e-2
+        assert "site 'y'" in text and "'u'" in text and f"a scale of {scale:.2g} that" in text
+        plan, told, refusal = attempt(vmp, y, safe_scale(text))
+        assert refusal is None and not told, (scale, told, refusal)
+        assert np.abs(plan.mean("u") - exact).max() < 2e-6
     assert silent >= 9 and warned and refused >= 6
 
 
