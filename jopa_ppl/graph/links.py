@@ -187,4 +187,6 @@ def no_recursion(site: Site, found: str) -> StructureError:
         f"the carry of the scan is not affine in what it is made of, {site.name}", site=site.name,
         found=found, expected="a value of a site, or an affine function of Gaussian sites and of "
         "the carry before", fix="draw what the step carries, x = jp.latent('x', Normal(mean, "
-        "scale)), with a small scale where it follows surely: the mean may then be any function")
+        "scale)), in place of the noise that it adds; where it follows surely, with a scale of "
+        "1e-2 of its spread (below 1e-4 of it rounding takes digits). The mean may then be any "
+        "function")
