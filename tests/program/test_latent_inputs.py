@@ -139,6 +139,37 @@ def test_it_is_exact(name: str) -> None:
         np.testing.assert_allclose(found.variance(site), exact.var[site], atol=1e-9)
 
 
+@pytest.mark.parametrize(("kind", "F"), [("none", 9.664), ("a plate of time", 9.366),
+                                         ("a slope", 11.272)])
+def test_the_numbers_that_zeros_in_their_place_once_made(kind: str, F: float) -> None:
+    """A walk pushed by latents: F was 9.664 for each, that of a walk that nothing pushes."""
+    y = np.random.default_rng(0).normal(size=8)
+
+    def model(y: Any) -> None:
+        push: Any = np.zeros(8)
+        if kind == "a plate of time":
+            with numpyro.plate("time", 8):
+                push = jp.latent("u", Normal(0, 1))
+        elif kind == "a slope":
+            push = jp.latent("b", Normal(0, 1)) * jnp.arange(8)
+
+        def step(x: Any, data: Any) -> Any:
+            y, push = data
+            jp.observe("y", Normal(x, 0.3), obs=y)
+            return jp.latent("x", Normal(x + push, 0.2)), None
+
+        scan(step, first(), (y, push))
+
+    more = {"none": {}, "a plate of time": {"u": (8,)}, "a slope": {"b": ()}}[kind]
+    exact = dense_gaussian(model, (y,), {}, {"x0": (), "x": (8,), **more})
+    found = jp.VMP(model).run(y)
+    assert -exact.evidence == pytest.approx(F, abs=6e-4)
+    assert found.free_energy[-1] == pytest.approx(-exact.evidence, abs=1e-9)
+    for site in found.sites:
+        np.testing.assert_allclose(found.mean(site), exact.mean[site], atol=1e-9)
+        np.testing.assert_allclose(found.variance(site), exact.var[site], atol=1e-9)
+
+
 def test_a_border_is_kept_apart_and_joined_by_name() -> None:
     def scaled(y: Any, x: Any) -> None:        # a multiplies the states: no border
         a, b = jp.latent("a", Normal(1, 0.1)), jp.latent("b", Normal(0, 1))
