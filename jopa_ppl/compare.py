@@ -16,6 +16,7 @@ from jopa_ppl.graph.tables import table
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.plots.style import axes_of
+from jopa_ppl.settings import under_ours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,6 +163,7 @@ class Comparison:
         return ax
 
 
+@under_ours
 def compare(model: Callable, *args: Any, engines: Sequence[Engine] = ("vmp", "svi", "nuts"),
             budget: float | Mapping[str, float] = 30.0, num_draws: int = 1000,
             rng_key: Array | int | None = None, progress: bool = True, **kwargs: Any) -> Comparison:

@@ -138,14 +138,14 @@ def traced(call: Call) -> Traced:
         SiteError, ShapeError, StructureError: the program cannot be read.
         JopaError: it closes over what JAX traces.
     """
-    found = _TRACED.find(call.key)
+    found = TRACED.find(call.key)
     if found is not None and found.watch.unchanged(call.static):
         return found
     with LOCK, ours():
-        found = _TRACED.find(call.key)       # another thread may have traced it meanwhile
+        found = TRACED.find(call.key)       # another thread may have traced it meanwhile
         if found is None or not found.watch.unchanged(call.static):
             found = _trace(call)
-            _TRACED.put(call.key, found)
+            TRACED.put(call.key, found)
     return found
 
 
@@ -216,4 +216,4 @@ class Cache:
         return value
 
 
-_TRACED = Cache(256)
+TRACED = Cache(256)

@@ -17,7 +17,7 @@ from jopa_ppl.language.replay import replay
 from jopa_ppl.language.tracing import tracing
 from jopa_ppl.settings import ours
 
-_COMPILED = Cache(32)
+HINDCASTS = Cache(32)
 _BATCH = 16       # draws that are run side by side: what memory has to hold
 
 
@@ -33,7 +33,7 @@ class Hindcast:
         self.engine, self.model = engine, model
         self.count, self.keys = num_samples, random.split(rng_key)
         self.call = split_call(model, args, kwargs)
-        self._run = _COMPILED.get((traced(self.call).key, site),
+        self._run = HINDCASTS.get((traced(self.call).key, site),
                                   lambda: _Run(self.call._replace(dynamic=[]), site))
         self.where = self._find(site)
         values = np.asarray(self.call.dynamic[self.where[0]])

@@ -383,9 +383,9 @@ def test_variational_em_and_validate_see_changes_too():
 
 def test_the_cache_is_bounded_and_lets_arrays_go(monkeypatch):
     monkeypatch.setattr(COMPILED, "size", 3)
-    monkeypatch.setattr(signature._TRACED, "size", 3)
+    monkeypatch.setattr(signature.TRACED, "size", 3)
     COMPILED.entries.clear()
-    signature._TRACED.entries.clear()
+    signature.TRACED.entries.clear()
     gone = []
 
     def one(i):
@@ -396,7 +396,7 @@ def test_the_cache_is_bounded_and_lets_arrays_go(monkeypatch):
     for i in range(6):
         jp.VMP(one(i)).compile()
     gc.collect()
-    assert len(COMPILED.entries) == 3 and len(signature._TRACED.entries) == 3
+    assert len(COMPILED.entries) == 3 and len(signature.TRACED.entries) == 3
     assert sum(ref() is not None for ref in gone) <= 3
 
 

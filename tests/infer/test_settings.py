@@ -7,6 +7,8 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import pytest
 from flax import nnx
 
 import jopa_ppl as jp
+from tests.caches import forget
 
 Y = np.array([0.5, np.nan, 1.5], np.float32)
 NET = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
@@ -88,6 +91,15 @@ def learned():
     return [np.asarray(posterior.mean("x")), np.asarray(weights["net"]["kernel"])]
 
 
+def told(capsys: pytest.CaptureFixture) -> str:
+    """What tells about programs without a run."""
+    for model in (noisy, walk, decoded):
+        compiled = jp.compile(model, Y)
+        print(compiled.graph, compiled.schedule)
+        jp.explain(model, Y)
+    return capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def wanted():
     return everything(), learned()
@@ -101,37 +113,140 @@ SETTINGS = {"jax_debug_nans": True, "jax_debug_infs": True, "jax_check_tracer_le
 ANEW = ("jax_default_matmul_precision",)        # compiles everything anew
 
 
+FIRST = ("jax_debug_nans", "jax_check_tracer_leaks", "jax_transfer_guard",
+         "jax_numpy_dtype_promotion")
+
+
+@contextmanager
+def under(*settings: str) -> Iterator[None]:
+    """With the settings, and as before afterwards."""
+    before = {s: getattr(jax.config, s) for s in settings}
+    try:
+        for s in settings:
+            jax.config.update(s, SETTINGS[s])
+        yield
+        assert all(getattr(jax.config, s) == SETTINGS[s] for s in settings)
+    finally:
+        for s, value in before.items():
+            jax.config.update(s, value)
+
+
+def agree(found: list[np.ndarray], wanted: list[np.ndarray], double: bool = False) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        if double and a.dtype == np.float64 and b.dtype == np.float32 and a.shape:
+            continue              # draws in float64 are other draws
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("setting", [
     "jax_debug_nans", "jax_transfer_guard", "jax_numpy_dtype_promotion",
     *(pytest.param(s, marks=pytest.mark.slow) for s in (
         "jax_debug_infs", "jax_check_tracer_leaks", "jax_numpy_rank_promotion"))])
 def test_tables_batches_and_reports_are_the_same_under_a_setting(setting):
-    wanted, before = more(), getattr(jax.config, setting)
-    jax.config.update(setting, SETTINGS[setting])
-    try:
+    wanted = more()
+    with under(setting):
         found = more()
-    finally:
-        jax.config.update(setting, before)
-    for a, b in zip(found, wanted):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    agree(found, wanted)
 
 
 @pytest.mark.parametrize("setting", [pytest.param(s, marks=pytest.mark.slow if s in ANEW else ())
                                      for s in SETTINGS])
 def test_every_answer_is_the_same_under_a_setting(setting, wanted):
     """Float64 inside, whatever is set: the numbers are those without the setting."""
-    before = getattr(jax.config, setting)
-    jax.config.update(setting, SETTINGS[setting])
-    try:
+    with under(setting):
         found = everything(), learned()
-        assert getattr(jax.config, setting) == SETTINGS[setting]
-    finally:
-        jax.config.update(setting, before)
-    double = setting == "jax_enable_x64"
-    for a, b in zip([*found[0], *found[1]], [*wanted[0], *wanted[1]]):
-        if double and a.dtype == np.float64 and b.dtype == np.float32 and a.shape:
-            continue              # draws in float64 are other draws
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(found, wanted):
+        agree(mine, theirs, setting == "jax_enable_x64")
+
+
+# What is compiled is kept whatever is set: only a program that nobody has run yet is traced and
+# compiled under a setting.
+
+
+@pytest.mark.parametrize("settings", [
+    FIRST, *(pytest.param((s,), marks=pytest.mark.slow) for s in SETTINGS)], ids="+".join)
+def test_programs_are_traced_and_compiled_under_settings(settings, wanted, capsys):
+    table = told(capsys)
+    forget()
+    with under(*settings):
+        assert told(capsys) == table
+        found = everything(), learned()
+    for mine, theirs in zip(found, wanted):
+        agree(mine, theirs, "jax_enable_x64" in settings)
+
+
+COUNTS = np.array([0.0, 2.0, 3.0, 1.0], np.float32)
+
+
+def counts(y):
+    x = jp.latent("x", dist.Normal(0.0, 1.0))
+    s = jp.latent("s", dist.HalfNormal(1.0))
+    with jp.plate("n", 4):
+        jp.observe("y", dist.Poisson(jnp.exp(jp.latent("z", dist.Normal(x, s)))), y)
+
+
+def mixture(y):
+    p = jp.latent("p", dist.Dirichlet(jnp.ones(2)))
+    with jp.plate("k", 2):
+        m = jp.latent("m", dist.Normal(0.0, 3.0))
+    with jp.plate("n", 4):
+        jp.observe("y", dist.Normal(m[jp.latent("which", dist.Categorical(p))], 1.0), y)
+
+
+def unknown(y):
+    A = jp.latent("A", dist.Normal(jnp.eye(2), 0.7).to_event(2))
+    W = jp.latent("W", dist.Wishart(4.0, rate_matrix=jnp.eye(2)))
+
+    def step(x, y):
+        jp.observe("y", dist.Normal(x, 0.3).to_event(1), y)
+        return jp.latent("x", dist.MultivariateNormal(A @ x, precision_matrix=W)), None
+
+    jp.scan(step, jp.latent("x0", dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2))), y)
+
+
+def bent(y):
+    def step(x, y):
+        jp.observe("y", dist.Normal(jnp.sin(x), 0.3), y)
+        u = jp.latent("u", dist.Normal(0.0, 1.0))
+        return jp.latent("x", dist.Normal(x + 0.3 * jnp.sin(x) + u, 0.1)), None
+
+    jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), y)
+
+
+def solved(model: Callable, y: np.ndarray, site: str, **options) -> list:
+    posterior = jp.VMP(model, progress=False, **options).run(y)
+    return [posterior.mean(site), posterior.free_energy, posterior.sample(0)[site]]
+
+
+def compared() -> list:
+    comparison = jp.compare(noisy, np.nan_to_num(Y), engines=["vmp", "svi normal", "nuts"],
+                            budget=5.0, progress=False)
+    assert all(run.draws for run in comparison.runs.values()), str(comparison)
+    return [comparison["vmp"].free_energy]
+
+
+SERIES = np.array([[0.1, 0.2], [0.3, 0.1], [np.nan, 0.2], [0.2, 0.5]], np.float32)
+KINDS = {
+    "counts": lambda: solved(counts, COUNTS, "s"),
+    "mixture": lambda: solved(mixture, COUNTS, "m"),
+    "unknown matrices": lambda: solved(unknown, SERIES, "A"),
+    "bent": lambda: solved(bent, SERIES[:, 0], "x"),
+    "a bent plan": lambda: solved(bent, jp.sparse(4, {0: 0.0, -1: 0.8}), "u", decide="u"),
+    "Funsor": lambda: solved(walk, Y, "x", chain="funsor"),
+    "in parallel": lambda: solved(walk, Y, "x", chain="parallel"),
+    "tables and batches": more,
+    "engines": compared,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_programs_of_every_kind_are_compiled_under_settings(kind):
+    wanted = KINDS[kind]()
+    forget()
+    with under(*FIRST, "jax_debug_infs", "jax_numpy_rank_promotion", "jax_debug_key_reuse"):
+        found = KINDS[kind]()
+    agree(list(map(np.asarray, found)), list(map(np.asarray, wanted)))
 
 
 def run_apart(script: str, **env: str) -> str:
