@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -55,16 +56,37 @@ def test_odd_paths_are_refused(path, learned, tmp_path, monkeypatch):
         assert stat.S_ISCHR(os.stat(path).st_mode)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_folders_and_files_that_may_not_be_written(learned, tmp_path):
-    learned.save(tmp_path / "f")
-    os.chmod(tmp_path / "f", 0o444)
-    refused(learned.save, tmp_path / "f")
-    os.chmod(tmp_path, 0o555)
-    refused(learned.save, tmp_path / "g")
-    os.chmod(tmp_path, 0o000)
-    refused(jp.load_posterior, tmp_path / "f")
-    os.chmod(tmp_path, 0o755)
+@pytest.fixture
+def folder_of_a_user():
+    """A folder of a user who may not write everywhere, as whom the test then runs: root may."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:
+        if os.geteuid():
+            yield Path(folder)
+            return
+        if not hasattr(os, "setresuid"):
+            pytest.skip("root may write everywhere, and cannot be another user for a while")
+        os.chown(folder, nobody, -1)
+        os.setresuid(nobody, nobody, 0)
+        try:
+            yield Path(folder)
+        finally:
+            os.setresuid(0, 0, 0)
+
+
+def test_folders_and_files_that_may_not_be_written(learned, folder_of_a_user):
+    folder = folder_of_a_user
+    learned.save(folder / "f")
+    jp.load_posterior(folder / "f")
+    os.chmod(folder / "f", 0o444)
+    assert "Permission" in refused(learned.save, folder / "f")
+    os.chmod(folder, 0o555)
+    assert "Permission" in refused(learned.save, folder / "g")
+    assert [p.name for p in folder.iterdir()] == ["f"]
+    os.chmod(folder, 0o000)
+    refused(jp.load_posterior, folder / "f")
+    os.chmod(folder, 0o755)
+    jp.load_posterior(folder / "f")
 
 
 def test_modes_follow_the_umask_and_links_lead_to_their_target(tmp_path):
