@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import time
 from collections import Counter
-from typing import NoReturn
 
 from tqdm import tqdm
 
 from tests.caches import forget
+from tests.fuzz.counting import in_time
 from tests.fuzz.families import FAMILIES, single, written
-from tests.fuzz.grammar import Program
-from tests.fuzz.judge import Verdict, judge
-
-
-def in_time(program: Program, single: bool, deep: bool, seconds: int) -> Verdict:
-    """The verdict; "unjudged" after so many seconds: a few truths are sums over grids so large, and
-    fixed points so slow, that one of them would take as long as all others."""
-    def stop(*_: object) -> NoReturn:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        return judge(program, single, deep)
-    except TimeoutError:
-        return Verdict("unjudged", f"after {seconds} s")
-    finally:
-        signal.alarm(0)
+from tests.fuzz.judge import judge
 
 
 def main() -> None:
