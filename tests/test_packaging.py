@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -74,10 +75,12 @@ def test_examples_tell_how_they_are_run(name):
 
 
 def test_the_torque_is_named_where_the_job_is():
-    """Pendulum-v1 ships with 2 N m: who says its name says which torque it has here."""
-    for page in (ROOT / "README.md", *(ROOT / "examples").rglob("*.py"),
-                 *(ROOT / "examples").rglob("*.md")):
-        text = page.read_text()
-        if "Pendulum-v1" in text:
-            assert re.search(r"\b(2|10) N m", text), page
+    """Pendulum-v1 ships with 2 N m: who says its name says, there, which torque it has here."""
+    told = [(page, part) for page in (ROOT / "README.md", *(ROOT / "examples").rglob("*.md"))
+            for part in re.split(r"\n\s*\n", page.read_text())]
+    told += [(page, ast.get_docstring(ast.parse(page.read_text())) or "")
+             for page in (ROOT / "examples").rglob("*.py")]
+    named = [(page, text) for page, text in told if re.search("Pendulum-v1|--cases pendulum", text)]
+    assert len(named) >= 9
+    assert not [(page, text) for page, text in named if not re.search(r"\b(2|10) N m\b", text)]
     assert "10 N m" in (ROOT / "README.md").read_text().partition("```")[0]
