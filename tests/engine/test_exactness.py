@@ -124,6 +124,33 @@ def test_few_frames_tell_the_dynamics():
     assert np.abs(posterior.mean("B").ravel() - np.array([0.5, -1.0])).max() < 0.05
 
 
+def known_walk(y):
+    def step(x, y):
+        jp.observe("y", dist.Normal(x, 0.5), y)
+        return jp.latent("x", dist.Normal(0.9 * x, 0.3)), None
+
+    jp.scan(step, jp.latent("x0", dist.Normal(0.0, 1.0)), y)
+
+
+def known_line(y, learn=False):
+    w = jp.latent("w", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    tau = jp.latent("tau", dist.Gamma(2.0, 2.0)) if learn else 2.0
+    with jp.plate("n", len(y)):
+        jp.observe("y", dist.Normal(jnp.stack([jnp.ones(6), jnp.arange(6.0)], 1) @ w,
+                                    1 / jnp.sqrt(tau)), y)
+
+
+@pytest.mark.parametrize("program", [known_walk, known_line])
+def test_one_pass_is_made_where_one_pass_is_exact(program):
+    """At the tolerance 0 too, which stops where nothing changes any more: nothing is left to."""
+    y = np.array([0.3, -0.2, np.nan, 1.0, 0.4, 0.9])
+    for tol in (1e-6, 0.0):
+        posterior = jp.VMP(program, tol=tol, progress=False).run(y)
+        assert posterior.converged and posterior.num_iters == len(posterior.free_energy) == 1
+    if program is known_line:
+        assert jp.VMP(program, progress=False).run(y, learn=True).num_iters > 1
+
+
 @pytest.mark.parametrize("N", [30, 3000])
 def test_regression_against_its_closed_form(N):
     X = rng.normal(size=(N, 3))

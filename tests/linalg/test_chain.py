@@ -119,6 +119,39 @@ def test_chunks_of_chunks(monkeypatch):
     assert_close(marginals(*args, "parallel"), marginals(*args, "sequential"), 1e-10)
 
 
+FLAG = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=65536"
+
+
+@pytest.mark.parametrize("blocks, batch, dim, flags, method", [
+    (499, (), 4, "", "sequential"), (500, (), 4, "", "parallel"), (500, (), 1, "", "sequential"),
+    (500, (), 2, "", "parallel"), (500, (), 8, "", "parallel"), (500, (), 9, "", "sequential"),
+    (500, (4,), 4, "", "parallel"), (500, (5,), 4, "", "sequential"),
+    (500, (2, 2), 4, "", "parallel"), (500, (2, 3), 4, "", "sequential"),
+    (500, (), 4, f"--xla_dump_to= {FLAG}", "sequential")])
+def test_auto_takes_the_kernel_that_is_faster_on_a_cpu(blocks, batch, dim, flags, method,
+                                                        monkeypatch):
+    """Long chains of small blocks go in chunks, unless XLA's flag makes a loop's steps cheap."""
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    taken, run = [], {m: getattr(chain, f"_{m}") for m in METHODS}
+    for m in METHODS:
+        monkeypatch.setattr(chain, f"_{m}", lambda *args, m=m: (taken.append(m), run[m](*args))[1])
+    shapes = ((blocks, *batch, dim, dim), (blocks - 1, *batch, dim, dim), (blocks, *batch, dim))
+    jax.eval_shape(lambda *args: chain.marginals(*args), *(jnp.zeros(s) for s in shapes))
+    assert taken[0] == method
+
+
+def test_auto_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for blocks, method in ((63, "sequential"), (64, "parallel")):
+        assert chain._check(*make(blocks), "auto") == method
+
+
+def test_auto_agrees_with_the_naive_loop():
+    args = make(520, dim=2)
+    assert_close(marginals(*args, "auto"), naive(*args), 1e-10)
+
+
 def test_two_batch_axes():
     args = make(4, (6,))
     folded = [x.reshape(x.shape[0], 2, 3, *x.shape[2:]) for x in args]
