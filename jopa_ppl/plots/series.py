@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jopa_ppl.colours import BLUE, COLOURS, RED
 from jopa_ppl.errors import ShapeError
-from jopa_ppl.plots.style import axes_of, half_width, picked, series_of, tidy
+from jopa_ppl.plots.style import axes_of, half_width, legend_beside, picked, series_of, tidy
 from jopa_ppl.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
                    label="predicted")
     ax.set(ylabel=_with_unit("value", unit), xlim=(scale * steps[0], scale * steps[-1]))
     _time_axis(ax, dt)
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    legend_beside(ax)
     return tidy(ax)
 
 
@@ -111,7 +111,7 @@ def plan(source: Posterior | ArrayLike, site: str = "u", *, variance: ArrayLike 
             ax.axhline(edge, color="0.3", lw=1, ls="--", label="limit" if edge > 0 else None)
     ax.set(ylabel=_with_unit("action", unit), xlim=(edges[0], edges[-1]))
     _time_axis(ax, dt)
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    legend_beside(ax)
     return tidy(ax)
 
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jopa_ppl.colours import BLUE, RED, SKY
 from jopa_ppl.errors import ShapeError
 from jopa_ppl.language.keys import as_key
-from jopa_ppl.plots.style import axes_of, tidy
+from jopa_ppl.plots.style import axes_of, legend_beside, tidy
 from jopa_ppl.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def eigenvalues(source: Posterior | ArrayLike, site: str = "A", *, draws: int = 
                  ylim=(middle[1] - half, middle[1] + half))
         near.tick_params(labelsize=7)
         ax.indicate_inset_zoom(near, edgecolor="0.4")
-    legend = ax.legend(fontsize=8, loc="upper left", markerscale=1.2, bbox_to_anchor=(1, 1),
-                       frameon=False)
+    # A dot of the legend within the circle would be taken for an eigenvalue.
+    legend = legend_beside(ax, markerscale=1.2)
     for handle in legend.legend_handles:
         handle.set_alpha(1)                # one faint dot of a cloud is not to be seen
     return ax

@@ -13,6 +13,8 @@ from jopa_ppl.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
+    from matplotlib.transforms import Bbox
 
 
 class Series(NamedTuple):
@@ -39,6 +41,40 @@ def tidy(ax: Axes) -> Axes:
     ax.grid(color="0.92", lw=0.8)
     ax.set_axisbelow(True)
     return ax
+
+
+def legend_beside(ax: Axes, **options: Any) -> Legend:
+    """A legend on the right of the axes, never over what they show. Its room is taken from the
+    axes, not from those next to them."""
+    legend = ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1),
+                       **options)
+    if ax.get_axes_locator() is None:
+        ax.set_axes_locator(_Beside(ax))
+    return legend
+
+
+class _Beside:
+    """Where axes go, in parts of their figure: their own place less what their legend needs beside
+    them, up to what is drawn next."""
+
+    def __init__(self, ax: Axes) -> None:
+        self.get_subplotspec = ax.get_subplotspec       # tight_layout asks for it
+
+    def __call__(self, ax: Axes, renderer: Any) -> Bbox:
+        from matplotlib.transforms import Bbox
+        place, legend, whole = ax.get_position(original=True), ax.get_legend(), ax.figure.bbox
+        if legend is None or ax.figure.get_layout_engine() is not None:  # which leaves room itself
+            return place
+        box = legend.get_window_extent(renderer)
+        room = (box.x0 + box.x1 - 2 * ax.bbox.x1) / whole.width         # the same gap on both sides
+        right = place.x1
+        if after := [other for other in ax.figure.axes if other.get_visible()
+                     and other.get_position(original=True).x0 >= right]:
+            following = min(after, key=lambda other: other.get_position(original=True).x0)
+            edge = following.get_tightbbox(renderer).x0
+            right = min(right, (edge - whole.x0) / whole.width)
+        return Bbox.from_extents(place.x0, place.y0, max(right - room, place.x0 + place.width / 4),
+                                 place.y1)
 
 
 def half_width(level: float) -> float:

@@ -119,6 +119,28 @@ def test_free_energy(learned):  # noqa: F811
     np.testing.assert_array_equal(rising["rose"], [[3], [2]])
 
 
+FIGURES = {"constrained": {"layout": "constrained"}, "tight": {"layout": "tight"}, "plain": {}}
+
+
+@pytest.mark.parametrize("layout", FIGURES)
+@pytest.mark.parametrize("near", [False, True])
+def test_a_legend_lies_outside_its_axes_and_apart_from_the_next(layout, near):
+    """A dot of the legend within the unit circle would be taken for an eigenvalue."""
+    truth = np.eye(2) if near else np.array([[0.0, 0.9], [-0.9, 0.0]])
+    cloud = truth + 0.01 * np.random.default_rng(0).normal(size=(30, 2, 2))
+    figure, (left, right) = plt.subplots(1, 2, **FIGURES[layout])
+    plots.eigenvalues(cloud, truth=truth, ax=left)
+    plots.trajectories(np.zeros((5, 2)), variance=np.ones((5, 2)), ax=right)
+    for _ in range(2):                         # and it stays where it is
+        figure.canvas.draw()
+        for ax in (left, right):
+            legend, own = ax.get_legend().get_window_extent(), ax.get_window_extent()
+            assert not legend.overlaps(own) and legend.x0 >= own.x1
+            assert legend.x1 <= figure.bbox.x1
+        assert not left.get_legend().get_window_extent().overlaps(right.get_tightbbox())
+    assert left.get_window_extent().width > 0.15 * figure.bbox.width
+
+
 def test_eigenvalues_of_the_mean_and_of_draws(learned):  # noqa: F811
     ax = plots.eigenvalues(learned, draws=50, truth=np.eye(D))
     drawn = lines(ax)
