@@ -62,8 +62,8 @@ def test_a_plan_of_digits_shows_its_goal(drawn, tmp_path: Path):
     film, goal = RNG.random((HORIZON + 1, 28, 28, 1)), RNG.random((28, 28, 1))
     study = Study(0, RNG.normal(size=(4, 4, 4)), RNG.random(10),
                   RNG.random((LENGTH, len(UNSEEN) * EACH)), *RNG.random((2, LENGTH, 28, 28, 1)),
-                  np.arange(4.0), np.arange(4.0) + 1, np.zeros(4), np.zeros((HORIZON, 4)), film, goal,
-                  {})
+                  np.arange(4.0), np.arange(4.0) + 1, np.zeros(4), np.zeros((HORIZON, 4)), film,
+                  goal, {})
     draw([study], tmp_path / "controlled.png")
     panel = titled(drawn[0], "planned")
     labels = [t.get_text() for t in panel.get_yticklabels()]
