@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jopa_ppl.arrays import where
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.engine import LEAST_STEP, Engine, finite
 from jopa_ppl.engine.evidence import Evidence
@@ -111,7 +112,7 @@ def _towards_data(engine: Engine, update: Update, far: list[Factor], moments: di
         stands = jax.lax.cond((i == 0) & (size == 1.0),
                               lambda: gap(old, new) <= AT_ONCE, lambda: jnp.asarray(False))
         back = (i == 0) & ~stands
-        return i + 1, jax.tree.map(lambda a, b: jnp.where(back, a, b), moments, new), stands
+        return i + 1, where(back, moments, new), stands
 
     return jax.lax.while_loop(lambda c: (c[0] < len(powers)) & ~c[2], again, (
         jnp.zeros((), int), moments, jnp.asarray(False)))[1]
@@ -163,8 +164,7 @@ def linearised(factor: Factor) -> Factor:
 
 def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:
     """The `new` beliefs, or the old ones where that about a block went wrong."""
-    fine = finite(new[block.name])
-    return jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+    return where(finite(new[block.name]), new, old)
 
 
 def halved(size: float, fits: Callable[[Array], Array]) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.arrays import where
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine import extrapolation
 from jopa_ppl.engine.arithmetic import Arithmetic
@@ -65,7 +66,7 @@ class Engine(Arithmetic):
             safe, whole = energy, self.energy_of(block, factors, moments, bound, False).energy
             other = jax.grad(whole)(local.own)
             fine = finite(block.update(old, other, mask))
-            there = jax.tree.map(lambda a, b: jnp.where(fine, a, b), other, there)
+            there = where(fine, other, there)
             energy = lambda mine: jax.lax.cond(fine, whole, safe, mine)
 
         newton = jnp.zeros((), bool)
@@ -177,12 +178,11 @@ class Engine(Arithmetic):
             if ahead is not None:
                 vain = ahead.tried & ((bad >= 0) | ~(f <= s.free_energy))
                 ahead = extrapolation.after(blocks, begun, moments, ahead, vain, pace.moved)
-                moments, f, bad, measured = jax.tree.map(
-                    lambda old, new: jnp.where(vain, old, new),
-                    (s.moments, s.free_energy, jnp.full((), -1), s.digits),
+                moments, f, bad, measured = where(
+                    vain, (s.moments, s.free_energy, jnp.full((), -1), s.digits),
                     (moments, f, bad, measured))
             ok = bad < 0
-            kept = jax.tree.map(lambda new, old: jnp.where(ok, new, old), moments, s.moments)
+            kept = where(ok, moments, s.moments)
             moved = s.moved
             if not exact:
                 settled = ~vain & (s.sweep > 0) & self.settled(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.arrays import where
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.schedule import Schedule
 from jopa_ppl.linalg.extrapolation import Trail
@@ -79,7 +80,7 @@ def beginning(blocks: Sequence[Belief], moments: dict[str, Any]) -> Ahead:
 def start(blocks: Sequence[Belief], moments: dict[str, Any], ahead: Ahead) -> dict[str, Any]:
     """The beliefs that the next sweep starts from."""
     there = placed(blocks, moments, ahead.place)
-    return jax.tree.map(lambda a, b: jnp.where(ahead.tried, a, b), there, moments)
+    return where(ahead.tried, there, moments)
 
 
 def after(blocks: Sequence[Belief], old: dict[str, Any], new: dict[str, Any], ahead: Ahead,
@@ -88,6 +89,6 @@ def after(blocks: Sequence[Belief], old: dict[str, Any], new: dict[str, Any], ah
     before are forgotten, which told wrongly."""
     result, spreads = place(blocks, new)
     trail = ahead.trail.after(place(blocks, old)[0], result)
-    trail = jax.tree.map(lambda a, b: jnp.where(worse, a, b), Trail.of(result.size), trail)
+    trail = where(worse, Trail.of(result.size), trail)
     far = trail.ahead(spreads)
     return Ahead(trail, result + far, ~worse & (moved > STILL) & (far != 0).any())

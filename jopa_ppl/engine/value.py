@@ -25,6 +25,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
+from jopa_ppl.arrays import where
 from jopa_ppl.engine.forward import Conditional
 from jopa_ppl.engine.steps import SiteMap, excess, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI
@@ -76,7 +77,7 @@ class Form(NamedTuple):
 
     def where(self, past: Array, old: Form) -> Form:
         """This form where the step is not of the `past`, else the `old` one."""
-        return jax.tree.map(lambda a, b: jnp.where(past[..., None, None], a, b), old, self)
+        return where(past[..., None, None], old, self)
 
 
 def corner(constant: Array, size: int) -> Array:
