@@ -199,3 +199,47 @@ def test_errors_say_what_to_do():
         learn(1, batch=7)
     with pytest.raises(jp.SiteError, match="unknown network"):
         jp.VMP(jp.with_weights(plain, {"net": {}})).run(jnp.zeros(()))
+
+
+def bent(y=None, *, net):
+    """As `program`, of states that a curved map moves."""
+    net = jp.module("net", net)
+    with jp.plate("n", N):
+        x0 = jp.latent("x0", dist.Normal(jnp.zeros(D), 1.0).to_event(1))
+
+    def step(x, y):
+        with jp.plate("n", N):
+            jp.observe("y", net.likelihood(x), y)
+            x = jp.latent("x", dist.Normal(jnp.tanh(2 * x @ A.T), Q).to_event(1))
+        return x, None
+
+    jp.scan(step, x0, y, length=T)
+
+
+def by_particles(kernel, count=200_000):
+    """log p(y) of `bent` with the decoder x @ kernel, by a particle filter."""
+    draws, total = np.random.default_rng(1), 0.0
+    for n in range(N):
+        x = draws.normal(size=(count, D))
+        for frame in Y[:, n]:
+            if np.isfinite(frame).all():
+                log = -0.5 * (((frame - x @ kernel) / R)**2 + np.log(2 * np.pi * R**2)).sum(1)
+                weight = np.exp(log - log.max())
+                total += log.max() + np.log(weight.mean())
+                x = x[draws.choice(count, count, p=weight / weight.sum())]
+            x = np.tanh(2 * x @ A.T) + Q * draws.normal(size=x.shape)
+    return total
+
+
+@pytest.mark.slow
+def test_through_curved_dynamics_it_climbs_the_evidence():
+    """Decoder and encoder on the free energy of a program whose transition is not affine."""
+    em = jp.VariationalEM(bent, optax.adam(0.02), m_steps=30, draws=4,
+                          messages={"x": "linearise"}, progress=False)
+    net = Autoencoder(nnx.Rngs(0))
+    before = -by_particles(np.asarray(net.decoder.kernel[...]))
+    posterior, weights = em.run(0, 40, Y, net=net)
+    after = -by_particles(np.asarray(weights["net"]["decoder"]["kernel"]))
+    F, error = posterior.free_energy, posterior.free_energy_noise
+    assert F[-1] < F[0] - 20 and after < before - 20
+    assert after - 4 * error[-1] < F[-1] < after + 2.0 + 4 * error[-1]
