@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_batching import custom_vmap
 
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.engine.coordinates import Coordinates, on_h
@@ -161,7 +162,7 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Condi
         both = free[..., :, None] & free[..., None, :]
         cross = jnp.where(known[..., None] & free[..., None, :], given.cross, 0.0)
         mixed = free.any(-1) & ~known.all(-1)
-        cross = jax.lax.cond(mixed.any(), _across, lambda cross, *_: cross, cross, cov, known)
+        cross = _across_where(mixed, cross, cov, known)
         h = h.at[..., z].set(jnp.where(free, given.node_mean, 0.0))
         S = S.at[..., z, z].set(jnp.where(both, given.node_cov, 0.0))
         S = S.at[..., 1:z.start, z].set(cross)
@@ -217,6 +218,19 @@ def walk(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Any, 
         found.append(path)
         at += length
     return jnp.concatenate(found)
+
+
+@custom_vmap
+def _across_where(mixed: Array, cross: Array, cov: Array, known: Array) -> Array:
+    """`_across` if it is wanted anywhere: it is dear, and rare."""
+    return jax.lax.cond(mixed.any(), _across, lambda cross, *_: cross, cross, cov, known)
+
+
+@_across_where.def_vmap
+def _(size: int, batched: list[bool], *args: Array) -> tuple[Array, bool]:
+    """Of many runs side by side too, whose `cond` would do both for all of them."""
+    return _across_where(*(x if b else jnp.broadcast_to(x, (size, *x.shape))
+                           for x, b in zip(args, batched))), True
 
 
 def _across(cross: Array, cov: Array, known: Array) -> Array:

@@ -35,8 +35,9 @@ class PosteriorBatch:
         free_energy: (batch,) of the last sweep, in nats; converged, num_iters: (batch,).
     """
 
-    def __init__(self, make: Callable[[int], Posterior], shaped: dict, told: Any) -> None:
-        self._make, self._shaped = make, shaped
+    def __init__(self, make: Callable[[int], Posterior], shaped: Callable[[], dict], told: Any,
+                 transformed: tuple[str, ...]) -> None:
+        self._make, self._shaped, self._transformed = make, shaped, transformed
         self.free_energy = np.asarray(told.free_energy)
         self.converged = np.asarray(told.converged, bool)
         self.num_iters = np.asarray(told.sweep, int)
@@ -63,7 +64,7 @@ class PosteriorBatch:
     @cached_property
     def _sites(self) -> dict[str, tuple]:
         found = dict(self._shaped())
-        for name in self[0].transformed:            # told of x = T(u), T of every run
+        for name in self._transformed:              # told of x = T(u), T of every run
             found[name] = (jnp.stack([one.mean(name) for one in self]),
                            jnp.stack([one.variance(name) for one in self]))
         return found
@@ -96,7 +97,7 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
     args, kwargs = from_masked((args, kwargs))
     (model, args, kwargs), axes = _marked((model, args, kwargs), over)
     leaves, tree = jax.tree.flatten((model, args, kwargs))
-    size = _size([x for x, a in zip(leaves, axes) if a == 0], over)
+    _check_lengths([x for x, a in zip(leaves, axes) if a == 0], over)
     one = tree.unflatten([x[0] if a == 0 else x for x, a in zip(leaves, axes)])
     compiled, call = compiled_for(one[0], options, one[1], one[2], checked=False)
     arrays = [_is_array(x) for x in leaves]
@@ -120,12 +121,14 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
             until = min(until + CHUNK, compiled.options.max_iters)
             state, history = more(state, bound, history, until)
         told, past = jax.device_get((state.told, history))
+        leaves, form = jax.tree.flatten(told)
+        each = list(map(form.unflatten, zip(*leaves)))
 
     @under_ours
     def make(i: int) -> Posterior:
         own_state, own_bound, own_plan, own_sites = jax.tree.map(
             lambda x: x[i], (state, bound, plan, sites))
-        mine = jax.tree.map(lambda x: x[i], told)._replace(moments=own_state.moments)
+        mine = each[i]._replace(moments=own_state.moments)
         return Posterior(compiled, call_of(i), mine, own_bound, past[i], own_plan,
                          sites=own_sites)
 
@@ -135,11 +138,12 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
         with ours():
             return shape(state.moments, bound, plan)[1]
 
-    for i in range(size):
-        mine = jax.tree.map(lambda x, i=i: x[i], told)
+    for i, mine in enumerate(each):
         _in_run(i, lambda i=i, mine=mine: after(compiled, call_of(i), mine, past[i],
                                                 partial(make, i)))
-    return PosteriorBatch(make, shaped, told)
+    transformed = tuple(n for n, v in compiled.graph.variables.items()
+                        if v.site.transform is not None)
+    return PosteriorBatch(make, shaped, told, transformed)
 
 
 def _in_run(i: int, check: Callable[[], None]) -> None:
@@ -206,11 +210,11 @@ def _with_single_shapes(call: tuple, over: tuple[str, ...]) -> tuple:
     return tree.unflatten([single(whole(x)) if b else x for x, b in zip(leaves, batched)])
 
 
-def _size(arrays: list[Any], over: tuple[str, ...]) -> int:
-    """How many runs the batched arrays make.
+def _check_lengths(arrays: list[Any], over: tuple[str, ...]) -> None:
+    """Refuse arrays that do not hold a value for each of the same runs.
 
     Raises:
-        ShapeError: they differ, or there is none.
+        ShapeError: their lengths differ, or are zero.
     """
     sizes = {np.shape(x)[0] if np.ndim(x) else None for x in arrays}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
@@ -218,7 +222,6 @@ def _size(arrays: list[Any], over: tuple[str, ...]) -> int:
                          found=f"{names(over)} with {sorted(map(str, sizes))} values",
                          expected="one value a run, along the first axis",
                          fix="stack one array a run: jnp.stack([first, second, ..])")
-    return sizes.pop()
 
 
 def _stages(compiled: Compiled, axes: tuple) -> tuple[Callable, Callable, Callable]:

@@ -20,6 +20,7 @@ def same(batch, runs, sites):
     for name in sites:
         for got, of in ((batch.mean(name), "mean"), (batch.variance(name), "variance")):
             want = np.stack([getattr(p, of)(name) for p in runs])
+            assert np.isfinite(want).all()
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(batch.free_energy, [p.free_energy[-1] for p in runs], rtol=1e-6)
 
@@ -46,6 +47,25 @@ def test_starts_and_actions():
     runs = [vmp(dist.Normal(starts.base_dist.loc[i], 0.1).to_event(1), actions[i]).run(GOALS[0])
             for i in range(3)]
     same(batch, runs, ("x", "x0"))
+
+
+def test_runs_that_see_the_state_to_the_end_beside_some_that_do_not():
+    """Where b is no longer seen and a still is, b goes on from what is known of both."""
+    def two(y):
+        def step(state, y):
+            a, b = state
+            jp.observe("y", dist.Normal(jnp.stack([a, b]), 0.3).to_event(1), y)
+            a = jp.latent("a", dist.Normal(0.9 * a, 0.5))
+            b = jp.latent("b", dist.Normal(0.7 * b + 0.5 * a, 0.4))
+            return (a, b), None
+
+        first = [jp.latent(n, dist.Normal(0.0, 1.0)) for n in ("a0", "b0")]
+        jp.scan(step, tuple(first), y)
+
+    data = np.random.default_rng(0).normal(size=(4, 5, 2))
+    data[1, 2:, 1] = data[2, 3:] = data[3] = np.nan
+    vmp = jp.VMP(two, progress=False)
+    same(vmp.run_batch(data, over="y"), [vmp.run(y) for y in data], ("a", "b", "a0", "b0"))
 
 
 def test_data_sets_that_settle_at_different_times():
