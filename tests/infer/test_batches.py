@@ -54,7 +54,8 @@ def test_runs_that_see_the_state_to_the_end_beside_some_that_do_not():
     def two(y):
         def step(state, y):
             a, b = state
-            jp.observe("y", dist.Normal(jnp.stack([a, b]), 0.3).to_event(1), y)
+            jp.observe("y", dist.Normal(a, 0.3), y[0])
+            jp.observe("z", dist.Normal(b, 0.3), y[1])
             a = jp.latent("a", dist.Normal(0.9 * a, 0.5))
             b = jp.latent("b", dist.Normal(0.7 * b + 0.5 * a, 0.4))
             return (a, b), None
