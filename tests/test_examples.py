@@ -178,8 +178,8 @@ def test_co2_fast(tmp_path):
 def test_swing_up_fast(tmp_path):
     summary = apart("swing_up", tmp_path)
     assert summary["environment_steps"] == 400 and summary["starts"] == 2 and summary["seed"] == 0
-    assert summary["mean_return"] > -600 and 0 <= summary["held"] <= 2
-    assert 0 < summary["ms_per_control_step"] < 1e3 * summary["seconds_total"]
+    assert summary["mean_return"] > -600 and summary["held"] >= 1
+    assert summary["ms_per_control_step"] > 0
     assert summary["ahead"] == [1, 5, 10, 20, 40]
     for name in ("open_loop_ratio", "open_loop_ratio_poses"):
         assert len(summary[name]) == 5 and summary[name][0] < 0.6 * summary[name][3] < 0.9

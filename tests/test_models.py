@@ -9,7 +9,7 @@ from faults import message
 from numpy.testing import assert_allclose
 
 from jopa_ppl.errors import JopaError, ShapeError
-from jopa_ppl.models.control import World, agent, cut, learn
+from jopa_ppl.models.control import World, agent, cut, imagine, learn
 
 WORLD = World(None, None, 0.1, np.array([2.0, 0.5]))
 
@@ -40,3 +40,13 @@ def test_other_actions_than_were_learned_from():
         action_space = gym.spaces.Box(-1.0, 1.0, (2,))
 
     message(JopaError, lambda: agent(WORLD, Still(), 5), "other actions", "RescaleAction")
+    for space, says in ((gym.spaces.Box(-2.0, 2.0, (1,)), "other actions"),
+                        (gym.spaces.Discrete(2), "actions are real numbers")):
+        Still.action_space = space
+        message(JopaError, lambda: agent(WORLD, Still(), 5), says)
+
+
+@pytest.mark.parametrize(("seen", "actions"), [(1, 5), (4, 4)])
+def test_what_cannot_be_imagined(seen, actions):
+    message(ShapeError, lambda: imagine(WORLD, np.zeros((seen, 1, 8, 8, 1)),
+                                        np.zeros((actions, 1, 2))), "what follows frames")

@@ -80,7 +80,7 @@ class Bent:
         self.order = [r for r in inside if r not in factor.curved], [
             r for r in inside if r in factor.curved]
         self.affine = [s for s in self.slots if s[0].name not in mine]
-        self.in_time = factor.in_time and (
+        self.noise_in_time = factor.in_time and (
             factor.noise_varying or any(r.back is not None for r in factor.spread))
         self.one = sum(graph.variables[r.site].dims for r in factor.spread) == 1
 
@@ -203,8 +203,8 @@ class Bent:
 
     def _spread_view(self, arrays: FactorArrays, stats: Stats) -> Moments:
         """The moments of the precision's latents; of one step, where all are alike."""
-        view = self.spread.view(arrays, stats)
-        return Moments(*(a[:1] for a in view)) if self.factor.in_time and not self.in_time else view
+        view, alike = self.spread.view(arrays, stats), not self.noise_in_time
+        return Moments(*(a[:1] for a in view)) if self.factor.in_time and alike else view
 
     def noise(self, energy: Expectations, arrays: FactorArrays, stats: Stats, power: int = 1
               ) -> tuple[Array, Array]:
@@ -233,7 +233,7 @@ class Bent:
 
         def at(x: Array, values: Mapping[str, Array]) -> Array:
             shared = {Ref(n): v for n, v in values.items()}
-            if f.in_time and not self.in_time:
+            if f.in_time and not self.noise_in_time:
                 return place.at(0, output, x[0], scale, shared)[None]
             return place.each(output, x, scale, shared)
 

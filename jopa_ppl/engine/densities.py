@@ -6,6 +6,7 @@ whose latent site is no Gaussian has a belief as well (`jopa_ppl.beliefs`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -143,10 +144,6 @@ class GammaDensity(Density):
         shape, rate, log_rate = self._prior(energy, f, arrays, stats)
         if f.site.observed:
             mean, log = arrays.offset, jnp.log(arrays.offset)
-            if f.in_time:
-                shape = shape[None]
-                if rate.ndim < mean.ndim:
-                    rate, log_rate = rate[None], log_rate[None]
         else:
             mean, log = (split(s, f.site, f.plates) for s in stats[f.site.name])
         return jnp.sum(arrays.weight * gamma_log_density(shape, rate, log_rate, mean, log))
@@ -274,8 +271,8 @@ class DirichletDensity(Density):
 
     def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
-        log = (jnp.log(join(arrays.offset, f.site, f.plates)) if f.site.observed
-               else stats[f.site.name])
+        log = (jnp.log(join(arrays.offset, f.site, f.plates, int(f.in_time)))
+               if f.site.observed else stats[f.site.name])
         found = ((arrays.K - 1) * log).sum(-1) - log_normaliser(arrays.K)
         return jnp.sum(self._each(f, arrays) * found)
 
@@ -289,7 +286,8 @@ class DirichletDensity(Density):
     @staticmethod
     def _each(f: Factor, arrays: FactorArrays) -> Array:
         """The weight of every set of probabilities, where the site has its batch axes."""
-        return arrays.weight[..., 0].reshape(f.site.shape[:-1])
+        return arrays.weight[..., 0].reshape((*[f.segment.length] * f.in_time,
+                                              *f.site.shape[:-1]))
 
     def improper(self, f: Factor, arrays: FactorArrays) -> Array:
         return ~(arrays.K > 0)
@@ -309,12 +307,21 @@ def density_of(f: Factor) -> Density:
     return DENSITIES[f.family]
 
 
+def _by_step(f: Factor, varying: bool, parameter: Callable[[Array | int], Array]) -> Array:
+    """A parameter made of data, (length | 1, ..) where the factor has an axis of time."""
+    if not f.in_time:
+        return parameter(0)
+    return jax.vmap(parameter)(jnp.arange(f.segment.length)) if varying else parameter(0)[None]
+
+
 def _own_numbers(f: Factor, source: Source, filler: Array | float) -> FactorArrays:
-    (shape,) = source.evaluator(f)([f.site.outputs["concentration"]], {}, 0)
+    evaluate, own = source.evaluator(f), [f.site.outputs["concentration"]]
+    shape = _by_step(f, f.varying_in_time, lambda step: evaluate(own, {}, step)[0])
     return FactorArrays(shape, own_value(f, source, filler), weight_of(f, source), jnp.zeros(()),
                         None, None, source.env(f))
 
 
 def _at_data(energy: Expectations, f: Factor, arrays: FactorArrays, key: str) -> Array:
-    """A parameter that is made of data."""
-    return evaluate_in(energy.graph.reader, f, arrays.env, [f.site.outputs[key]], {}, 0)[0]
+    """A parameter of the noise that is made of data."""
+    return _by_step(f, f.noise_varying, lambda step: evaluate_in(
+        energy.graph.reader, f, arrays.env, [f.site.outputs[key]], {}, step)[0])

@@ -15,7 +15,7 @@ Slot = tuple[Belief | None, list[Ref]]       # a block, and its latents that a f
 
 
 class FactorArrays(NamedTuple):
-    """What a factor needs besides beliefs. Batch axes: time first (bulk only), then plates.
+    """What a factor needs besides beliefs. Batch axes: time (of a site of a scan), plates.
 
     K (*batch|1, n, slots.., main): coefficients; offset (*batch, n): the site's own data;
     weight (*batch, n|1); known (*batch|1, m); precision and logdet where they are data; env: the

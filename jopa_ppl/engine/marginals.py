@@ -95,7 +95,7 @@ def _map_of(engine: Engine, c: Coordinates, factors: list[Factor], bound: Eviden
         return maps[0]
     stats, shares = engine.stats(moments, bound.clamps), []
     for f in factors:
-        one = jnp.ones((1,) * (int(f.in_time) + len(f.plates) + 1))
+        one = jnp.ones((1,) * (1 + len(f.plates) + 1))
         found = engine.energy.shared(f, bound.arrays[f.name]._replace(weight=one), stats)
         shares.append(found.weight[..., 0])
     return mixture(maps, shares)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -46,7 +45,7 @@ class SiteMap(NamedTuple):
 
 def site_map(engine: Arithmetic, coordinates: Coordinates, factor: Factor, bound: Evidence,
              moments: dict) -> SiteMap:
-    """The map of a factor's site, from its numbers and the beliefs about what it shares."""
+    """The map of the site of a scan, from its numbers and the beliefs about what it shares."""
     arrays = bound.arrays[factor.name]
     energy, stats = engine.energy, engine.stats(moments, bound.clamps)
     precision, _ = energy.noise(factor, arrays, stats)
@@ -55,9 +54,6 @@ def site_map(engine: Arithmetic, coordinates: Coordinates, factor: Factor, bound
     K = rows(coordinates, factor, arrays, energy.slots[factor.name])
     weight = arrays.weight
     covariance = noise_covariance(engine, factor, arrays, moments, stats)
-    if not factor.in_time:
-        K, precision, covariance, weight, slots = jax.tree.map(
-            lambda x: x[None], (K, precision, covariance, weight, slots))
     return SiteMap(K, slots, precision, covariance, weight)
 
 

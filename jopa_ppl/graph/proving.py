@@ -174,11 +174,16 @@ def _counted_factor(reader: Reader, site: Site, segment: Segment, alive: set[str
                    (), key)
     if site.rules.constant:
         conjugacy.check_constant(site, key, found, latent)
-        return plain
+        return replace(plain, varying_in_time=_moves(reader, segment, found))
     families = {reader.program.sites[r.site].family for r in latent}
     if found is None or not families <= {"dirichlet"}:
         return _scored_factor(reader, site, segment, alive, lost, rule, "")
     return replace(plain, noise=conjugacy.check_noise(site, key, found, latent, reader.program))
+
+
+def _moves(reader: Reader, segment: Segment, found: Dependence) -> bool:
+    """Whether data make a parameter differ from step to step."""
+    return segment.scan is not None and not all(_is_latent(reader.program, r) for r in found.names)
 
 
 def _together(reader: Reader, products: tuple[tuple[Ref, ...], ...], latent: set[Ref]) -> set[Ref]:
@@ -226,8 +231,9 @@ def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[s
                                  expected="weights made of data", fix="compute it from data")
     if site.rules.constant:
         conjugacy.check_constant(site, site.rules.constant, mean, latent)
-        return Factor(site, segment, site.family, plates, (), (), noise_names, frozenset(), False,
-                      False, (), noise_key)
+        moves = [_moves(reader, segment, d) for d in (mean, noise)]
+        return Factor(site, segment, site.family, plates, (), (), noise_names, frozenset(), *moves,
+                      (), noise_key)
     bent = {r for r in latent & mean.not_affine.keys() if curved
             and program.sites[r.site].rules.location}
     first = segment.early
@@ -259,7 +265,8 @@ def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[s
                 lost.add((ref.site, plate.name))
     lost |= {(r.site, p) for r, p in mean.lost}
     data = {r for r in mean.names if not _is_latent(program, r)} - knowns
-    in_time = segment.scan is not None and not segment.early and bool(data or bent)
+    # (Of one step there is nothing to differ.)
+    varying_in_time = segment.scan is not None and not segment.early and bool(data or bent)
     if not all(r.is_input for r in data):       # observed sites: each element has its own
         varying |= {p.name for p in plates}
     varying_noise = not all(_is_latent(program, r) for r in noise.names)
@@ -271,8 +278,8 @@ def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[s
         products += (own,)
         varying |= {p.name for p in plates if (site.name, p.name) in reader.dense}
     return Factor(site, segment, site.family, plates, (*own, *refs), tuple(sorted(knowns)),
-                  noise_names, frozenset(varying), in_time, varying_noise, products, noise_key,
-                  rule if spread or bent else "exact",
+                  noise_names, frozenset(varying), varying_in_time, varying_noise, products,
+                  noise_key, rule if spread or bent else "exact",
                   reason if bent else _bending(noise, spread), reads, spread,
                   curved=tuple(sorted(bent)))
 

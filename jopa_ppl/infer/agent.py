@@ -180,7 +180,8 @@ class Agent:
         drawn = ahead[0]
         action = drawn if self.to_action is None else np.asarray(self.to_action(drawn))
         if self.space is not None:
-            if self.space.shape not in (action.shape, action.shape[self.copies is not None:]):
+            one = action.shape if self.copies is None else action.shape[1:]
+            if self.space.shape not in (action.shape, one):
                 raise ShapeError("actions do not fit the action space", site=self.decide,
                                  found=action.shape, expected=self.space.shape,
                                  fix="pass space= of one environment to an agent of one, that of "
@@ -289,6 +290,7 @@ class Agent:
         ahead, late = later(last.ahead, 1), last.late + 1
         if self.copies is not None and plan is not None and plan.plan is not None:
             good = np.isfinite(np.asarray(plan.plan.cost).reshape(self.copies))
+            good &= ~good.all()         # where no copy stands out it is wrong as a whole
             ahead = np.where(good[:, None], np.asarray(plan.mean(self.decide), float), ahead)
             late = np.where(good, 0, late)
         return ahead, late

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 
 import jopa_ppl as jp
 from jopa_ppl.errors import JopaError, ShapeError
+from jopa_ppl.infer.agent import real
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.models.swing import following, swing
 from jopa_ppl.models.vae import VAE, covering
@@ -44,8 +45,7 @@ class World(NamedTuple):
 
     def drawn(self, actions: ArrayLike) -> np.ndarray:
         """What the program draws for actions (.., du): action = largest tanh(drawn)."""
-        share = np.asarray(actions) / self.largest
-        return np.arctanh(np.clip(share, -SATURATED, SATURATED)).astype(np.float32)
+        return drawn_for(actions, self.largest)
 
     def taken(self, drawn: ArrayLike) -> np.ndarray:
         """The actions (.., du) for what the program draws."""
@@ -56,6 +56,12 @@ class World(NamedTuple):
         """With what was learned of the dynamics, at its means: a plan a step has no time for what
         is left open about 140 numbers."""
         return jp.condition(swing, {n: np.asarray(self.learned.mean(n)) for n in ("A", "W")})
+
+
+def drawn_for(actions: ArrayLike, largest: ArrayLike) -> np.ndarray:
+    """As `World.drawn`."""
+    share = np.asarray(actions) / largest
+    return np.arctanh(np.clip(share, -SATURATED, SATURATED)).astype(np.float32)
 
 
 def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_key: Any = 0,
@@ -84,8 +90,8 @@ def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_ke
     key = as_key(rng_key)
     vae = covering(frames.reshape(-1, *frames.shape[2:]), key, d=d)
     speed = float(np.diff(encode(vae, frames), axis=1).std())
-    world = World(vae, None, speed, np.broadcast_to(largest, actions.shape[-1:]))   # as far as yet
-    y, u = cut(frames, window), cut(world.drawn(actions), window)
+    largest = np.broadcast_to(largest, actions.shape[-1:])
+    y, u = cut(frames, window), cut(drawn_for(actions, largest), window)
     optim = optax.adam(optax.cosine_decay_schedule(rate, rounds * steps, 0.05))
     em = jp.VariationalEM(jp.condition(swing, {"u": u}), optim, e_sweeps=sweeps, m_steps=steps,
                           batch=batch, messages=LINEARISE)
@@ -93,7 +99,7 @@ def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_ke
                               speed=speed, du=u.shape[-1])
     graph, state = nnx.split(vae)
     nnx.replace_by_pure_dict(state, weights["vae"])
-    return world._replace(vae=nnx.merge(graph, state), learned=learned)
+    return World(nnx.merge(graph, state), learned, speed, largest)
 
 
 def cut(array: np.ndarray, length: int) -> np.ndarray:
@@ -115,8 +121,16 @@ def encode(vae: VAE, frames: np.ndarray) -> np.ndarray:
 
 def imagine(world: World, frames: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """Poses (ahead, N, d) of the steps that follow frames (seen, N, H, W, C), by the actions
-    (seen + ahead, N, du) alone; `world.vae.decode` draws them."""
+    (seen + ahead, N, du) alone; `world.vae.decode` draws them.
+
+    Raises:
+        ShapeError: fewer than two frames are seen, or no action follows them.
+    """
     seen, N, drawn = len(frames), frames.shape[1], world.drawn(actions)
+    if seen < 2 or len(drawn) <= seen:
+        raise ShapeError("what follows frames that are seen", found=f"{seen} frames, {len(drawn)} "
+                         "actions", expected="two frames or more, and more actions than these",
+                         fix="pass the actions between the frames, then those to imagine")
     model = jp.condition(world.program, {"u": drawn[:seen]})
     found = jp.VMP(model, messages=LINEARISE, tol=1e-4).run(
         frames, T=seen, trajectories=N, vae=world.vae, speed=world.speed, du=drawn.shape[-1])
@@ -143,8 +157,9 @@ def agent(world: World, env: Any, horizon: int, *, tolerance: float = 0.45, max_
         JopaError: the Box is another one than that of the actions that were learned from.
     """
     copies = getattr(env, "num_envs", None)
-    box = getattr(env, "single_action_space", env.action_space)
-    if not (np.allclose(box.high, world.largest) and np.allclose(box.low, -world.largest)):
+    box = real(getattr(env, "single_action_space", env.action_space))
+    if box.shape != world.largest.shape or not (np.allclose(box.high, world.largest)
+                                                and np.allclose(box.low, -world.largest)):
         raise JopaError("these are other actions than were learned from", found=box,
                         expected=f"a Box from -{world.largest} to {world.largest}",
                         fix="rescale them: gymnasium.wrappers.RescaleAction")

@@ -24,11 +24,13 @@ MAX_ORDER = 8
 
 @dataclass(frozen=True)
 class Segment:
-    """The steps that one factor speaks of: `length` steps of a scan from `start` on; of what stands
-    outside of scans, one and none (scan None).
+    """The steps that one factor speaks of, an axis of its numbers; outside of scans there is none.
 
-    All steps that see no more of the first carry are one segment. Where that is not simply made of
-    latents, the first `order` steps still see it: each is a segment of its own, `early`.
+    Attributes:
+        scan: its index, None outside of scans. start, length: which of its steps.
+        order: how many steps it takes until a step sees no more of the first carry.
+        early: whether they still see it: where the first carry is not simply made of latents, each
+            of the first `order` steps is a segment of its own. All others are one.
     """
 
     scan: int | None = None

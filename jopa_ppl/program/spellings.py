@@ -12,6 +12,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 from jopa_ppl.arrays import native
+from jopa_ppl.program.families import FAMILIES
 
 
 class Factor(dist.Distribution):
@@ -68,8 +69,14 @@ def walked(msg: dict[str, Any]) -> Array | None:
     if isinstance(fn, dist.GaussianRandomWalk):
         first, moved = jnp.zeros(()), lambda x: dist.Normal(x, fn.scale)
     elif isinstance(fn, dist.GaussianStateSpace):
+        # As its author gave it, for every step: a Wishart precision stays one.
+        noise = fn.base_dist.base_dist
+        while isinstance(noise, dist.ExpandedDistribution | dist.Independent):
+            noise = noise.base_dist
+        key = FAMILIES["mvn"].noise_key(vars(noise))
+        given = {key: getattr(noise, key)[..., 0, :, :]}
         first, moved = fn.initial_value, lambda x: dist.MultivariateNormal(
-            fn.transition_matrix @ x, scale_tril=fn.scale_tril)
+            fn.transition_matrix @ x, **given)
     else:
         return None
 

@@ -31,6 +31,7 @@ def episodes(count: int, steps: int, seed: int) -> tuple[np.ndarray, ...]:
     torques = np.repeat(rng.uniform(-10, 10, (steps, count, 1)), 4, 0)[:steps].astype(np.float32)
     frames = [envs.reset(seed=seed)[0]]
     frames += [envs.step(torque)[0] for torque in torques]
+    envs.close()
     return np.stack(frames[:-1]), torques, np.stack(envs.angles)
 
 

@@ -80,4 +80,5 @@ class Count:
     def __str__(self) -> str:
         kinds = self.kinds
         return f"{self.family}: " + ", ".join(
-            f"{kinds[kind]} {kind}" for kind in ("right", "refused", "wrong", "warned", "eaten"))
+            f"{kinds[kind]} {kind}" for kind in ("right", "refused", "wrong", "warned", "eaten")
+        ) + (f", {kinds['unjudged']} unjudged" if kinds["unjudged"] else "")

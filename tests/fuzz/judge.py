@@ -22,8 +22,9 @@ from tests.fuzz.truth import (
 
 
 class Verdict(NamedTuple):
-    """`kind`: right, refused or wrong, or what was told of rounding: "warned" where a result came
-    back with a NumericalWarning, "eaten" where a NumericalError did in its place; `text`: why."""
+    """`kind`: right, refused or wrong; of numbers that went astray, "warned" where a result came
+    back with a NumericalWarning, "eaten" where a NumericalError did in its place; "unjudged" where
+    the truth took too long; `text`: why."""
 
     kind: str
     text: str = ""
