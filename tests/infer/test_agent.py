@@ -362,6 +362,27 @@ def test_a_plan_that_fails_leaves_the_last_one_in_force(learned, monkeypatch):
     assert_allclose(agent.steps[2].drawn, np.clip(good.mean("u")[2], -2, 2))
 
 
+def test_plans_that_rounding_has_eaten_are_nobodys(learned, monkeypatch):
+    """Their costs are finite, and no copy stands out."""
+    agent = jp.Agent(lds, learned, horizon=8, copies=2, arguments={"N": 2},
+                     planning={"seen": 0.1})
+    agent.goal(GOAL)
+    agent.act(np.zeros((2, D)))
+    run = jp.VMP.run
+
+    def eaten(self, *args, **kwargs):
+        found = run(self, *args, **kwargs)
+        if self.options.decide:
+            raise NumericalError("rounding has eaten the result", posterior=found, found="digits",
+                                 expected="digits", fix="none")
+        return found
+
+    monkeypatch.setattr(jp.VMP, "run", eaten)
+    agent.act(np.zeros((2, D)))
+    assert "rounding" in agent.steps[1].failed and list(agent.steps[1].late) == [1, 1]
+    assert_allclose(agent.steps[1].drawn, agent.steps[0].ahead[1])
+
+
 def test_plans_that_explode_are_those_of_their_copies_alone():
     """x' = x + x^3 / 2 + 0.3 u overflows within a few steps from 9, whatever is done."""
     def cubic(y=None, *, T, N, seen=0.05):
