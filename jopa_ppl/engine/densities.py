@@ -6,7 +6,6 @@ whose latent site is no Gaussian has a belief as well (`jopa_ppl.beliefs`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -27,7 +26,7 @@ from jopa_ppl.engine.numbers import (
     to_precision,
     weight_of,
 )
-from jopa_ppl.engine.reading import Source, evaluate_in
+from jopa_ppl.engine.reading import Source, by_step, evaluate_in
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import expected_log_density
 from jopa_ppl.linalg.families import (
@@ -307,21 +306,14 @@ def density_of(f: Factor) -> Density:
     return DENSITIES[f.family]
 
 
-def _by_step(f: Factor, varying: bool, parameter: Callable[[Array | int], Array]) -> Array:
-    """A parameter made of data, (length | 1, ..) where the factor has an axis of time."""
-    if not f.in_time:
-        return parameter(0)
-    return jax.vmap(parameter)(jnp.arange(f.segment.length)) if varying else parameter(0)[None]
-
-
 def _own_numbers(f: Factor, source: Source, filler: Array | float) -> FactorArrays:
     evaluate, own = source.evaluator(f), [f.site.outputs["concentration"]]
-    shape = _by_step(f, f.varying_in_time, lambda step: evaluate(own, {}, step)[0])
+    shape = by_step(f, f.varying_in_time, lambda step: evaluate(own, {}, step)[0])
     return FactorArrays(shape, own_value(f, source, filler), weight_of(f, source), jnp.zeros(()),
                         None, None, source.env(f))
 
 
 def _at_data(energy: Expectations, f: Factor, arrays: FactorArrays, key: str) -> Array:
     """A parameter of the noise that is made of data."""
-    return _by_step(f, f.noise_varying, lambda step: evaluate_in(
+    return by_step(f, f.noise_varying, lambda step: evaluate_in(
         energy.graph.reader, f, arrays.env, [f.site.outputs[key]], {}, step)[0])

@@ -15,7 +15,7 @@ from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.evidence import FactorArrays, Slot
 from jopa_ppl.engine.expectations import Message
 from jopa_ppl.engine.likelihoods import score_of
-from jopa_ppl.engine.reading import evaluate_in
+from jopa_ppl.engine.reading import by_step, evaluate_in
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import (
     Moments,
@@ -193,12 +193,7 @@ class Energy:
                 (found,) = evaluate_in(self.graph.reader, factor, arrays.env, output, given, step)
                 return density_of(factor).scale(factor, found)
 
-            if not factor.in_time:
-                return one(0)
-            if not factor.noise_varying:
-                first, second = one(0)
-                return first[None], second[None]
-            return jax.vmap(one)(jnp.arange(arrays.offset.shape[0]))
+            return by_step(factor, factor.noise_varying, one)
 
         def log_at(shifts: dict[str, Array]) -> Array:
             values = {n: self.graph.block_of(n).at_log(shift) for n, shift in shifts.items()}

@@ -48,7 +48,7 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Looke
         error_of = _error_of_plan(compiled, posterior(), end)
     else:
         error_of = _error(compiled, posterior(), compiled.blocks[at], end,
-                          ROUND * found.far[at] > EPS * found.tied[at], error > SERVES)
+                          far=ROUND * found.far[at] > EPS * found.tied[at], eaten=error > SERVES)
     if error > SERVES:
         raise error_of("rounding has eaten the result")
     warnings.warn(str(error_of("rounding has taken digits of the result")), NumericalWarning,
@@ -91,8 +91,8 @@ class Tie(NamedTuple):
         return self.scale * SAFE * self.spread * self.precision**0.5
 
 
-def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, far: bool, eaten: bool
-           ) -> Callable[[str], NumericalError]:
+def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, *, far: bool,
+           eaten: bool) -> Callable[[str], NumericalError]:
     """The error, but for its first line; `far`: values are large, not ties tight; `eaten`: so tight
     that the spreads found mean nothing."""
     tie = _ties_of(compiled, posterior, block, far)

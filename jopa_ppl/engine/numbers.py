@@ -19,7 +19,7 @@ from jopa_ppl.beliefs import MatrixBelief
 from jopa_ppl.beliefs.layout import align, dims, join, split
 from jopa_ppl.engine.coefficients import expand, is_product, matrix_coefficients
 from jopa_ppl.engine.evidence import FactorArrays, Windows
-from jopa_ppl.engine.reading import Source
+from jopa_ppl.engine.reading import Source, by_step
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.matrix import MatrixEntries
 from jopa_ppl.program.refs import Ref
@@ -32,7 +32,7 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
     """The numbers of a factor with a residual."""
     graph, _, _, outer, series = source
     blocks, slots = zip(*source.slots[factor.name])
-    site, timed, length = factor.site, factor.in_time, factor.segment.length
+    site, timed = factor.site, factor.in_time
     names = [p.name for p in factor.plates]
     evaluate, weight = source.evaluator(factor), weight_of(factor, source)
     loc, noise = site.outputs["loc"], site.outputs[factor.noise_key]
@@ -65,11 +65,8 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
             fits = is_product(blocks[0], factor, slots, partial(residual, 0), parts)
     elif isinstance(blocks[0], MatrixBelief):
         K, fits = matrix_coefficients(blocks[0], factor, slots, partial(residual, 0), parts)
-    elif timed:
-        K = (jax.vmap(coefficients)(jnp.arange(length)) if factor.varying_in_time
-             else coefficients(0)[None])
     else:
-        K = coefficients(0)
+        K = by_step(factor, factor.varying_in_time, coefficients)
     for i, plate in enumerate(factor.plates):
         if plate.name not in factor.varying and isinstance(K, Array) and not factor.curved:
             K = jax.lax.slice_in_dim(K, 0, 1, axis=timed + i)
@@ -88,12 +85,7 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
             (given,) = evaluate([noise], {}, step)
             return to_precision(factor, symmetric_or_nan(given) if factor.noise_key in SYMMETRIC
                                 else given)
-        if timed and factor.noise_varying:
-            precision, logdet = jax.vmap(data_noise)(jnp.arange(length))
-        else:
-            precision, logdet = data_noise(0)
-            if timed:
-                precision, logdet = precision[None], logdet[None]
+        precision, logdet = by_step(factor, factor.noise_varying, data_noise)
     return FactorArrays(K, offset, weight, known_array, precision, logdet, evaluate.env, fits)
 
 
@@ -151,11 +143,11 @@ def own_value(factor: Factor, source: Source, filler: Array | float = 0.0) -> Ar
 
 def weight_of(factor: Factor, source: Source) -> Array:
     """(*batch, n) where elements have weights of their own, else (*batch, 1)."""
-    evaluate, length = source.evaluator(factor), source.length(factor)
+    evaluate = source.evaluator(factor)
     site = factor.site
     batch = tuple(p.size for p in factor.plates)
     if "weight" not in site.outputs:
-        return jnp.ones((*(() if length is None else (length,)), *batch, 1))
+        return jnp.ones((*source.batch(factor), 1))
 
     def one(step: Array | int) -> Array:
         (weight,) = evaluate([site.outputs["weight"]], {}, step)
@@ -166,7 +158,7 @@ def weight_of(factor: Factor, source: Source) -> Array:
             return jnp.broadcast_to(moved.reshape((*moved.shape[:len(axes)], 1)), (*batch, 1))
         return split(jnp.broadcast_to(weight, site.shape), site, factor.plates)
 
-    return one(0) if length is None else jax.vmap(one)(jnp.arange(length))
+    return by_step(factor, True, one)
 
 
 def asymmetry(matrix: Array) -> Array:

@@ -49,13 +49,9 @@ class Source(NamedTuple):
     outer: dict[str, Array]
     series: list[Windows]
 
-    def length(self, f: Factor) -> int | None:
-        """Steps of a factor that has an axis of time."""
-        return f.segment.length if f.in_time else None
-
     def batch(self, f: Factor) -> tuple[int, ...]:
         """Sizes of its batch axes: time first, then its plates."""
-        return (*((self.length(f),) if f.in_time else ()), *(p.size for p in f.plates))
+        return (*[f.segment.length] * f.in_time, *(p.size for p in f.plates))
 
     def evaluator(self, f: Factor) -> Evaluator:
         """Its site's outputs, from latent values; with no more of the data than they need, as a
@@ -110,6 +106,16 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
             values |= {Ref(n, back): _row(v, at) for n, v in known.items()
                        if Ref(n, back) not in values}
     return reader.values(outputs, segment, values, data, windows)
+
+
+def by_step(f: Factor, varying: bool, parameter: Callable[[Array | int], Any]) -> Any:
+    """A parameter of a factor (a pytree), for every step of its segment where it has an axis of
+    time and the parameter is `varying` along it; else (1, ..), and without that axis as it is."""
+    if not f.in_time:
+        return parameter(0)
+    if not varying:
+        return jax.tree.map(lambda x: x[None], parameter(0))
+    return jax.vmap(parameter)(jnp.arange(f.segment.length))
 
 
 def _row(x: Array, at: Array) -> Array:

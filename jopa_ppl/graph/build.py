@@ -13,7 +13,7 @@ from jopa_ppl.graph.discrete import copies
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.proving import barren, check_wanted, factor_of
 from jopa_ppl.graph.shown import ShownGraph
-from jopa_ppl.program.carry import Reader, Segment
+from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.recursions import with_borders
 from jopa_ppl.program.unconstrained import unconstrained
@@ -43,11 +43,10 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
         for site in program.sites.values():
             if site.name not in alive:
                 continue
-            scan = None if site.scan is None else program.scans[site.scan]
             try:
                 wanted = messages.get(site.name)
                 found = [factor_of(reader, site, segment, alive, lost, wanted)
-                         for segment in ([Segment()] if scan is None else reader.segments(scan))]
+                         for segment in reader.segments_of(site)]
                 check_wanted(site, found, wanted)
                 factors += [f for one in found for f in copies(reader, one)]
             except StructureError as error:
@@ -82,9 +81,8 @@ def prove_whole(program: Program, messages: Mapping[str, str]) -> tuple[Program,
 def _gammas(program: Program, reader: Reader, name: str) -> set[str]:
     """The Gamma latents that a site is, or is made of."""
     site = program.sites[name]
-    scan = None if site.scan is None else program.scans[site.scan]
     likely = () if site.likelihood is None else site.likelihood.leaves
-    found = {r.site for segment in ([Segment()] if scan is None else reader.segments(scan))
+    found = {r.site for segment in reader.segments_of(site)
              for d in reader.dependence((*site.parameters, *likely), segment)
              for r in d.names if r.is_site}
     return {n for n in {name, *found} if program.sites[n].rules.by_log

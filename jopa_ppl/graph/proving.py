@@ -21,8 +21,7 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
     strays: list[str] = []       # outside of a scan, not proved to belong to its steps
     for site in program.sites.values():
         outputs = site.parameters
-        scan = None if site.scan is None else program.scans[site.scan]
-        for segment in [Segment()] if scan is None else reader.segments(scan):
+        for segment in reader.segments_of(site):
             for dependence in reader.dependence(outputs, segment):
                 for ref in dependence.names:
                     if ref.is_scan:

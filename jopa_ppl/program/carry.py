@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.errors import StructureError
-from jopa_ppl.program.program import Program, Scan
+from jopa_ppl.program.program import Program, Scan, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.proof.analyse import analyse
 from jopa_ppl.proof.dependence import Dependence, constant, variable
@@ -228,6 +228,10 @@ class Reader:
         if length > early:
             found.append(Segment(scan.index, early, length - early, form.order))
         return found
+
+    def segments_of(self, site: Site) -> list[Segment]:
+        """Those of the scan that a site stands in; one without an axis of time outside of them."""
+        return [Segment()] if site.scan is None else self.segments(self.program.scans[site.scan])
 
     def dependence(self, outputs: Sequence[int], segment: Segment) -> list[Dependence]:
         """How the given outputs depend on latents, known sites and data in a segment."""
