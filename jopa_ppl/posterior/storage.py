@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any
 
 import jax
 import numpy as np
+import numpyro
 from jax.tree_util import keystr, tree_flatten_with_path
 from safetensors import safe_open
 from safetensors.numpy import save
@@ -36,7 +36,7 @@ _EXPECTED = "a file written by posterior.save(path) or jp.save_checkpoint(path, 
 def versions() -> dict[str, str]:
     """Versions of this library and of what its numbers come from."""
     return {"jopa_ppl": __version__, "jax": jax.__version__,
-            "numpyro": version("numpyro")}
+            "numpyro": numpyro.__version__}
 
 
 def flat(tree: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,9 @@ def test_odd_paths_are_refused(path, learned, tmp_path, monkeypatch):
         assert stat.S_ISCHR(os.stat(path).st_mode)
 
 
-@pytest.fixture
-def folder_of_a_user():
-    """A folder of a user who may not write everywhere, as whom the test then runs: root may."""
+@contextmanager
+def as_a_user():
+    """Run as a user who may not write everywhere, as root may; yields a folder of that user."""
     nobody = 65534
     with tempfile.TemporaryDirectory() as folder:
         if os.geteuid():
@@ -74,19 +75,21 @@ def folder_of_a_user():
             os.setresuid(0, 0, 0)
 
 
-def test_folders_and_files_that_may_not_be_written(learned, folder_of_a_user):
-    folder = folder_of_a_user
-    learned.save(folder / "f")
-    jp.load_posterior(folder / "f")
-    os.chmod(folder / "f", 0o444)
-    assert "Permission" in refused(learned.save, folder / "f")
-    os.chmod(folder, 0o555)
-    assert "Permission" in refused(learned.save, folder / "g")
-    assert [p.name for p in folder.iterdir()] == ["f"]
-    os.chmod(folder, 0o000)
-    refused(jp.load_posterior, folder / "f")
-    os.chmod(folder, 0o755)
-    jp.load_posterior(folder / "f")
+def test_folders_and_files_that_may_not_be_written(learned, tmp_path):
+    learned.save(tmp_path / "f")              # that user may not read the packages: all is
+    jp.load_posterior(tmp_path / "f")         # imported before
+    with as_a_user() as folder:
+        learned.save(folder / "f")
+        jp.load_posterior(folder / "f")
+        os.chmod(folder / "f", 0o444)
+        assert "Permission" in refused(learned.save, folder / "f")
+        os.chmod(folder, 0o555)
+        assert "Permission" in refused(learned.save, folder / "g")
+        assert [p.name for p in folder.iterdir()] == ["f"]
+        os.chmod(folder, 0o000)
+        refused(jp.load_posterior, folder / "f")
+        os.chmod(folder, 0o755)
+        jp.load_posterior(folder / "f")
 
 
 def test_modes_follow_the_umask_and_links_lead_to_their_target(tmp_path):
