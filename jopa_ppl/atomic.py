@@ -42,24 +42,25 @@ def write_whole(path: str, fill: Callable[[BinaryIO], object]) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     folder = os.path.dirname(target)
     _sweep(folder)
-    part = os.path.join(folder, f"{_PART}{secrets.token_hex(8)}.part")
+    file = _new(folder)
     try:
-        with _new(part) as file:
+        with file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
             if fcntl is None:           # Windows does not rename an open file
                 file.close()
-            os.replace(part, target)    # while it is locked, or a sweep could come between
+            os.replace(file.name, target)   # while it is locked, or a sweep could come between
     finally:
         with suppress(OSError):         # after an error or an interruption: else it has moved
-            os.unlink(part)
+            os.unlink(file.name)
 
 
-def _new(part: str) -> BinaryIO:
-    """A new file, locked; made again where a sweep took it before it was."""
+def _new(folder: str) -> BinaryIO:
+    """A new file, locked. Where a sweep took it before it was, another one, of another name: a
+    second sweep that still has the first one open would remove what has its name."""
     while True:
-        file = open(part, "xb")
+        file = open(os.path.join(folder, f"{_PART}{secrets.token_hex(8)}.part"), "xb")
         if fcntl is None:
             return file
         with suppress(OSError):         # a file system without locks: then no sweep gets one either
