@@ -209,9 +209,10 @@ class Belief:
         more then, in nats: what U and the entropy hold in common is left out of both."""
         return stats, 0.0
 
-    def diagonals(self, q: Any, message: Any, mask: Any) -> tuple[Any, Any, Any]:
-        """Means, and diagonals of the precision and of the covariance; empty for precisions."""
-        return (), (), ()
+    def precisions(self, message: Any, mask: Any) -> Any:
+        """The diagonal of the precision that a message gives, as `q.mean` is; none where q is no
+        Gaussian."""
+        return ()
 
     def moved(self, old: Any, new: Any) -> Array:
         """How far the means went, root mean square, in standard deviations."""

@@ -26,7 +26,7 @@ from jopa_ppl.beliefs.gaussian import (
 from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.linalg.families import diagonal, symmetric
+from jopa_ppl.linalg.families import symmetric
 from jopa_ppl.program.refs import Ref
 
 
@@ -244,10 +244,6 @@ class ChainBelief(GaussianBelief):
     def message(self, q: Chain, mask: Clamp) -> tuple[Array, Array, Array]:
         diag = q.diag - unit_where_fixed(mask.free)
         return jnp.zeros_like(q.mean), -0.5 * diag, -q.off
-
-    def diagonals(self, q: Chain, message: tuple, mask: Clamp
-                  ) -> tuple[Array, Array, Array]:
-        return q.mean, diagonal(-2 * message[1]) * mask.free, diagonal(q.cov)
 
     def jointly(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(n for n in chosen if n in self.head)

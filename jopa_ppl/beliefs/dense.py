@@ -75,9 +75,6 @@ class DenseBelief(GaussianBelief):
         precision, _ = inverse_and_logdet(q.cov)
         return jnp.zeros_like(q.mean), -0.5 * (precision - unit_where_fixed(mask.free))
 
-    def diagonals(self, q: Gaussian, message: tuple, mask: Clamp) -> tuple[Array, Array, Array]:
-        return q.mean, diagonal(-2 * message[1]) * mask.free, diagonal(q.cov)
-
     def coordinates(self, q: Gaussian) -> tuple[Array, Array]:
         """The mean, and its covariance as logarithms and ratios of its Cholesky factor."""
         form, spread = factored(q.cov)

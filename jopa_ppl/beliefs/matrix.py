@@ -147,10 +147,9 @@ class MatrixBelief(GaussianBelief):
     def free_dims(self, mask: None) -> int:
         return self.n * self.p
 
-    def diagonals(self, q: MatrixGaussian, message: tuple, mask: None
-                  ) -> tuple[Array, Array, Array]:
+    def precisions(self, message: tuple, mask: None) -> Array:
         W, S, U, V = map(diagonal, self.terms(message))
-        return q.mean, W[:, None] * S + U[:, None] * V, q.moments.variance
+        return W[:, None] * S + U[:, None] * V
 
     def variances(self, q: MatrixGaussian) -> Array:
         return q.moments.variance

@@ -124,16 +124,14 @@ class TreeBelief(GaussianBelief):
         return (jax.tree.map(jnp.zeros_like, q.mean),
                 {k: -0.5 * p for k, p in q.precision.items()})
 
-    def diagonals(self, q: Eliminated, message: tuple, mask: dict[str, Clamp]
-                  ) -> tuple[dict, dict, dict]:
+    def precisions(self, message: tuple, mask: dict[str, Clamp]) -> dict[str, Array]:
         def by_factor(mean: dict[str, Array]) -> dict[str, Array]:
             return {k: self._joined(mean, f) for k, f in self.factors.items()}
 
         # What a factor says of a variable is added up over its plates: the transpose of its view.
-        _, gather = jax.vjp(by_factor, q.mean)
+        _, gather = jax.vjp(by_factor, {n: jnp.zeros(self._shape(n)) for n in self.nodes})
         (precision,) = gather({k: diagonal(-2 * g) for k, g in message[1].items()})
-        return (q.mean, {n: precision[n] * c.free for n, c in mask.items()},
-                self.variances(q))
+        return {n: precision[n] * c.free for n, c in mask.items()}
 
     def variances(self, q: Eliminated) -> dict[str, Array]:
         return {n: diagonal(self.site(q, n)[1]) for n in q.mean}

@@ -182,8 +182,8 @@ class Arithmetic:
         coefficients do not enlarge, or 0 where it is not data or a matrix."""
         clamp, found = bound.clamps[block.name], {}
         for f in self.energy.touching(block):
-            m, J, C = self._diagonals(block, moments, self._message(block, f, moments, bound),
-                                      clamp)
+            m, J, C = self._elements(block, moments, self._message(block, f, moments, bound),
+                                     clamp)
             at, a = jnp.argmax(jnp.where(C.max() > 0, J * C, J)), bound.arrays[f.name]
             own = jnp.zeros(())
             if a.precision is not None and a.known_matrix is None:
@@ -202,8 +202,8 @@ class Arithmetic:
         own = add(*mine)
         message = add(jax.tree.map(lambda x: share * x, own), *rest)
         new = {**moments, block.name: block.update(moments[block.name], message, clamp)}
-        _, _, C = self._diagonals(block, new, message, clamp)
-        _, J, _ = self._diagonals(block, new, own, clamp)
+        _, _, C = self._elements(block, new, message, clamp)
+        _, J, _ = self._elements(block, new, own, clamp)
         at = jnp.argmax(J * C)
         return J[at], C[at]
 
@@ -213,8 +213,9 @@ class Arithmetic:
         return jax.grad(local.energy)(local.own)
 
     @staticmethod
-    def _diagonals(block: Belief, moments: dict[str, Any], message: Any, clamp: Any
-                   ) -> tuple[Array, ...]:
+    def _elements(block: Belief, moments: dict[str, Any], message: Any, clamp: Any
+                  ) -> tuple[Array, ...]:
         """Means, precisions that a message gives, and variances of a block's elements."""
+        q = moments[block.name]
         return tuple(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
-                     for tree in block.diagonals(moments[block.name], message, clamp))
+                     for tree in (q.mean, block.precisions(message, clamp), block.variances(q)))

@@ -67,9 +67,9 @@ def start(engine: Engine, key: Array | None, bound: Evidence) -> State:
         if far and all((f.scored or f in far) and not f.fixed for f in bends):
             moments = _if_finite(_towards_data(engine, update, far, moments, bound), moments,
                                  update.block)
-    zero = jnp.zeros(())
+    zero, none = jnp.zeros(()), engine.digits(moments, engine.unwatched(moments))
     return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
-                 engine.unmeasured(), zero, cancelled=(zero, zero))
+                 none, zero, cancelled=(zero, zero))
 
 
 def _towards_data(engine: Engine, update: Update, far: list[Factor], moments: dict[str, Any],

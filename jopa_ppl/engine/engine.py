@@ -16,7 +16,7 @@ from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine import extrapolation
 from jopa_ppl.engine.arithmetic import Arithmetic
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.rounding import NONE, POLISHED, Digits, digits
+from jopa_ppl.engine.rounding import POLISHED, Digits, digits
 from jopa_ppl.engine.schedule import Schedule
 from jopa_ppl.engine.state import State
 from jopa_ppl.graph.factor import Factor, Graph
@@ -37,20 +37,22 @@ class Engine(Arithmetic):
     def update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
                bound: Evidence) -> dict[str, Any]:
         """The block's belief from its complete message, the gradient of the energy."""
-        return self.measured_update(block, factors, moments, bound)[0]
+        return self.watched_update(block, factors, moments, bound)[0]
 
-    def measured_update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                        bound: Evidence) -> tuple[dict[str, Any], Digits]:
-        """`update`, and what rounding works on in the new belief."""
+    def watched_update(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
+                       bound: Evidence) -> tuple[dict[str, Any], Any]:
+        """`update`, and the precisions that tell how many digits the new belief has
+        (`rounding.digits`)."""
         local = self.energy_of(block, factors, moments, bound)
-        message, mask = jax.grad(local.energy)(local.own), bound.clamps[block.name]
+        message = jax.lax.optimization_barrier(jax.grad(local.energy)(local.own))
+        mask = bound.clamps[block.name]
         new = block.update(moments[block.name], message, mask)
-        return {**moments, block.name: new}, digits(*block.diagonals(new, message, mask))
+        return {**moments, block.name: new}, block.precisions(message, mask)
 
     def step(self, block: Belief, factors: list[Factor], moments: dict[str, Any], bound: Evidence,
-             size: float = 1.0) -> tuple[dict[str, Any], Digits, Array]:
+             size: float = 1.0) -> tuple[dict[str, Any], Any, Array]:
         """As `update`, for messages that approximate: the largest of the steps `size`, size / 2, ..
-        that does not raise F. Returns what rounding works on, and that size, as well.
+        that does not raise F. Returns its precisions, as `watched_update`, and that size as well.
 
         Natural parameters go from old to new. Where all messages are linearised, whose curvature
         sees the mean alone, only the mean has a way to go: Newton's, damped. But for where a flat
@@ -72,7 +74,7 @@ class Engine(Arithmetic):
         newton = jnp.zeros((), bool)
         if rules == {"linearise"}:
             firm = jax.tree.map(lambda new, was: (new >= KEPT * was).all(), *(
-                block.diagonals(old, message, mask)[1] for message in (there, here)))
+                block.precisions(message, mask) for message in (there, here)))
             newton = jnp.stack([jnp.ones((), bool), *jax.tree.leaves(firm)]).all()
 
         def mixed(size: Array | float) -> Any:
@@ -111,18 +113,28 @@ class Engine(Arithmetic):
         none = jnp.zeros(())
         mine, size, *_ = jax.lax.while_loop(lambda t: ~t.fits, tried, _Trial(
             old, none, none, none, jnp.zeros((), bool)))
-        measured = digits(*block.diagonals(mine, way(size), mask))
-        return {**moments, block.name: mine}, measured, size
+        return {**moments, block.name: mine}, block.precisions(way(size), mask), size
 
-    def unmeasured(self) -> Digits:
-        """What rounding works on before the first sweep: nothing."""
-        return Digits(*jnp.zeros((3, len(self.schedule.updates))))
+    @property
+    def blocks(self) -> list[Belief]:
+        """Of the updates of a sweep."""
+        return [u.block for u in self.schedule.updates]
+
+    def unwatched(self, moments: dict[str, Any]) -> list[Any]:
+        """`watched`, before the first sweep: no precisions."""
+        return [jax.tree.map(jnp.zeros_like, moments[b.name].mean) if b.gaussian else ()
+                for b in self.blocks]
+
+    def digits(self, moments: dict[str, Any], watched: list[Any]) -> Digits:
+        """What rounding works on in the beliefs after a sweep, update by update."""
+        found = [digits(b, moments[b.name], J) for b, J in zip(self.blocks, watched)]
+        return Digits(*map(jnp.asarray, zip(*found))) if found else Digits(*jnp.zeros((3, 0)))
 
     def sweep(self, moments: dict[str, Any], bound: Evidence, damping: float | None = None
-              ) -> tuple[dict[str, Any], Array, Digits, Array]:
-        """One pass over the schedule: beliefs, the position of a bad update (or -1), what rounding
-        works on in every update, and the smallest step that was taken."""
-        bad, measured, least = jnp.full((), -1), [], jnp.ones(())
+              ) -> tuple[dict[str, Any], Array, list[Any], Array]:
+        """One pass over the schedule: beliefs, the position of a bad update (or -1), the
+        precisions of every update (`watched_update`), and the smallest step that was taken."""
+        bad, watched, least = jnp.full((), -1), [], jnp.ones(())
         for i, step in enumerate(self.schedule.updates):
             old, factors = moments, list(step.factors)
             if any(f.bends(step.block) for f in factors):
@@ -130,15 +142,14 @@ class Engine(Arithmetic):
                                                  1 - (damping or 0.0))
                 least = jnp.minimum(least, size)
             else:
-                moments, found = self.measured_update(step.block, factors, old, bound)
+                moments, found = self.watched_update(step.block, factors, old, bound)
                 if damping:
                     fresh = jax.tree.map(lambda a, b: (1 - damping) * a + damping * b,
                                          moments[step.block.name], old[step.block.name])
                     moments = {**moments, step.block.name: fresh}
-            measured.append(found)
+            watched.append(found)
             bad = jnp.where((bad < 0) & ~finite(moments[step.block.name]), i, bad)
-        return moments, bad, Digits(*(jnp.stack(x) if measured else jnp.zeros((0,))
-                                      for x in zip(*measured or [NONE]))), least
+        return moments, bad, watched, least
 
     def settled(self, old: State, moments: dict[str, Any], f: Array, tol: float, size: Array
                 ) -> Array:
@@ -151,25 +162,24 @@ class Engine(Arithmetic):
 
     def moved(self, old: dict[str, Any], new: dict[str, Any]) -> Array:
         """How far a sweep moved the means of the block that it moved most, in spreads."""
-        blocks = [u.block for u in self.schedule.updates]
-        return jnp.stack([jnp.zeros(()), *(b.moved(old[b.name], new[b.name]) for b in blocks)]
-                         ).max()
+        return jnp.stack([jnp.zeros(()), *(b.moved(old[b.name], new[b.name])
+                                           for b in self.blocks)]).max()
 
     def advance(self, state: State, bound: Evidence, history: Array, until: Array, tol: float,
                 damping: float | None, heed: bool = False) -> tuple[State, Array]:
         """Sweep until converged, bad, or `until` sweeps are done; `heed`: or until they are found
         to be slow, and do not start ahead yet."""
 
-        def running(carry: tuple[State, Array]) -> Array:
-            s, _ = carry
+        def running(carry: tuple[State, Array, list]) -> Array:
+            s, *_ = carry
             slow = s.pace.slow if heed and s.ahead is None else False
             return (s.sweep < until) & ~s.converged & (s.bad < 0) & ~jnp.asarray(slow)
 
-        def body(carry: tuple[State, Array]) -> tuple[State, Array]:
-            s, past = carry
+        def body(carry: tuple[State, Array, list]) -> tuple[State, Array, list]:
+            s, past, before = carry
             begun = s.moments if s.ahead is None else extrapolation.start(
                 blocks, s.moments, s.ahead)
-            moments, bad, measured, size = self.sweep(begun, bound, damping)
+            moments, bad, watched, size = self.sweep(begun, bound, damping)
             f = self.free_energy(moments, bound, solved)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
             vain, pace, ahead = jnp.zeros((), bool), s.pace, s.ahead
@@ -178,9 +188,9 @@ class Engine(Arithmetic):
             if ahead is not None:
                 vain = ahead.tried & ((bad >= 0) | ~(f <= s.free_energy))
                 ahead = extrapolation.after(blocks, begun, moments, ahead, vain, pace.moved)
-                moments, f, bad, measured = where(
-                    vain, (s.moments, s.free_energy, jnp.full((), -1), s.digits),
-                    (moments, f, bad, measured))
+                moments, f, bad, watched = where(
+                    vain, (s.moments, s.free_energy, jnp.full((), -1), before),
+                    (moments, f, bad, watched))
             ok = bad < 0
             kept = where(ok, moments, s.moments)
             moved = s.moved
@@ -188,19 +198,23 @@ class Engine(Arithmetic):
                 settled = ~vain & (s.sweep > 0) & self.settled(
                     s._replace(moments=begun), moments, f, tol, size)
             else:       # another pass only polishes rounding, where there is any to speak of
+                measured = self.digits(moments, watched)
                 polish = self.moved(s.moments, moments) * measured.left
                 moved = jnp.where(s.sweep > 0, polish, measured.first_pass)
                 settled = (moved <= POLISHED) | (s.sweep + 1 >= PASSES)
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)
-            return State(kept, f, s.sweep + ok, bad, settled & ok, measured, moved, pace, ahead
-                         ), past
+            return State(kept, f, s.sweep + ok, bad, settled & ok, s.digits, moved, pace, ahead
+                         ), past, watched
 
         blocks = extrapolation.followed(self.schedule)
         exact = self.schedule.exact and not damping
         solved = next((u.block for u in self.schedule.updates if exact), None)
-        state, history = jax.lax.while_loop(running, body, (state, history))
-        return state._replace(cancelled=self.cancelled(state.moments, bound)), history
+        state, history, watched = jax.lax.while_loop(running, body, (
+            state, history, self.unwatched(state.moments)))
+        # Only the beliefs that come back are looked at: in every sweep it would take some time.
+        return state._replace(digits=self.digits(state.moments, watched),
+                              cancelled=self.cancelled(state.moments, bound)), history
 
 
 def finite(moments: Any) -> Array:

@@ -41,7 +41,7 @@ from jopa_ppl.engine.engine import finite
 from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.engine.paths import Paths, best_of, starts
 from jopa_ppl.engine.problem import Problem
-from jopa_ppl.engine.rounding import Digits
+from jopa_ppl.engine.rounding import Digits, digits
 from jopa_ppl.engine.state import State
 
 SMOOTHING = 50          # steps at most to the beliefs from the past, where they approximate
@@ -87,7 +87,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
     apart = jnp.stack([(bound.arrays[f.name].weight > 0).any() for f in decision.of_apart]
                       or [False]).any()
     bound = bound._replace(checks={**bound.checks, "goal": goal, "free": free, "apart": apart})
-    moments, digits = _known(decision, bound)
+    moments, measured = _known(decision, bound)
     problem = Problem(decision, bound, moments, split)
     if decision.curved:
         paths = Paths(problem)
@@ -107,7 +107,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
     past = decision.past.free_energy(moments, bound) + past.sum(tuple(range(1, past.ndim)))
     f = past[-1]
     decisions = Digits(tied[0], jnp.sqrt(tied[1]), jnp.zeros(()))
-    measured = Digits(*map(jnp.stack, zip(digits, decisions)))
+    measured = Digits(*map(jnp.stack, zip(measured, decisions)))
     told = [{name: (node.given, node.value) for name, node in sites
              if name in split.present and name not in decision.decide}
             for _, sites in program.nodes]
@@ -118,7 +118,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
 
 def _known(decision: Decision, bound: Evidence) -> tuple[dict[str, Any], Digits]:
     """Beliefs from the data of the past."""
-    engine, digits = decision.past, None
+    engine, watched = decision.past, ()
     moments = start(engine, None, bound).moments
     for block in engine.graph.blocks:
         if block.scan is None:
@@ -127,15 +127,15 @@ def _known(decision: Decision, bound: Evidence) -> tuple[dict[str, Any], Digits]
         if any(f.bends(block) for f in factors):
             def again(carry: tuple, block: Belief = block, factors: list = factors) -> tuple:
                 i, old, _, _ = carry
-                new, measured, _ = engine.step(block, factors, old, bound)
+                new, found, _ = engine.step(block, factors, old, bound)
                 far = block.moved(old[block.name], new[block.name]) > 1e-6
-                return i + 1, new, measured, far & finite(new[block.name])
+                return i + 1, new, found, far & finite(new[block.name])
 
-            zero = Digits(*jnp.zeros((3,)))
+            none = jax.tree.map(jnp.zeros_like, moments[block.name].mean)
             _, moments, found, _ = jax.lax.while_loop(
                 lambda c: c[3] & (c[0] < SMOOTHING), again,
-                (jnp.zeros((), int), moments, zero, jnp.ones((), bool)))
+                (jnp.zeros((), int), moments, none, jnp.ones((), bool)))
         else:
-            moments, found = engine.measured_update(block, factors, moments, bound)
-        digits = found if block is decision.block else digits
-    return moments, digits
+            moments, found = engine.watched_update(block, factors, moments, bound)
+        watched = found if block is decision.block else watched
+    return moments, digits(decision.block, moments[decision.block.name], watched)

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jopa_ppl.beliefs import Belief
+
 EPS = 4 * float(np.finfo(np.float64).eps)     # of one operation, and a few more
 ROUND = float(np.finfo(np.float64).eps) / 2     # of a number: half a unit in its last place
 SILENT = 1e-6        # of a belief's spread: what may come back without a word
@@ -53,12 +55,12 @@ class Digits(NamedTuple):
 NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
 
 
-def digits(means: Any, precisions: Any, variances: Any) -> Digits:
-    """From the means and the diagonals of J and C of a block (arrays, or dicts of them)."""
-    if not jax.tree.leaves(means):
+def digits(block: Belief, q: Any, precisions: Any) -> Digits:
+    """Of a block's belief, and the diagonal of J that its message has given to it."""
+    if not jax.tree.leaves(precisions):
         return NONE
     tied, total, far = [], [], []
-    for m, J, C in zip(*map(jax.tree.leaves, (means, precisions, variances))):
+    for m, J, C in zip(*map(jax.tree.leaves, (q.mean, precisions, block.variances(q)))):
         product = jnp.maximum(J, 0.0) * C
         tied.append(product.max(initial=0.0))
         total.append((product**2).sum())

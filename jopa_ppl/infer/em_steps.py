@@ -205,13 +205,13 @@ class Learner:
         engine = self.full.engine
         bound = engine.bind(self.full.data(leaves))
 
-        def sweep(_: Array, now: tuple[dict, Digits]) -> tuple[dict, Digits]:
-            moments, _, measured, _ = engine.sweep(now[0], bound, self.em.damping)
-            return moments, measured
+        def sweep(_: Array, now: tuple[dict, list]) -> tuple[dict, list]:
+            moments, _, watched, _ = engine.sweep(now[0], bound, self.em.damping)
+            return moments, watched
 
-        moments, measured = lax.fori_loop(0, sweeps, sweep, (moments, engine.unmeasured()))
+        moments, watched = lax.fori_loop(0, sweeps, sweep, (moments, engine.unwatched(moments)))
         value, variance = objective(engine, self.factors, moments, bound, key, draws=2)
-        return bound, moments, value, jnp.sqrt(variance), measured
+        return bound, moments, value, jnp.sqrt(variance), engine.digits(moments, watched)
 
     def _loss(self, weights: Weights, call: Call, index: Array | None, moments: dict[str, Any],
               key: Array) -> Array:

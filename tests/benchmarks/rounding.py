@@ -1,6 +1,6 @@
 """What watching for rounding costs a sweep, in one run: `python -m tests.benchmarks.rounding`.
 
-The same programs with and without the numbers that tell how many digits a belief has lost
+The same programs with and without the precisions that tell how many digits a belief has lost
 (`jopa_ppl.engine.rounding.digits`): medians of alternating runs of a fixed number of sweeps.
 """
 
@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from unittest import mock
 
 import numpy as np
 
 import jopa_ppl as jp
 from examples.quickstart import controlled_lds
-from jopa_ppl.engine import engine, rounding
+from jopa_ppl.beliefs import Belief, MatrixBelief, TreeBelief
+from jopa_ppl.beliefs.gaussian import GaussianBelief
+from jopa_ppl.engine.engine import Engine
 
 SIZES = ((2, 100), (4, 1_000), (8, 1_000))
 SWEEPS = 60
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """While no message says how precise it is."""
+    with ExitStack() as stack:
+        for form in (GaussianBelief, MatrixBelief, TreeBelief):
+            stack.enter_context(mock.patch.object(form, "precisions", Belief.precisions))
+        stack.enter_context(mock.patch.object(
+            Engine, "unwatched", lambda self, _: [()] * len(self.blocks)))
+        yield
 
 
 def learn(d: int, T: int, watched: bool) -> Callable[[], float]:
@@ -29,8 +42,7 @@ def learn(d: int, T: int, watched: bool) -> Callable[[], float]:
     # Another tolerance is another program, so that each is compiled for itself.
     vmp = jp.VMP(jp.condition(controlled_lds, {"u": u}), max_iters=SWEEPS,
                  tol=1e-14 if watched else 2e-14, progress=False)
-    seen = nullcontext() if watched else mock.patch.object(
-        engine, "digits", lambda *_: rounding.NONE)
+    seen = nullcontext() if watched else unwatched()
 
     def run() -> float:
         begun = time.process_time()
