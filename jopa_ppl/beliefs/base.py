@@ -209,9 +209,16 @@ class Belief:
         more then, in nats: what U and the entropy hold in common is left out of both."""
         return stats, 0.0
 
+    def means(self, q: Any) -> Any:
+        """Of the elements; none where q is no Gaussian."""
+        return ()
+
     def precisions(self, message: Any, mask: Any) -> Any:
-        """The diagonal of the precision that a message gives, as `q.mean` is; none where q is no
-        Gaussian."""
+        """Of these elements: the diagonal of the precision that a message gives."""
+        return ()
+
+    def variances(self, q: Any) -> Any:
+        """Of these elements."""
         return ()
 
     def moved(self, old: Any, new: Any) -> Array:

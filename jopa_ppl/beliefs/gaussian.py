@@ -80,11 +80,13 @@ class GaussianBelief(Belief):
     def completed(self, q: Any, mask: Any) -> Any:
         return q._replace(**dict(zip(("mean", "cov", "cross"), self.stats(q, mask))))
 
+    def means(self, q: Any) -> Any:
+        return q.mean
+
     def precisions(self, message: Any, mask: Any) -> Any:
         return diagonal(-2 * message[1]) * mask.free
 
     def variances(self, q: Any) -> Any:
-        """Variances of what `q.mean` holds."""
         return diagonal(q.cov)
 
     def moved(self, old: Any, new: Any) -> Array:

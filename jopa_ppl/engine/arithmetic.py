@@ -218,4 +218,5 @@ class Arithmetic:
         """Means, precisions that a message gives, and variances of a block's elements."""
         q = moments[block.name]
         return tuple(jnp.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
-                     for tree in (q.mean, block.precisions(message, clamp), block.variances(q)))
+                     for tree in (block.means(q), block.precisions(message, clamp),
+                                  block.variances(q)))

@@ -122,8 +122,7 @@ class Engine(Arithmetic):
 
     def unwatched(self, moments: dict[str, Any]) -> list[Any]:
         """`watched`, before the first sweep: no precisions."""
-        return [jax.tree.map(jnp.zeros_like, moments[b.name].mean) if b.gaussian else ()
-                for b in self.blocks]
+        return [jax.tree.map(jnp.zeros_like, b.means(moments[b.name])) for b in self.blocks]
 
     def digits(self, moments: dict[str, Any], watched: list[Any]) -> Digits:
         """What rounding works on in the beliefs after a sweep, update by update."""

@@ -131,7 +131,7 @@ def _known(decision: Decision, bound: Evidence) -> tuple[dict[str, Any], Digits]
                 far = block.moved(old[block.name], new[block.name]) > 1e-6
                 return i + 1, new, found, far & finite(new[block.name])
 
-            none = jax.tree.map(jnp.zeros_like, moments[block.name].mean)
+            none = jax.tree.map(jnp.zeros_like, block.means(moments[block.name]))
             _, moments, found, _ = jax.lax.while_loop(
                 lambda c: c[3] & (c[0] < SMOOTHING), again,
                 (jnp.zeros((), int), moments, none, jnp.ones((), bool)))

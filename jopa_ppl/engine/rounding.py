@@ -60,7 +60,7 @@ def digits(block: Belief, q: Any, precisions: Any) -> Digits:
     if not jax.tree.leaves(precisions):
         return NONE
     tied, total, far = [], [], []
-    for m, J, C in zip(*map(jax.tree.leaves, (q.mean, precisions, block.variances(q)))):
+    for m, J, C in zip(*map(jax.tree.leaves, (block.means(q), precisions, block.variances(q)))):
         product = jnp.maximum(J, 0.0) * C
         tied.append(product.max(initial=0.0))
         total.append((product**2).sum())
