@@ -7,10 +7,11 @@ jointly with the networks by variational EM on one free energy, from frames and 
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,24 @@ def timed(clock: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """This process, with all its threads, on one core of the CPU, where the system can do that."""
+    tasks = Path("/proc/self/task")
+    before = {}
+    if hasattr(os, "sched_setaffinity") and tasks.exists():
+        before = {int(t.name): os.sched_getaffinity(int(t.name)) for t in tasks.iterdir()}
+    try:
+        for task, cores in before.items():
+            with suppress(ProcessLookupError):          # a thread that has ended
+                os.sched_setaffinity(task, {min(cores)})
+        yield
+    finally:
+        for task, cores in before.items():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(task, cores)
 
 
 def collect(episodes: int, seed: int, torque: float = arm.TORQUE, processes: bool = True

@@ -15,9 +15,9 @@ swung up. No state and no reward is used; the true angle and the rewards serve f
 
 The folder --out gets summary.json: `open_loop_ratio` are errors of predicted frames 1, 5, 10, 20
 and 40 steps ahead (root mean square) over those of the mean frame, `open_loop_ratio_poses` those of
-poses over the mean pose's; `ms_per_control_step` is the median of an arm that is alone;
-swing_up.png: returns, these errors and the angles of all starts; imagined.gif: what happens in a
-held-out episode, and beside it what the program imagines, 20 steps from 20 frames each.
+poses over the mean pose's; `ms_per_control_step` is the median of an arm that is alone, on one core
+of the CPU; swing_up.png: returns, these errors and the angles of all starts; imagined.gif: what
+happens in a held-out episode, and beside it what the program imagines, 20 steps from 20 frames each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,17 @@ from tqdm.auto import trange
 
 import jopa_ppl as jp
 from examples import _arm_env as arm
-from examples._arm import AHEAD, SEEN, Episodes, collect, imagine, side_by_side, timed, write
+from examples._arm import (
+    AHEAD,
+    SEEN,
+    Episodes,
+    collect,
+    imagine,
+    on_one_core,
+    side_by_side,
+    timed,
+    write,
+)
 from examples._swing_up_pictures import animate, draw
 from jopa_ppl.models import control
 from jopa_ppl.models.control import World
@@ -59,7 +69,7 @@ def act(world: World, data: Episodes, envs: arm.Watched, starts: int, seed: int
     found, angles = side_by_side(many, envs, groups * copies, arm.STEPS, seed)
     frame, _ = env.reset(seed=seed)
     took = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), on_one_core():
         warnings.simplefilter("ignore", jp.ConvergenceWarning)
         for _ in trange(TIMED, desc="one arm", unit="step"):
             start = time.perf_counter()

@@ -14,8 +14,9 @@ from jopa_ppl.program.program import Plate, Site
 def split(array: Array, site: Site, local: Sequence[Plate]) -> Array:
     """(*lead, *site.shape) -> (*lead, *local plates, dims)."""
     lead = array.ndim - len(site.shape)
-    moved = jnp.moveaxis(array, [lead + p.axis for p in local],
-                         range(lead, lead + len(local)))
+    first = (*range(lead), *(lead + p.axis for p in local))
+    rest = (i for i in range(array.ndim) if i not in first)
+    moved = array.transpose(*first, *rest)              # of NumPy's or JAX's, as it is one of them
     return moved.reshape((*moved.shape[:lead + len(local)], -1))
 
 

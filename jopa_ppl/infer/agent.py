@@ -42,6 +42,7 @@ from jopa_ppl.language.given import Given, given
 from jopa_ppl.language.query import condition
 from jopa_ppl.posterior.posterior import Posterior, later
 from jopa_ppl.posterior.state import StateBelief
+from jopa_ppl.settings import ours
 
 BEGINNING = 10      # times `max_iters` policies are tried in the first plan of an episode
 
@@ -285,15 +286,19 @@ class Agent:
         """The actions from now on, and how many steps ago they were planned."""
         none = np.zeros((() if self.copies is None else self.copies), int)
         if failed is None:
-            return np.asarray(plan.mean(self.decide), float), none
+            return self._actions(plan), none
         last = self.steps[-1]
         ahead, late = later(last.ahead, 1), last.late + 1
         if self.copies is not None and plan is not None and plan.plan is not None:
             good = np.isfinite(np.asarray(plan.plan.cost).reshape(self.copies))
             good &= ~good.all()         # where no copy stands out it is wrong as a whole
-            ahead = np.where(good[:, None], np.asarray(plan.mean(self.decide), float), ahead)
+            ahead = np.where(good[:, None], self._actions(plan), ahead)
             late = np.where(good, 0, late)
         return ahead, late
+
+    def _actions(self, plan: Posterior) -> np.ndarray:
+        with ours():                    # no digit is lost to the caller's default
+            return np.asarray(plan.mean(self.decide))
 
     def _planned(self, frame: np.ndarray) -> tuple[Posterior | None, NumericalError | None]:
         """A plan from the belief about the state now, and what is wrong with it: then not all of
