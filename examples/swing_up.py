@@ -17,7 +17,7 @@ The folder --out gets summary.json: `open_loop_ratio` are errors of predicted fr
 and 40 steps ahead (root mean square) over those of the mean frame, `open_loop_ratio_poses` those of
 poses over the mean pose's; `ms_per_control_step` is the median of an arm that is alone, on one core
 of the CPU; swing_up.png: returns, these errors and the angles of all starts; imagined.gif: what
-happens in a held-out episode, and beside it what the program imagines, 20 steps from 20 frames each.
+happens in a held-out episode, and beside it what the program imagines, 20 steps from 20 frames.
 """
 
 from __future__ import annotations
