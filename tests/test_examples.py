@@ -14,11 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def apart(name: str, out: Path) -> dict:
-    """The summary of an example's --fast in a process of its own: it forks, and JAX has threads
-    here."""
-    subprocess.run([sys.executable, "-m", f"examples.{name}", "--fast", "--out", str(out)],
-                   cwd=ROOT, check=True)
+def apart(name: str, out: Path, *options: str) -> dict:
+    """The summary of an example, by default of its --fast, in a process of its own: it forks, and
+    JAX has threads here."""
+    subprocess.run([sys.executable, "-m", f"examples.{name}", "--out", str(out),
+                    *(options or ["--fast"])], cwd=ROOT, check=True)
     return json.loads((out / "summary.json").read_text())
 
 
@@ -185,3 +185,22 @@ def test_swing_up_fast(tmp_path):
         assert len(summary[name]) == 5 and summary[name][0] < 0.6 * summary[name][3] < 0.9
     for name in ("swing_up.png", "imagined.gif"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_swing_up_from_all_starts(seed, tmp_path):
+    summary = apart("swing_up", tmp_path, "--seed", str(seed))
+    assert summary["environment_steps"] <= 3000 and summary["starts"] == 100
+    assert summary["mean_return"] >= -170 and summary["held"] >= 98
+    assert summary["open_loop_ratio_poses"][1] < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_pendulum_holds_every_goal(seed, tmp_path):
+    goals = ["0", "1.5708", "-1.5708", "0.8"]
+    summary = apart("pendulum", tmp_path, "--seed", str(seed), "--goal", *goals)
+    assert summary["max_torque"] == 10.0 and len(summary["goals"]) == 4
+    for found in summary["goals"]:
+        assert found["starts"] == 20 and found["hold"] >= 19 and found["median_final_error"] < 0.045
