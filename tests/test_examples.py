@@ -48,7 +48,8 @@ def test_the_arm_and_its_goals(torque):
     env.close()
 
 
-@pytest.mark.parametrize("name", ["changing_plant", "co2", "mountain_car", "sensor_fusion"])
+@pytest.mark.parametrize("name", ["changing_plant", "co2", "earthquakes", "mountain_car",
+                                  "sensor_fusion"])
 def test_what_a_user_does_next_is_short(name):
     assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) < 80
 
@@ -171,6 +172,16 @@ def test_co2_fast(tmp_path):
     summary = main(["--fast", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert 0.75 < summary["inside"] <= 1.0 and summary["years"] == 10
+    assert (tmp_path / "picture.png").stat().st_size > 0
+
+
+def test_earthquakes_fast(tmp_path):
+    """Two regimes near those of maximum likelihood, 15.4 and 26.0 a year."""
+    from examples.earthquakes import main
+    summary = main(["--fast", "--out", str(tmp_path)])
+    assert summary["regimes"] == 2 and sum(summary["years"]) == 107
+    np.testing.assert_allclose(summary["rates"], [15.4, 26.0], atol=0.6)
+    assert 342.32 < summary["nats"]["2"] < 360          # -log p(y) at the maximum, and more
     assert (tmp_path / "picture.png").stat().st_size > 0
 
 

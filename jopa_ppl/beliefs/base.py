@@ -104,6 +104,7 @@ class Belief:
         checked: whether `fits` has to be asked of the numbers of every run.
         follows: whether it is completed by a message of the program (`following`).
         parts: what a marginal of a site is told by, and files hold of it.
+        layout_form: the form of its `layout`, as `posterior.storage.expect` has them.
 
     q is a pytree; `zero()` has its shapes. A mask tells what is inferred, a `Clamp` or a dict of
     them by member; None where all of it always is.
@@ -114,6 +115,7 @@ class Belief:
     label: ClassVar[str]
     rank: ClassVar[int]
     parts: ClassVar[tuple[str, ...]]
+    layout_form: ClassVar[dict[Any, Any]] = {}
     note: ClassVar[str] = ""
     gaussian: ClassVar[bool] = False
     structured: ClassVar[bool] = False
@@ -141,6 +143,11 @@ class Belief:
              about: Mapping[str, Any]) -> Self:
         """The belief of a file, made with what it tells of it."""
         return cls(latents, **about)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What `read` needs to make it again beside what all beliefs have, as JSON holds it."""
+        return {}
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -239,6 +246,10 @@ class Belief:
         prior may stay there (products of two at zero); else q itself."""
         return q
 
+    def scattered(self, q: Any, key: Array, size: Array | float) -> Any:
+        """q elsewhere, `size` of its spread away, for another start to begin with."""
+        return self.break_symmetry(q, key, size)
+
     def at_rest(self, q: Any) -> Any:
         """q with the means of a chain's steps where those before the first one are."""
         return q
@@ -252,6 +263,11 @@ class Belief:
     def draw(self, q: Any, key: Array, mask: Any) -> tuple[Any, dict[str, Array]]:
         """A joint draw from a completed q: as a q without spread, and as values by site."""
         raise NotImplementedError
+
+    def most_probable(self, q: Any) -> dict[str, Array]:
+        """The joint values of a completed q that are most probable, by site, of what takes one of a
+        few values."""
+        return {}
 
     def log_prob(self, q: Any, mask: Any, values: Mapping[str, Array]) -> Array:
         """log q of values by site (site shape), over what is inferred; in nats, a scalar."""

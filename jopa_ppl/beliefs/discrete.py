@@ -22,6 +22,8 @@ from jopa_ppl.beliefs.base import Belief, Clamp, Factor
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.program.refs import Ref
 
+NEVER = -1e30       # log of no probability; finite, as it is added to others
+
 
 class Choice(NamedTuple):
     """Probabilities of values: prob (*plates, K)."""
@@ -44,6 +46,11 @@ def entropy_of(prob: Array) -> Array:
 def log_of(prob: Array) -> Array:
     """Of probabilities; finite."""
     return jnp.log(jnp.maximum(prob, 1e-300))
+
+
+def score_of(prob: Array) -> Array:
+    """log of probabilities, NEVER of none: what a most probable value never has."""
+    return jnp.where(prob > 0, log_of(prob), NEVER)
 
 
 class DiscreteBelief(Belief):
@@ -123,6 +130,9 @@ class CategoricalBelief(DiscreteBelief):
         index = random.categorical(key, log_of(q.prob))
         return (Choice(jax.nn.one_hot(index, self.size, dtype=q.prob.dtype)),
                 {self.name: self._in_shape(self.values_of(self.name)[index])})
+
+    def most_probable(self, q: Choice) -> dict[str, Array]:
+        return {self.name: self._in_shape(self.values_of(self.name)[jnp.argmax(q.prob, -1)])}
 
     def _in_shape(self, array: Array) -> Array:
         return array.reshape(self.latents[self.name].site.shape)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import product
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from jax import Array, random
 from jax.scipy.special import logsumexp
 
 from jopa_ppl.beliefs.base import Clamp, Factor, Variable
-from jopa_ppl.beliefs.discrete import DiscreteBelief, entropy_of, log_of
+from jopa_ppl.beliefs.discrete import NEVER, DiscreteBelief, entropy_of, log_of, score_of
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.program.refs import Ref
 
-NEVER = -1e30       # log of no probability; finite, as it is added to others
+LARGEST, MOST = 4096, 64        # states, and steps back, that a file may tell of
 
 
 class Markov(NamedTuple):
@@ -55,6 +55,8 @@ class DiscreteChainBelief(DiscreteBelief):
     """
 
     kind, label, rank = "discrete chain", "chain (discrete)", 0
+    layout_form: ClassVar[dict[Any, Any]] = {
+        "over": int, "length": int, "starts": {...: (str, int)}, "lags": {...: int}}
 
     def __init__(self, latents: Mapping[str, Variable], *, over: int, length: int,
                  starts: Mapping[str, tuple[str, int]], lags: Mapping[str, int],
@@ -69,6 +71,24 @@ class DiscreteChainBelief(DiscreteBelief):
         self.counts = [len(latents[p.name].site.values) for p in self.parts_of]
         self.size = prod(self.counts)
         self.first, self.moves = self._support()
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        lags = {n: max(p.ago for p in self.parts_of if p.name == n) for n in self.steps}
+        return {"over": self.over, "length": self.length, "starts": self.starts, "lags": lags}
+
+    @classmethod
+    def read(cls, latents: Mapping[str, Variable], factors: Any, about: Mapping[str, Any]
+             ) -> DiscreteChainBelief:
+        starts = {n: (site, back) for n, (site, back) in about["starts"].items()}
+        lags, steps = about["lags"], {n for n, v in latents.items() if v.is_series}
+        if not (lags.keys() == steps and steps >= {site for site, _ in starts.values()}
+                and all(0 <= k <= MOST for k in lags.values())
+                and all(0 < k <= MOST for _, k in starts.values())
+                and prod(len(latents[n].site.values)**(1 + k) for n, k in lags.items()) <= LARGEST
+                and latents.keys() >= starts.keys()):
+            raise ValueError(f"no chain of {sorted(latents)} has this layout")
+        return cls(latents, **{**about, "starts": starts})
 
     def _support(self) -> tuple[np.ndarray, np.ndarray]:
         at = {p: i for i, p in enumerate(self.parts_of)}
@@ -230,9 +250,31 @@ class DiscreteChainBelief(DiscreteBelief):
         path = jnp.concatenate([z[None], path])
         hot = jax.nn.one_hot(path, self.size, dtype=q.single.dtype)
         point = Markov(hot, hot[:-1][..., :, None] * hot[1:][..., None, :])
+        return point, self._values(path)
+
+    def most_probable(self, q: Markov) -> dict[str, Array]:
+        """Viterbi's algorithm: the states of all steps at once."""
+        first, pair = score_of(q.single[0]), score_of(q.pair)
+        moves = jnp.where(q.pair > 0, pair - log_of(q.single[:-1])[..., :, None], NEVER)
+
+        def forward(best: Array, move: Array) -> tuple[Array, Array]:
+            total = best[..., :, None] + move
+            return total.max(-2), total.argmax(-2)
+
+        def backward(z: Array, before: Array) -> tuple[Array, Array]:
+            z = jnp.take_along_axis(before, z[..., None], -1)[..., 0]
+            return z, z
+
+        best, before = jax.lax.scan(forward, first, moves)
+        last = best.argmax(-1)
+        _, path = jax.lax.scan(backward, last, before, reverse=True)
+        return self._values(jnp.concatenate([path, last[None]]))
+
+    def _values(self, path: Array) -> dict[str, Array]:
+        """Of states (S, *plates) the values of every latent, in its shape."""
         index = dict(zip(self.parts_of, jnp.unravel_index(path, self.counts)))
-        values = {n: self.values_of(n)[x] for n, x in self._by_site(index).items()}
-        return point, {n: self._in_shape(n, x) for n, x in values.items()}
+        return {n: self._in_shape(n, self.values_of(n)[x])
+                for n, x in self._by_site(index).items()}
 
     def _by_site(self, parts: Mapping[Part, Array]) -> dict[str, Array]:
         """Of arrays by part (S, ..) those of every latent: a step's, or a latent's outside."""

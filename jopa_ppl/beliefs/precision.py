@@ -54,6 +54,10 @@ class GammaBelief(PrecisionBelief):
     def moved(self, old: Gamma, new: Gamma) -> Array:
         return in_spreads(new.mean - old.mean, new.a / new.b**2)
 
+    def scattered(self, q: Gamma, key: Array, size: Array | float) -> Gamma:
+        noise = random.normal(key, q.b.shape, q.b.dtype)
+        return gamma(q.a, q.b * jnp.exp(size * noise * q.a**-0.5))
+
     def coordinates(self, q: Gamma) -> tuple[Array, Array]:
         return jnp.log(q.b).ravel(), q.a.ravel()**-0.5
 

@@ -17,7 +17,7 @@ from jax import Array, random
 from jax.scipy.special import logsumexp
 
 from jopa_ppl.beliefs.base import Clamp, Factor, Variable
-from jopa_ppl.beliefs.discrete import DiscreteBelief, entropy_of, log_of
+from jopa_ppl.beliefs.discrete import DiscreteBelief, entropy_of, log_of, score_of
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.program.refs import Ref
 
@@ -46,6 +46,11 @@ class TableBelief(DiscreteBelief):
         self.outer = [n for n in latents if n not in self.inner]
         self.shared = next((latents[n].plates for n in self.outer), ())
         self.elements = prod(self.sizes[p] for p in plates if p not in self.shared)
+
+    @classmethod
+    def read(cls, latents: Mapping[str, Variable], factors: Any, about: Mapping[str, Any]
+             ) -> TableBelief:
+        return cls(latents, **{k: v for k, v in about.items() if k != "plates"})
 
     def _values(self, names: Sequence[str]) -> list[int]:
         return [len(self.latents[n].site.values) for n in names]
@@ -134,11 +139,21 @@ class TableBelief(DiscreteBelief):
         b = random.categorical(second, log_of(rows))
         inner = jax.nn.one_hot(b, B, dtype=q.pair.dtype)
         point = Table(outer, self._each(outer)[..., None] * inner[..., None, :])
+        return point, self._chosen(a, b)
+
+    def most_probable(self, q: Table) -> dict[str, Array]:
+        rows = score_of(q.pair) - self._each(log_of(q.outer))[..., None]
+        a = jnp.argmax(score_of(q.outer) + self._over_plates(rows.max(-1)), -1)
+        chosen = self._each(jax.nn.one_hot(a, q.outer.shape[-1], dtype=q.outer.dtype))
+        return self._chosen(a, jnp.argmax((q.pair * chosen[..., None]).sum(-2), -1))
+
+    def _chosen(self, outer: Array, inner: Array) -> dict[str, Array]:
+        """Values by member, of places in the two tables."""
         values = {}
-        for names, at in ((self.outer, a), (self.inner, b)):
+        for names, at in ((self.outer, outer), (self.inner, inner)):
             index = jnp.unravel_index(at, self._values(names)) if names else ()
             values |= {n: self._in_shape(n, self.values_of(n)[i]) for n, i in zip(names, index)}
-        return point, values
+        return values
 
     def _in_shape(self, name: str, array: Array, tail: tuple[int, ...] = ()) -> Array:
         return array.reshape((*self.latents[name].site.shape, *tail))

@@ -24,12 +24,14 @@ from jopa_ppl.graph.factor import Factor
 
 TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
 LOOSE = (1e-8, 1e-6, 1e-4)                      # and of dynamics before these
+NUDGE = 0.1          # of a spread that globals begin off their priors
 AT_ONCE = 0.1        # nats that a whole step may be off by what it was linearised about
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 
 
-def start(engine: Engine, key: Array | None, bound: Evidence) -> State:
-    """Beliefs before the first sweep: the priors; with a key, globals are nudged off them.
+def start(engine: Engine, key: Array | None, bound: Evidence, scattered: bool = False) -> State:
+    """Beliefs before the first sweep: the priors; with a key, globals are nudged off them, or
+    `scattered`, as far as they are wide.
 
     Messages that approximate start from there too: chains from their roll-out, and sums over
     points, which may not be finite for a wide prior, after a step from the mean alone.
@@ -57,7 +59,9 @@ def start(engine: Engine, key: Array | None, bound: Evidence) -> State:
                 0, SETTLING, lambda _, m, b=block, own=own: engine.step(b, own, m, prior)[0],
                 moments)
         if key is not None and not block.held:
-            moments = _nudged(engine, block, bent, moments, bound, random.fold_in(key, i))
+            moments = _nudged(engine, block, bent, moments, bound, random.fold_in(key, i),
+                              *((block.scattered, 1.0) if scattered
+                                else (block.break_symmetry, NUDGE)))
     for update in engine.schedule.updates:
         bends = [f for f in update.factors if f.bends(update.block)]
         seen = [f for f in bends if f.site.observed
@@ -138,7 +142,7 @@ def _begun(engine: Engine, block: Belief, own: list[Factor], moments: dict[str, 
 
 
 def _nudged(engine: Engine, block: Belief, bent: list[Factor], moments: dict[str, Any],
-            bound: Evidence, key: Array) -> dict[str, Any]:
+            bound: Evidence, key: Array, move: Callable[..., Any], most: float) -> dict[str, Any]:
     """A block moved off its prior, by no more than what costs log p of the factors `bent` a
     nat: a tenth of a wide prior is far away."""
     def score(moments: dict[str, Any]) -> Array:
@@ -149,12 +153,12 @@ def _nudged(engine: Engine, block: Belief, bent: list[Factor], moments: dict[str
             for f in bent})
 
     def moved(size: Array | float) -> dict[str, Any]:
-        return {**moments, block.name: block.break_symmetry(moments[block.name], key, size)}
+        return {**moments, block.name: move(moments[block.name], key, size)}
 
-    if not bent or moved(0.1)[block.name] is moments[block.name]:
-        return moved(0.1)
+    if not bent or moved(most)[block.name] is moments[block.name]:
+        return moved(most)
     least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
-    return moved(halved(0.1, lambda size: score(moved(size)) >= least))
+    return moved(halved(most, lambda size: score(moved(size)) >= least))
 
 
 def linearised(factor: Factor) -> Factor:

@@ -14,6 +14,7 @@ from jopa_ppl.engine.signature import Call
 from jopa_ppl.errors import JopaError, check_model, whole, within
 from jopa_ppl.graph.factor import RULES
 from jopa_ppl.infer.batches import PosteriorBatch, run_batch
+from jopa_ppl.infer.starts import best_of_starts
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.posterior.posterior import Posterior
 
@@ -53,6 +54,10 @@ class VMP:
             jopa_ppl.engine.extrapolation); not with `damping`. It needs fewer sweeps by far where
             beliefs trade off against each other: states against the loading that they are seen by.
         progress: show a bar when a run takes long.
+        starts: where beliefs may settle in several places (mixtures, regimes), from how many starts
+            to run, side by side; the one that comes to the least F is kept, and `posterior.starts`
+            has F of all. The first is that of `rng_key` alone, the others begin with globals about
+            as far off as their priors are wide; one pass needs no more, plans have their own.
 
     Raises (in `run`):
         StructureError, ShapeError, DataError, SiteError, PriorError, NumericalError; each names
@@ -65,12 +70,12 @@ class VMP:
                  blocks: tuple[tuple[str, ...], ...] | None = None, chain: str = "auto",
                  max_iters: int = 200, tol: float = 1e-6, damping: float | None = None,
                  messages: Mapping[str, str] | None = None, extrapolate: bool = True,
-                 progress: bool = True) -> None:
+                 progress: bool = True, starts: int = 1) -> None:
         check_model(model)
         if chain not in METHODS:
             raise JopaError("unknown chain method", found=repr(chain), expected=METHODS,
                             fix="leave it at 'auto'")
-        whole("jp.VMP", max_iters=max_iters)
+        whole("jp.VMP", max_iters=max_iters, starts=starts)
         within("jp.VMP", 0, float("inf"), tol=tol)
         within("jp.VMP", 0, 1, damping=damping or 0)
         flags = (progress, extrapolate)
@@ -81,12 +86,16 @@ class VMP:
                                   f"messages={messages!r}",
                             expected="True or False, and a dict {site: message} or None",
                             fix="see help(jp.VMP)")
-        self.model, self.progress = model, progress
+        self.model, self.progress, self.starts = model, progress, int(starts)
         decide = _sites((decide,) if isinstance(decide, str) else decide, "decide", "'u' or ('u',)")
         expected = "[('A', 'B'), ('x', 'u')]"
         lists = isinstance(blocks, Sequence) and not isinstance(blocks, str)
         blocks = tuple(_sites(b, "blocks", expected) for b in (blocks if lists else [blocks])
                        ) if blocks else None
+        if decide and starts > 1:
+            raise JopaError("plans have starts of their own", found=f"decide={decide}, "
+                            f"starts={starts}", expected="decide= or starts=",
+                            fix="leave starts= out: plan.start says which beginning won")
         kinds = (*RULES, "amortised")
         for name, kind in (messages or {}).items():
             if kind not in kinds:
@@ -114,6 +123,11 @@ class VMP:
         """
         key = as_key(rng_key)
         refuse_traced(key)
+        if self.starts > 1 and init is None:
+            found = best_of_starts(self.model, self.options, args, kwargs, key, self.starts,
+                                   self.progress)
+            if found is not None:
+                return found
         compiled, call, ran = run(self.model, self.options, args, kwargs, key, self.progress,
                                   init)
         posterior = Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
@@ -138,6 +152,9 @@ class VMP:
             SiteError, ShapeError: `over` does not fit the call. As `run` for any of the runs, the
             first one that is at fault named by its number.
         """
+        if self.starts > 1:
+            raise JopaError("a batch begins once a run", found=f"starts={self.starts}",
+                            expected="starts=1", fix="run its data sets one by one")
         return run_batch(self.model, self.options, args, kwargs, over, as_key(rng_key))
 
 

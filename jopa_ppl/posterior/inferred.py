@@ -14,6 +14,7 @@ from jax import Array
 from numpyro.distributions.transforms import Transform
 
 from jopa_ppl.beliefs import Belief
+from jopa_ppl.compilation import once
 from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.evidence import Evidence
@@ -47,8 +48,8 @@ class Inferred:
     @ours(double=False)
     def __init__(self, compiled: Compiled, call: Call, state: State, bound: Evidence,
                  history: Array, plan: Any = None, noise: Array | None = None,
-                 sites: tuple[dict, dict] | None = None) -> None:
-        self.compiled, self.call, self._sites = compiled, call, sites
+                 sites: tuple[dict, dict] | None = None, starts: np.ndarray | None = None) -> None:
+        self.compiled, self.call, self._sites, self.starts = compiled, call, sites, starts
         self.state, self.bound, self.plan = state, bound, plan
         self.num_iters = int(state.sweep)
         self.converged = bool(state.converged)
@@ -208,6 +209,23 @@ class Inferred:
             found = {n: found[n][:size].reshape((*sample_shape, *found[n].shape[1:]))
                      for n in self.sites}
         return {n: outward(x) for n, x in found.items()}
+
+    def most_probable(self) -> dict[str, Array]:
+        """The most probable joint values of the discrete latents, {name: site shape}: of a chain
+        the path as a whole (Viterbi's algorithm on its belief), which may differ from the most
+        probable value of every step by itself. Empty where no latent is discrete."""
+        compiled, of_file = self.compiled, self.call is None
+        blocks = tuple(b for b in compiled.graph.blocks if b.follows)
+
+        def values(moments: dict[str, Any], bound: Any) -> dict[str, Array]:
+            if not of_file:                     # there they are complete
+                moments, _ = complete(compiled.engine, moments, bound, blocks)
+            return {n: x for b in blocks for n, x in b.most_probable(moments[b.name]).items()}
+
+        with ours():
+            found = compiled.stage("most probable", lambda: jax.jit(
+                values, compiler_options=once()))(self.state.moments, self.bound)
+        return {n: outward(found[n]) for n in self.sites if n in found}
 
     # -- beliefs for `given` ---------------------------------------------------------------------
 

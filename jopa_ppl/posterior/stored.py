@@ -213,10 +213,12 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
 def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list[Factor],
            forms: dict[int, CarryForm], header: dict[str, Any]) -> Belief:
     kind, scan, order = (record.pop(k) for k in ("kind", "scan", "order"))
+    layout = record.pop("layout", {})           # older files have none, and need none
+    expect(layout, KINDS[kind].layout_form, f"the layout of {record['name']!r}")
     latents = {n: variables[n] for n in (*record["head"], *record.pop("variables"))}
     if not KINDS[kind].takes(latents):
         raise TypeError(f"block {list(latents)} holds latents of another family than its own")
-    about = {**record, "sizes": header["sizes"]}
+    about = {**record, "sizes": header["sizes"], **{k: layout[k] for k in KINDS[kind].layout_form}}
     if scan is not None:
         (length,) = (r["length"] for r in header["scans"] if r["index"] == scan)
         about |= {"scan": scan, "order": order, "length": length, "seeds": dict(forms[scan].seeds)}

@@ -20,8 +20,8 @@ from jopa_ppl.program.program import Plate
 from jopa_ppl.settings import ours
 
 _SITE = ("name", "family", "observed", "scan", "batch_shape", "event_shape", "plates", "partial",
-         "held", "amortized", "role")
-_BLOCK = ("name", "kind", "variables", "head", "scan", "order", "plates", "held")
+         "held", "amortized", "role", "values", "described")
+_BLOCK = ("name", "kind", "variables", "head", "scan", "order", "plates", "held", "layout")
 
 
 class Kept(NamedTuple):
@@ -36,12 +36,6 @@ def describe(posterior: Inferred) -> tuple[dict[str, Any], dict[str, Any]]:
     moments, header = posterior.state.moments, posterior.header
     if header is not None:              # read from a file: written as it was
         return dict(header), storage.flat({"blocks": moments, **posterior.bound._asdict()})
-    if discrete := [n for n, v in posterior.compiled.graph.variables.items()
-                    if v.site.rules.discrete]:
-        raise FileError("beliefs about discrete latents are not saved yet",
-                        found=f"the site '{discrete[0]}'", expected="other latents",
-                        fix=f"save what you need of them: np.save(path, posterior"
-                            f"['{discrete[0]}'].probs)")
     header = json.loads(json.dumps(_header(posterior), default=_plate_record))
     kept = _kept(posterior)
     with ours():

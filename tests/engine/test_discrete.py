@@ -17,6 +17,7 @@ from scipy import special, stats
 
 import jopa_ppl as jp
 from jopa_ppl.errors import FileError, StructureError
+from jopa_ppl.posterior import storage
 
 P = np.array([[0.9, 0.1, 0.0], [0.05, 0.9, 0.05], [0.1, 0.1, 0.8]])
 PI, M = np.array([0.5, 0.3, 0.2]), np.array([-1.0, 0.0, 2.0])
@@ -174,7 +175,7 @@ def enumerated(model, args, found):
 
 @pytest.mark.parametrize("case", EXACT)
 def test_one_block_against_enumeration(case):
-    """F, marginals, the density of every path, and draws."""
+    """F, marginals, the density of every path, the most probable one, and draws."""
     model, args = EXACT[case]
     found = fit(model, *args)
     draws, log = enumerated(model, args, found)
@@ -183,8 +184,12 @@ def test_one_block_against_enumeration(case):
     assert_allclose(found.free_energy[-1], -evidence, rtol=1e-10)
     assert_allclose(found.log_prob(draws)[weights > 1e-12], (log - evidence)[weights > 1e-12],
                     atol=1e-8)
+    best = found.most_probable()
+    assert_allclose(log_density(numpyro.handlers.seed(model, 0), args, {}, best)[0], log.max(),
+                    rtol=1e-12)
     drawn = found.sample(0, 20_000)
     for name in found.sites:
+        assert best[name].dtype == drawn[name].dtype == int
         mean = np.tensordot(weights, np.asarray(draws[name], float), 1)
         assert_allclose(found.mean(name), mean, atol=1e-10)
         spread = np.tensordot(weights, (np.asarray(draws[name]) - mean)**2, 1)
@@ -414,9 +419,60 @@ def test_counts_without_an_end_are_refused():
     refused(StructureError, program, 0.5, site="n", says=("Poisson",))
 
 
-def test_beliefs_about_discrete_latents_are_not_saved(tmp_path):
-    with pytest.raises(FileError, match="discrete"):
-        fit(pooled, Y[:4]).save(tmp_path / "p.safetensors")
+def test_the_most_probable_path_is_one_where_steps_by_themselves_are_none():
+    """Of two ways to a third regime each is less probable than to stay, both together more: step
+    by step the most probable regimes are 0, 2, and no way leads from 0 to 2."""
+    moves = jnp.array([[0.4, 0.3, 0.0, 0.3], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0],
+                       [0.0, 0.0, 1.0, 0.0]])
+
+    def program(y):
+        def step(z, y):
+            z = jp.latent("z", dist.Categorical(moves[z]))
+            jp.observe("y", dist.Normal(jnp.zeros(4)[z], 1.0), y)
+            return z, None
+
+        jp.scan(step, 0, y)
+
+    found = fit(program, np.zeros(2))
+    alone = np.argmax(found["z"].probs, -1)
+    assert list(alone) == [0, 2] and moves[0, 2] == 0
+    path = np.asarray(found.most_probable()["z"])
+    assert moves[0, path[0]] * moves[path[0], path[1]] == 0.3 and path[1] == 2
+
+
+FILED = {**EXACT, **{m.__name__: (m, (y,)) for m, y in MANY.items()}}
+QUICK = ("a gap", "one cause, a gap", "two steps back, latents first", "mixture")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow)
+                                  for c in FILED])
+def test_beliefs_come_back_from_files(case, tmp_path):
+    model, args = FILED[case]
+    found = fit(model, *args, tol=1e-3)
+    found.save(tmp_path / "f")
+    read = jp.load_posterior(tmp_path / "f")
+    assert read.sites == found.sites and read.free_energy[-1] == found.free_energy[-1]
+    one, other = found.sample(0, 2000), read.sample(1, 2000)
+    for name in found.sites:
+        assert_allclose(read.mean(name), found.mean(name), atol=1e-12)
+        assert_allclose(read.variance(name), found.variance(name), atol=1e-12)
+        spread = np.sqrt(np.asarray(found.variance(name))) + 1e-9
+        assert_allclose((other[name].mean(0) - one[name].mean(0)) / spread, 0, atol=0.2)
+    assert jax.tree.all(jax.tree.map(np.array_equal, read.most_probable(), found.most_probable()))
+    assert read.most_probable().keys() <= set(found.sites)
+
+
+@pytest.mark.parametrize("change", [
+    {"lags": {}}, {"lags": {"z": 10**6}}, {"lags": {"z": -1}}, {"lags": {"z": "1"}},
+    {"starts": {"z0": ["y", 1]}}, {"starts": {"z0": ["z", 10**9]}}, {"length": 10**15},
+    {"starts": {"elsewhere": ["z", 1]}}, {"over": None}])
+def test_layouts_that_no_chain_has_are_refused(change, tmp_path):
+    fit(hidden, Y).save(tmp_path / "f")
+    header, tensors = storage.read(tmp_path / "f")
+    header["blocks"][0]["layout"] |= change
+    storage.write(tmp_path / "f", header, tensors)
+    with pytest.raises(FileError):
+        jp.load_posterior(tmp_path / "f")
 
 
 def test_elements_that_see_others_are_refused():
