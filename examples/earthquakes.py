@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     axes.step(years, rate[path], where="mid", color="#d55e00", label="rate of the regime")
     axes.fill_between(years, (rate - 2 * sd)[path], (rate + 2 * sd)[path], step="mid",
                       color="#d55e00", alpha=0.25, lw=0, label="2 sds")
-    axes.set(xlabel="year", ylabel="a year", xlim=years[[0, -1]])
+    axes.set(xlabel="year", ylabel="a year", xlim=years[[0, -1]], ylim=(0, 50))
     axes.legend(frameon=False, ncols=3)
     return save(args, figure, {
         "nats": {str(k): p.free_energy[-1] for k, p in found.items()},
