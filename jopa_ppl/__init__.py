@@ -14,6 +14,7 @@ The house, bottom first; what is on a floor imports from its own floor and from 
     posterior   what a run is looked at with: marginals, draws, densities, ArviZ, files
     infer       what users call: `VMP`, batches, `VariationalEM`, importance weights
     tools, plots, compare, engines    what is made with posteriors
+    models      networks and programs to begin with, which `import jopa_ppl` does not import
 
 One way for data: a program is written (language), run once (program), proved (proof), laid out
 (graph, beliefs), filled with numbers (`engine.evidence`), swept (`engine.engine`), looked at

@@ -1,10 +1,19 @@
 """Beliefs: each owns its mathematics, and answers whatever a sweep or a posterior asks of it.
 
-`base.Belief` is the contract, method by method. A Gaussian of another form (sparser, of another
-structure) is one file beside `dense`, `tree` and `chain`, a subclass of `gaussian.GaussianBelief`;
-another family is one file beside `precision` and `discrete`, a subclass of `base.Belief`. Either is
-then a row of
-`KINDS`, and `jopa_ppl.graph.blocks` says which latents get it. Nothing else asks what kind it is.
+    base                       the contract, method by method
+    gaussian                   what all Gaussian ones share; then by their form:
+    dense, tree, chain, matrix, recursion    one matrix; with plates; along time; W (x) S + U (x) V;
+                               along time, where members follow from others with certainty
+    precision                  Gamma and Wishart
+    discrete, table, markov    one of a few values: alone (and Dirichlet), several jointly, along
+                               time
+    layout                     arrays of sites as vectors over plates, and back
+
+A Gaussian of another form (sparser, of another structure) is one file beside `dense`, `tree` and
+`chain`, a subclass of `gaussian.GaussianBelief`; another family is one file beside `precision` and
+`discrete`, a subclass of `base.Belief`. Either is then a row of `KINDS`, by which files name it,
+and `jopa_ppl.graph.blocks` says which latents get it. What else asks what kind it is, is counted by
+`tests/test_layout.py`.
 """
 
 from jopa_ppl.beliefs.base import Belief, Clamp, Variable

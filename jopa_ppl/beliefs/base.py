@@ -27,7 +27,8 @@ def block_name(members: Iterable[str]) -> str:
 
 
 class Clamp(NamedTuple):
-    """Elements of a block that are not inferred: where `free` is 0 the mean is `value`."""
+    """Elements of a block, (*batch, n) with time in front: inferred where `free` is 1; where it is
+    0 the mean is `value`."""
 
     free: Array
     value: Array
@@ -38,7 +39,7 @@ class Variable:
     """A latent array: `dims` numbers for every element of the plates it is local to."""
 
     name: str
-    family: str                       # gaussian | gamma | wishart
+    family: str                       # of the belief about it: `Family.belief`
     site: Site
     local: tuple[Plate, ...]
 
@@ -92,7 +93,8 @@ class Belief:
         name: its members, by commas. latents: {site: Variable}, in their order.
         plates: names of the plates it repeats over; batch: their sizes.
         held: whether it is used and never moved.
-        scan: the index of the scan whose steps it spans, None where it has no axis of time.
+        scan: the index of the scan whose steps a Gaussian chain spans, else None (a discrete chain
+            spans those of its scan `over`).
         order, head: of a chain, how many steps it looks back, and the latents before the first.
         factors: by name, the factors whose sparsity its moments have (of a tree).
 
@@ -106,8 +108,15 @@ class Belief:
         parts: what a marginal of a site is told by, and files hold of it.
         layout_form: the form of its `layout`, as `posterior.storage.expect` has them.
 
-    q is a pytree; `zero()` has its shapes. A mask tells what is inferred, a `Clamp` or a dict of
-    them by member; None where all of it always is.
+    q is a pytree; `zero()` has its shapes. A mask tells what is inferred: of Gaussians a `Clamp` (a
+    dict of them by member; of chains with members that follow, with how), of discrete latents 1
+    where they are inferred, (*batch) or a dict by member; None where all of it always is.
+    Statistics are what `stats` gives, a pytree; a message has their structure and shapes.
+
+    Some answer more, where a factor asks it of them alone: discrete ones `share`, the probability
+    of the values that a copy of a factor has, and `following`; precisions `harmonic` and `at_log`,
+    E[1 / x]^-1 and the statistics at a log; chains `seeds`, which of the head stand for an earlier
+    value of a site, {latent: (site, steps back)}.
     """
 
     kind: ClassVar[str]
@@ -151,6 +160,7 @@ class Belief:
 
     @property
     def members(self) -> tuple[str, ...]:
+        """Its latents by name."""
         return tuple(self.latents)
 
     @property
@@ -196,7 +206,8 @@ class Belief:
         return stats
 
     def view(self, stats: Any, factor: Factor) -> Moments:
-        """Moments of the instances that a factor touches, joined, on the factor's axes."""
+        """Moments of the instances that a factor touches, joined, on the factor's axes: mean
+        (*axes, n), cov (*axes, n, n); of matrices `linalg.matrix.MatrixMoments`."""
         raise NotImplementedError
 
     def update(self, q: Any, message: Any, mask: Any) -> Any:
@@ -217,15 +228,15 @@ class Belief:
         return stats, 0.0
 
     def means(self, q: Any) -> Any:
-        """Of the elements; none where q is no Gaussian."""
+        """Of the elements, (*batch, n) or a dict of such; none where q is no Gaussian."""
         return ()
 
     def precisions(self, message: Any, mask: Any) -> Any:
-        """Of these elements: the diagonal of the precision that a message gives."""
+        """Of these elements, in their shape: the diagonal of the precision that a message gives."""
         return ()
 
     def variances(self, q: Any) -> Any:
-        """Of these elements."""
+        """Of these elements, in their shape."""
         return ()
 
     def moved(self, old: Any, new: Any) -> Array:

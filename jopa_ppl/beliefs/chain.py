@@ -280,7 +280,8 @@ class ChainBelief(GaussianBelief):
         return {n: dict(zip(self.parts, x)) for n, x in found.items()}
 
     def draw(self, q: Chain, key: Array, mask: Clamp) -> tuple[Chain, dict[str, Array]]:
-        z = q.mean + chain.sample(key, q.diag, q.off)
+        method = "auto" if self.method == "funsor" else self.method
+        z = q.mean + chain.sample(key, q.diag, q.off, method=method)
         return self.point(q, jnp.where(mask.free > 0, z, mask.value))
 
     def point(self, q: Chain, z: Array) -> tuple[Chain, dict[str, Array]]:

@@ -17,9 +17,13 @@ Slot = tuple[Belief | None, list[Ref]]       # a block, and its latents that a f
 class FactorArrays(NamedTuple):
     """What a factor needs besides beliefs. Batch axes: time (of a site of a scan), plates.
 
-    K (*batch|1, n, slots.., main): coefficients; offset (*batch, n): the site's own data;
-    weight (*batch, n|1); known (*batch|1, m); precision and logdet where they are data; env: the
-    data that a latent precision is computed from. K may have a form of its own (`linalg.matrix`).
+    K (*batch|1, n, slots.., main): coefficients of the residual r = offset - K x, a slot for each
+    block that enters it, `main` the main block's numbers and those of `known`; of a Gamma or a
+    Dirichlet its concentration. It may have a form of its own (`linalg.matrix`).
+    offset (*batch, n): the site's own data. weight (*batch, n|1): 0 where it says nothing.
+    known (*batch|1, m): data in the place of latents; a scalar where there are none.
+    precision (*batch, n), or (*batch, n, n), and logdet (*batch): where they are data.
+    env: all data that the site's own functions read (`reading.evaluate_in`).
     """
 
     K: Array
@@ -57,7 +61,8 @@ class Evidence(NamedTuple):
         alive: by latent, (T,) * plates, which of its elements some observation reaches; the others
             follow the program and add nothing to F (`complete`, `forward`).
         series: by scan, the inputs and the observed values of all steps.
-        values, present: by site conditioned in part, its data, and where it is data.
+        values, present: by site conditioned in part, (T,) * plates * dims, its data, and where it
+            is data.
         checks: by fault of the data whether it was found (`faults.py`); the host looks at them.
         priors: numbers of latents' priors where `arrays` weighs them 0: to start from.
     """

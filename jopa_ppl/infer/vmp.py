@@ -16,9 +16,10 @@ from jopa_ppl.graph.factor import RULES
 from jopa_ppl.infer.batches import PosteriorBatch, run_batch
 from jopa_ppl.infer.starts import best_of_starts
 from jopa_ppl.language.keys import as_key
+from jopa_ppl.linalg.chain import METHODS as chain_methods
 from jopa_ppl.posterior.posterior import Posterior
 
-METHODS = ("auto", "sequential", "parallel", "funsor")
+METHODS = (*chain_methods, "funsor")
 
 
 class VMP:

@@ -1,10 +1,18 @@
-"""The mathematics of message passing: families, factors, chains, elimination, matrices.
+"""The mathematics of message passing: arrays in, arrays out, the formula in the docstring. Knows
+nothing of ours.
 
-Knows nothing of ours: arrays in, arrays out, the formula in the docstring.
+    families, factors    exponential families; the expected log density of a Gaussian site
+    chain, recursion, elimination    block-tridiagonal Gaussians; with parts that follow with
+                  certainty; any structure, by Funsor
+    matrix        W (x) S + U (x) V
+    nonconjugate, slopes    messages of likelihoods; slopes of functions of a batch
+    extrapolation    where an iteration is going
+    lanes         small matrices side by side
 
 A kernel for chains: a function beside those of `chain.py`, from the blocks of a precision to
 `chain.Marginals`, and its name in `chain.METHODS`. A rule for messages of factors that are not
 conjugate: a branch of `expected_score` and `curvature` in `nonconjugate.py` (the message is their
-gradient), and its name in `RULES` of `jopa_ppl.graph.factor`. Coefficients of a form of their own,
-as `matrix.MatrixProduct`: what `factors.expected_square` and `engine.steps` ask of a tensor.
+gradient), its name in `RULES` of `jopa_ppl.graph.factor`, and what `explain` says of it in
+`jopa_ppl.graph.tables`. Coefficients of a form of their own, as `matrix.MatrixProduct`: what
+`factors.expected_square` and `engine.steps` ask of a tensor.
 """

@@ -6,6 +6,12 @@
 Where a function takes a posterior it takes plain arrays too. Colours are Okabe and Ito's, which
 survive colour blindness; bands are central intervals of the belief. Matplotlib is imported when a
 picture is drawn, not before.
+
+    series, spectrum, frames, programs    over time or sweeps; eigenvalues; frames; graphs
+    style         colours, axes and numbers that all share
+
+Another picture: a function in the file of its kind, with `style.axes_of` and its colours, and its
+name below.
 """
 
 from jopa_ppl.colours import COLOURS

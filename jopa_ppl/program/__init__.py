@@ -1,11 +1,21 @@
 """A program run once: its sites, their parameters and what these depend on, carries unrolled.
 
-`trace` runs it; then it is put, a step at a time, into the one form that is proved:
+    trace         runs it, under handlers; in_body, spellings, naming: data of the sites of a scan,
+                  sites as NumPyro lets them be written, and what they may be called
+    families, parameters    a row a family; a reader a distribution
+    program, refs    what was traced, as data; a value as a step reads it
+    carry         where a step looks back to: segments, seeds, and outputs composed of steps
+    fingerprint   what it is, as one hashable value
+    determinants, loops, scan_inputs    matrices of latents; scans that draw nothing; inputs that
+                  have to be data
+
+Then it is put, a step at a time, into the one form that is proved:
 
     latent_data, latent_inputs    what observes latents, and inputs of scans that are made of them
     fused, after_scan    scans that read each other's states, and sites written after a scan: one
                          scan whose steps do it all
     recursions    what a carry makes of older carries: latents that follow with certainty
+    drawn_apart   precisions that every step draws anew: drawn all at once, before
     unconstrained    Gamma latents read through their logs, where nothing conjugate fits
 
 Each takes a `Program` and gives one, most through `rewriting` (and `in_time`, where values of all

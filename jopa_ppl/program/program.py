@@ -25,7 +25,13 @@ class Plate:
 
 @dataclass(frozen=True)
 class Site(OfFamily):
-    """One sample statement. `outputs` maps its parameters to outputs of the program's jaxpr."""
+    """One sample statement.
+
+    name, family: its own, and a row of `families.FAMILIES`. observed: whether it is data, as a
+    whole or in part. scan: the index of the scan that draws it, or None. batch_shape, event_shape:
+    of its distribution, without time; plates: those of them it stands in. outputs: by parameter,
+    the output of the program's jaxpr that has it.
+    """
 
     name: str
     family: str
@@ -38,8 +44,8 @@ class Site(OfFamily):
     partial: bool = False      # conditioned, but only where its data are not NaN
     held: bool = False         # its belief is used but not moved (given(..., update=False))
     updated: bool = False      # its belief is the prior of new data (given(..., update=True))
-    amortized: bool = False
-    role: str = "latent"
+    amortized: bool = False    # its message is its encoder's
+    role: str = "latent"       # "carry": a leaf that follows from the author's own sites
     described: str = ""        # the name of its distribution
     likelihood: Likelihood | None = None    # of sites that are scored, as the program scores them
     transform: Transformation | None = None     # of a latent that is not a Gaussian: x = T(u)
@@ -121,8 +127,9 @@ class Program:
         jaxpr: from `inputs` to the outputs that `Site.outputs`, `Scan.init`, .. point at.
         inputs: a key for each input, "kind/name": "data/i" an array among the arguments; "latent/x"
             and "known/x" the value of a site (of a site of a scan, at one step); "xs/s/i" the slice
-            of an input of scan s, "carry/s/i" a leaf of its carry; "after/s/i" and "ys/s/i" what it
-            returns, leaves of the last carry and of the stacked outputs.
+            of an input of scan s ("xs/s/i:x" that of a site's series, "xs/s/#step" the step),
+            "carry/s/i" a leaf of its carry; "after/s/i" and "ys/s/i" what it returns, leaves of the
+            last carry and of the stacked outputs.
         shapes: of the inputs, by key. networks: whether it declares some with `jp.module`.
         borders: latents outside scans that are a part of a state (`recursions.with_borders`).
         planned: whether decisions are taken in it.
@@ -144,7 +151,12 @@ class Program:
     _picked: dict = field(default_factory=dict)
 
     def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:
-        """The given outputs of the jaxpr, as a function of the inputs they need (others are 0)."""
+        """The given outputs of the jaxpr, as a function of the inputs they need, `values` by key;
+        latents, carries and inputs of steps without a value are 0.
+
+        Raises:
+            KeyError: data that they need are missing.
+        """
         closed, used = self.pruned(outputs)
         args = []
         for i, (k, aval) in enumerate(zip(self.inputs, closed.in_avals)):
