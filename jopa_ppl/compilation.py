@@ -38,15 +38,23 @@ def _level(level: int) -> dict[str, Any]:
     return {LEVEL: level, **_plain_fusions()}
 
 
+# Code for fused operations straight to LLVM, without MLIR; products of small matrices in place, not
+# by a library that is called for each.
+_PLAIN = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+
+
 @cache
 def _plain_fusions() -> dict[str, Any]:
-    """Code for fused operations straight to LLVM, without MLIR: where this XLA still has both."""
-    option = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda: 0, compiler_options=option).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return option
+    """Those of `_PLAIN` that this XLA knows, and whose choice the caller has left to us."""
+    known, flags = {}, os.environ.get("XLA_FLAGS", "")
+    for option, value in _PLAIN.items():
+        try:
+            jax.jit(lambda: 0, compiler_options={option: value}).lower().compile()
+        except jax.errors.JaxRuntimeError:
+            continue
+        if option not in flags:
+            known[option] = value
+    return known
 
 
 def together(*jobs: tuple[Any, tuple]) -> None:
