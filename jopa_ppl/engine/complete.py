@@ -24,7 +24,17 @@ from jopa_ppl.linalg.families import inverse_and_logdet
 
 def complete(engine: Arithmetic, moments: dict, bound: Evidence,
              blocks: tuple[Belief, ...] | None = None) -> tuple[dict, Evidence]:
-    """Beliefs of Gaussian blocks with unseen latents predicted and data without spread."""
+    """Beliefs with what is not inferred in its place: data without spread, and latents outside
+    scans that nothing observed reaches by the program's conditionals (steps of Gaussian chains:
+    `forward`).
+
+    Args:
+        moments: q of every block, by name, as a sweep leaves it. blocks: which to complete; all.
+
+    Returns:
+        Of these blocks q with the shapes it had; and the evidence with masks by which all that was
+        completed counts as inferred. What was inferred has not moved.
+    """
     graph, bound = engine.graph, engine.at(moments, bound)
     for block in graph.blocks if blocks is None else blocks:
         for f in graph.factors if block.gaussian else ():

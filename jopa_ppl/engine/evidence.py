@@ -78,7 +78,8 @@ class Evidence(NamedTuple):
 
 
 def without_gaps(a: FactorArrays) -> FactorArrays:
-    """What missing values of other sites made of a factor that weighs nothing there anyway.
+    """The numbers with 0 for NaN where the factor weighs nothing (0 times NaN would be NaN): a
+    missing value of another site, which its coefficients or its data are made of.
 
     Where it does weigh something the NaN stays: the run finds it and says so.
     """

@@ -83,7 +83,11 @@ def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool 
 
 
 def settled(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Smoothed:
-    """The smoother's share of a chain, and where it holds: where some observation reaches."""
+    """The smoother's share of a chain, and where it holds: where some observation reaches.
+
+    `moments` and `bound` are completed ones; steps that nothing reaches have numbers here too,
+    which `roll` does not read.
+    """
     c, w = Coordinates(block), block.width
     free = jnp.concatenate(
         [jnp.broadcast_to(bound.alive[n][..., None],

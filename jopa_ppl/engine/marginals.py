@@ -47,7 +47,13 @@ def compiled_parts(compiled: Stages, state: State, bound: Evidence, plan: Any) -
 
 
 def parts(engine: Engine, moments: dict, bound: Evidence, plan: Any) -> tuple[dict, dict]:
-    """By site, the arrays of its marginal (split by plates), and these in the shape of the site."""
+    """The marginals of all latents, predicted ones included.
+
+    Returns:
+        By site its belief's `parts`, with axes (T,) * plates in front (of a Gaussian mean (.., n)
+        and cov (.., n, n)); and by site what `Belief.shaped` makes of them: mean and variance in
+        the site's shape, and what its distribution is made of.
+    """
     found = _arrays(engine, moments, bound, plan)
     return found, in_shape(engine.graph, found)
 

@@ -167,7 +167,12 @@ class Activity:
 
 def partial_values(graph: Graph, series: list[Windows], outer: Mapping[str, Array],
                    weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """For sites conditioned only in part: their data, and where they are data, split by plates."""
+    """By site conditioned only in part its data and where it is data, (T,) * plates * dims each.
+
+    Args:
+        outer: values of observed sites outside scans; weights: by site 1 where it is data, in the
+            site's shape, time in front (the program's own output "present").
+    """
     values, present = {}, {}
     for name, variable in graph.variables.items():
         site = variable.site

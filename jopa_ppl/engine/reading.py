@@ -88,7 +88,18 @@ class Evaluator(NamedTuple):
 
 def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int],
                 values: dict[Ref, Array], step: Array | int) -> list[Array]:
-    """Outputs of a factor's site, from latent values, at a step of its segment."""
+    """Outputs of a factor's site, from latent values, at a step of its segment.
+
+    Args:
+        env: (data by input key, values of observed sites outside, series of inputs by scan's key,
+            series of observed sites): the last two (T, ..), None outside of scans.
+        outputs: of the program's jaxpr. values: by what a step sees, in the site's shape; what is
+            discrete and fixed by the factor is put in its place.
+        step: counted from the segment's first.
+
+    Returns:
+        The outputs, each in its own shape.
+    """
     data, outer, steps, known = env
     segment, sites = factor.segment, reader.program.sites
     values = values | {r: jnp.full(sites[r.site].shape, sites[r.site].values[i])

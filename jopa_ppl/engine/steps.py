@@ -45,7 +45,8 @@ class SiteMap(NamedTuple):
 
 def site_map(engine: Arithmetic, coordinates: Coordinates, factor: Factor, bound: Evidence,
              moments: dict) -> SiteMap:
-    """The map of the site of a scan, from its numbers and the beliefs about what it shares."""
+    """The map of the site of a scan, residual = K h, from its numbers and the beliefs about what it
+    shares with other steps; axes (T or 1, *plates) in front, h as `coordinates` lays it out."""
     arrays = bound.arrays[factor.name]
     energy, stats = engine.energy, engine.stats(moments, bound.clamps)
     precision, _ = energy.noise(factor, arrays, stats)

@@ -56,7 +56,15 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
 
 def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
             lost: set[tuple[str, str]], wanted: str | None) -> Factor:
-    """The factor of a site: conjugate if it can be, with an approximate message if it may be."""
+    """The factor of a site: conjugate if it can be, with an approximate message if it may be.
+
+    Args:
+        alive: sites that something observed depends on. lost: (site, plate) that other sites mix.
+        wanted: the message that was asked for, or None.
+
+    Raises:
+        StructureError: no way fits; of several that of the first, which says the most.
+    """
     _check_value(reader, site, segment)
     likely = site.likelihood is not None and not site.partial
     planned = reader.program.planned            # a plan goes along a path, and so does its past

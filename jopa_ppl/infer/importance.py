@@ -30,6 +30,8 @@ from jopa_ppl.posterior.inferred import outward
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.settings import ours
 
+LEAST = 25          # weights of which a fifth is a tail that has a shape
+
 
 @dataclass(frozen=True)
 class Corrected:
@@ -59,9 +61,16 @@ class Corrected:
 def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Pareto-smoothed weights (sum 1) and the tail's shape k, by ArviZ 0.x or 1.x.
 
+    Of fewer than 25 weights, whose tail has no five, they come back as they are, and k is infinite;
+    where all of the tail are alike there is nothing to smooth, and k is 0.
+
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling".
     """
     log_weights = np.asarray(log_weights, float)
+    tail = np.sort(log_weights)[-len(log_weights) // 5:]      # what both versions see, or more
+    if len(log_weights) < LEAST or np.ptp(tail) == 0:
+        weights = np.exp(log_weights - np.max(log_weights))
+        return weights / weights.sum(), np.inf if len(log_weights) < LEAST else 0.0
     import arviz  # with Matplotlib: slow, and for this alone
     if int(arviz.__version__.split(".")[0]) >= 1:
         from arviz_stats.base import array_stats
@@ -115,7 +124,7 @@ def correct(posterior: Posterior, num_samples: int = 1000, *, temper: float = 0.
                 for b in outer}
         moments = {**posterior.state.moments, **wide}
         model, args, kwargs = call.program()
-        one = draws.point(engine, moments, key, bound)[1]
+        one = draws.draw_parameters(engine, moments, key, bound)[1]
         theta = [n for b in outer for n in b.members]
         exact = VMP(condition(model, {n: one[n] for n in theta})).unchecked(args, kwargs)[0]
         if len(exact.graph.blocks) != 1:
@@ -146,7 +155,7 @@ def _weigher(compiled: Compiled, exact: Compiled, rebuild: Callable, theta: list
 
         def one(key: Array) -> tuple[dict, Array]:
             first, second = random.split(key)
-            values = draws.point(engine, moments, first, bound)[1]
+            values = draws.draw_parameters(engine, moments, first, bound)[1]
             values = {n: values[n] for n in theta}
             log_q = sum(b.log_prob(moments[b.name], bound.clamps[b.name], values)
                         for b in outer)
@@ -154,7 +163,7 @@ def _weigher(compiled: Compiled, exact: Compiled, rebuild: Callable, theta: list
             log_q += density.barren(engine, bound, {n: scores[n] for n in theta})
             fixed = split_call(condition(model, values), args, kwargs)
             inside, state, *_ = exact._first(fixed.dynamic, second, 2)
-            states = draws.one(exact.engine, state.moments, inside, None, second)
+            states = draws.draw_sites(exact.engine, state.moments, inside, None, second)
             return {**values, **states}, -state.free_energy - log_q
 
         return in_batches(one, keys, 64)

@@ -54,7 +54,7 @@ def drawn(parts: Split) -> Callable[..., Sequence[Array]]:
 
         def draw(key: Array, *leaves: Array) -> list[Array]:
             bound = engine.bind(compiled.data(leaves))
-            found = draws.one(engine, exact.solve(engine, bound), bound, None,
+            found = draws.draw_sites(engine, exact.solve(engine, bound), bound, None,
                               random.wrap_key_data(key))
             return [found[n] for n in sites]
 

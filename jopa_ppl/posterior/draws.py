@@ -37,9 +37,10 @@ def sample(compiled: Stages, one: Callable, state: State, bound: Evidence, plan:
     return draw(random.split(key, count), state.moments, bound, plan)
 
 
-def point(engine: Engine, moments: dict, key: Array, bound: Evidence | None = None
-          ) -> tuple[dict, dict[str, Array]]:
-    """A draw of everything but chains: as beliefs without spread, and as site values.
+def draw_parameters(engine: Engine, moments: dict, key: Array, bound: Evidence | None = None
+                    ) -> tuple[dict, dict[str, Array]]:
+    """A draw of everything but chains: q of every block, those drawn without spread, and by site
+    its value in its shape.
 
     Latents that no observation reaches follow the draws of what they depend on; without `bound`
     the beliefs are complete already.
@@ -56,10 +57,12 @@ def point(engine: Engine, moments: dict, key: Array, bound: Evidence | None = No
     return fixed, values
 
 
-def one(engine: Engine, moments: dict, bound: Evidence, plan: Any, key: Array) -> dict[str, Array]:
-    """One joint draw of every site."""
+def draw_sites(engine: Engine, moments: dict, bound: Evidence, plan: Any, key: Array
+               ) -> dict[str, Array]:
+    """One joint draw of every site, by name, in its shape (time in front inside a scan): of a
+    `plan` its decisions and what they lead to."""
     shared, inside = random.split(key)
-    fixed, values = point(engine, moments, shared, bound)
+    fixed, values = draw_parameters(engine, moments, shared, bound)
     for i, block in enumerate(engine.graph.blocks):
         if block.scan is not None:
             k = random.fold_in(inside, i)

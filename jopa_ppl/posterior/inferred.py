@@ -81,7 +81,7 @@ class Inferred:
         """Latent sites that are no Gaussians themselves, x = T(u) of u that is."""
         return tuple(self._maps)
 
-    _one = staticmethod(draws.one)          # a joint draw
+    _one = staticmethod(draws.draw_sites)          # a joint draw
 
     @cached_property
     def _parts(self) -> tuple[dict, dict]:

@@ -72,7 +72,7 @@ class _Restored(Stages):
 def _one(engine: Engine, moments: dict, kept: Kept, plan: None, key: Array) -> dict[str, Array]:
     """One joint draw of every site; predicted steps from their marginals."""
     shared, inside = random.split(key)
-    _, values = draws.point(engine, moments, shared)
+    _, values = draws.draw_parameters(engine, moments, shared)
     for i, block in enumerate(engine.graph.blocks):
         if block.scan is None:
             continue

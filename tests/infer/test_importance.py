@@ -75,6 +75,18 @@ def test_weights_that_cannot_be_trusted_are_told():
     assert psis(2 * rng.exponential(size=2000))[1] > 0.7        # a Pareto tail of index 1/2
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 24, 25, 60, 1000])
+def test_few_weights_and_equal_ones_come_back_as_they_are(count):
+    alike, k = psis(np.full(count, -3.0))
+    np.testing.assert_allclose(alike, 1 / count)
+    assert k == (np.inf if count < 25 else 0.0)
+    log = np.random.default_rng(1).normal(size=count)
+    weights, k = psis(log)
+    assert abs(weights.sum() - 1) < 1e-12 and (k == np.inf) == (count < 25)
+    if count < 25:
+        np.testing.assert_allclose(weights, np.exp(log) / np.exp(log).sum())
+
+
 @pytest.mark.slow
 def test_programs_that_it_does_not_fit():
     case = programs.cases()["hierarchy"]
