@@ -66,7 +66,7 @@ def drawn_for(actions: ArrayLike, largest: ArrayLike) -> np.ndarray:
 
 def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_key: Any = 0,
           d: int = 2, rounds: int = 15, window: int = 50, sweeps: int = 2, steps: int = 80,
-          batch: int = 2, rate: float = 3e-3) -> World:
+          batch: int = 2, rate: float = 3e-3, progress: bool = True) -> World:
     """The networks and the beliefs, on one free energy.
 
     Args:
@@ -76,6 +76,7 @@ def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_ke
         d: numbers that a pose has.
         rounds: of variational EM: `sweeps` of message passing, and `steps` of Adam on minibatches
             of `batch` trajectories of `window` steps each; its rate falls from `rate` to a 20th.
+        progress: show a bar.
 
     Raises:
         ShapeError: frames and actions do not fit, or episodes are shorter than a window.
@@ -94,7 +95,7 @@ def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_ke
     y, u = cut(frames, window), cut(drawn_for(actions, largest), window)
     optim = optax.adam(optax.cosine_decay_schedule(rate, rounds * steps, 0.05))
     em = jp.VariationalEM(jp.condition(swing, {"u": u}), optim, e_sweeps=sweeps, m_steps=steps,
-                          batch=batch, messages=LINEARISE)
+                          batch=batch, messages=LINEARISE, progress=progress)
     learned, weights = em.run(key, rounds, y, T=window, trajectories=y.shape[1], vae=vae,
                               speed=speed, du=u.shape[-1])
     graph, state = nnx.split(vae)
