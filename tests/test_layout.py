@@ -69,12 +69,17 @@ def test_the_manual_of_a_folder_names_its_files():
     for folder in sorted({path.parent for path in modules().values()} - {ROOT}):
         manual = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
         own = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-        assert own <= set(re.findall(r"\w+", manual)), folder.name
-        for name in re.findall(r"jopa_ppl(?:\.\w+)+", manual) + re.findall(r"`(\w+\.py)`", manual):
-            path = name.removeprefix("jopa_ppl.").removesuffix(".py").split(".")
-            at = [ROOT.joinpath(*path[:k]) for k in (len(path), len(path) - 1) if path[:k]]
-            assert (folder / name).exists() or any(
-                p.is_dir() or p.with_suffix(".py").exists() for p in at), (folder.name, name)
+        rows = [row for row in manual.split("\n") if row.startswith("    ")]
+        told = {word for row in rows for word in re.findall(r"\w+", row)}
+        told |= set(re.findall(r"`(?:jopa_ppl\.models\.)?(\w+)`", manual))
+        assert own <= told, (folder.name, own - told)
+        for name in re.findall(r"`(\w+)\.py`", manual):
+            assert name in own or (ROOT / f"{name}.py").exists(), (folder.name, name)
+        for name in re.findall(r"`jopa_ppl\.([\w.]+)`", manual):
+            *path, last = name.split(".")
+            path = [*path, last] if last[:1].islower() and last not in ("init",) else path
+            at = ROOT.joinpath(*path)
+            assert at.is_dir() or at.with_suffix(".py").exists(), (folder.name, name)
 
 
 def test_linear_algebra_knows_nothing_of_ours():

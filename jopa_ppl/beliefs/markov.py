@@ -82,11 +82,14 @@ class DiscreteChainBelief(DiscreteBelief):
              ) -> DiscreteChainBelief:
         starts = {n: (site, back) for n, (site, back) in about["starts"].items()}
         lags, steps = about["lags"], {n for n, v in latents.items() if v.is_series}
-        if not (lags.keys() == steps and steps >= {site for site, _ in starts.values()}
-                and all(0 <= k <= MOST for k in lags.values())
-                and all(0 < k <= MOST for _, k in starts.values())
-                and prod(len(latents[n].site.values)**(1 + k) for n, k in lags.items()) <= LARGEST
-                and latents.keys() >= starts.keys()):
+        states = {n: 1 + lags.get(n, 0) for n in latents if n not in starts}
+        if not (lags.keys() == steps and all(0 <= k <= MOST for k in lags.values())
+                and steps >= {site for site, _ in starts.values()}
+                and all(0 < k <= 1 + lags[site] for site, k in starts.values())
+                and len({*starts.values()}) == len(starts)
+                and latents.keys() - steps >= starts.keys()
+                and {latents[n].site.scan for n in steps} == {about["over"]}
+                and prod(len(latents[n].site.values)**k for n, k in states.items()) <= LARGEST):
             raise ValueError(f"no chain of {sorted(latents)} has this layout")
         return cls(latents, **{**about, "starts": starts})
 

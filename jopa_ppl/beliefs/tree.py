@@ -156,6 +156,12 @@ class TreeBelief(GaussianBelief):
         cov = cov[tuple(slice(None) if p in own else 0 for p in have)]
         return q.mean[name], align(cov, 0, [p for p in have if p in own], own, 2)
 
+    def scattered(self, q: Eliminated, key: Array, size: Array | float) -> Eliminated:
+        keys = dict(zip(q.mean, random.split(key, len(q.mean))))
+        sds = jax.tree.map(jnp.sqrt, self.variances(q))
+        return q._replace(mean={n: m + size * sds[n] * random.normal(keys[n], m.shape, m.dtype)
+                                for n, m in q.mean.items()})
+
     def break_symmetry(self, q: Eliminated, key: Array, size: Array | float) -> Eliminated:
         means = {n: m + size * random.normal(random.fold_in(key, i), m.shape, m.dtype)
                  for i, (n, m) in enumerate(q.mean.items())}

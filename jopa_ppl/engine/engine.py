@@ -169,13 +169,13 @@ class Engine(Arithmetic):
         """Sweep until converged, bad, or `until` sweeps are done; `heed`: or until they are found
         to be slow, and do not start ahead yet."""
 
-        def running(carry: tuple[State, Array, list]) -> Array:
+        def running(carry: tuple[State, Array, list, Array]) -> Array:
             s, *_ = carry
             slow = s.pace.slow if heed and s.ahead is None else False
             return (s.sweep < until) & ~s.converged & (s.bad < 0) & ~jnp.asarray(slow)
 
-        def body(carry: tuple[State, Array, list]) -> tuple[State, Array, list]:
-            s, past, before = carry
+        def body(carry: tuple[State, Array, list, Array]) -> tuple[State, Array, list, Array]:
+            s, past, before, looked = carry
             begun = s.moments if s.ahead is None else extrapolation.start(
                 blocks, s.moments, s.ahead)
             moments, bad, watched, size = self.sweep(begun, bound, damping)
@@ -204,15 +204,17 @@ class Engine(Arithmetic):
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)
             return State(kept, f, s.sweep + ok, bad, settled & ok, s.digits, moved, pace, ahead
-                         ), past, watched
+                         ), past, watched, looked | ~vain
 
         blocks = extrapolation.followed(self.schedule)
         exact = self.schedule.exact and not damping
         solved = next((u.block for u in self.schedule.updates if exact), None)
-        state, history, watched = jax.lax.while_loop(running, body, (
-            state, history, self.unwatched(state.moments)))
-        # Only the beliefs that come back are looked at: in every sweep it would take some time.
-        return state._replace(digits=self.digits(state.moments, watched),
+        state, history, watched, looked = jax.lax.while_loop(running, body, (
+            state, history, self.unwatched(state.moments), jnp.zeros((), bool)))
+        # Only the beliefs that come back are looked at: in every sweep it would take some time. Of
+        # a run that had settled before, beside others that had not, what was found then counts.
+        digits = where(looked, self.digits(state.moments, watched), state.digits)
+        return state._replace(digits=digits,
                               cancelled=self.cancelled(state.moments, bound)), history
 
 

@@ -67,7 +67,8 @@ def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     Source: Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling".
     """
     log_weights = np.asarray(log_weights, float)
-    tail = np.sort(log_weights)[-len(log_weights) // 5:]      # what both versions see, or more
+    size = np.ceil(min(len(log_weights) / 5, 3 * len(log_weights)**0.5))    # as both versions do
+    tail = np.sort(log_weights)[-int(size):]
     if len(log_weights) < LEAST or np.ptp(tail) == 0:
         weights = np.exp(log_weights - np.max(log_weights))
         return weights / weights.sum(), np.inf if len(log_weights) < LEAST else 0.0

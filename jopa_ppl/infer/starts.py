@@ -2,7 +2,8 @@
 
 Where what belongs to what is latent (the labels of a mixture, the regimes of a series), beliefs
 settle near where they begin, and a better place may lie elsewhere. The first start is that of one
-alone; the others begin with globals as far from their priors' means as these are wide.
+alone; the others begin with globals as far from their priors' means as these are wide
+(`Belief.scattered`: Gaussians, Gammas; of a Dirichlet its concentrations, by a factor of e).
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import often, once
 from jopa_ppl.engine.beginnings import start
-from jopa_ppl.engine.compiled import CHUNK, Compiled, Options, compiled_for
+from jopa_ppl.engine.compiled import CHUNK, Compiled, Options, Ran, compiled_for
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.outcome import after
+from jopa_ppl.engine.signature import Call
 from jopa_ppl.engine.state import State
-from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.settings import ours
 
 
 def best_of_starts(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array,
-                   starts: int, progress: bool) -> Posterior | None:
-    """As `VMP.run`, from the given key and others that follow from it; None where one pass is all
-    there is, wherever it begins."""
+                   starts: int, progress: bool
+                   ) -> tuple[Compiled, Call, Ran, np.ndarray] | None:
+    """What `engine.compiled.run` gives, of the best start, and F that each came to, infinite of
+    those that failed. None where one start is to be run as usual: one pass is all there is, or
+    rounding takes the digits of a chain that may be drawn another way."""
     compiled, call = compiled_for(model, options, args, kwargs, checked=False)
     if compiled.single:
         return None
@@ -46,13 +48,11 @@ def best_of_starts(model: Callable, options: Options, args: tuple, kwargs: dict,
                 state, history = more(state, bound, history, until)
                 bar.update(until - bar.n)
         came = np.where(np.asarray(state.bad) < 0, np.asarray(state.free_energy), np.inf)
-        best = int(np.argmin(came))
-        state = jax.tree.map(lambda x: x[best], state)
-        told, past = jax.device_get((state.told, history[best]))
-    posterior = Posterior(compiled, call, told._replace(moments=state.moments), bound, past,
-                          starts=came)
-    after(compiled, call, told, past, lambda: posterior)
-    return posterior
+        state, past = jax.tree.map(lambda x: x[int(np.argmin(came))], (state, history))
+        told, past = jax.device_get((state.told, past))
+    if not told.serves and compiled.stiff:
+        return None
+    return compiled, call, Ran(told, state.moments, bound, past, None, None), came
 
 
 def _stages(compiled: Compiled) -> tuple[Callable, Callable]:

@@ -58,7 +58,8 @@ class VMP:
         starts: where beliefs may settle in several places (mixtures, regimes), from how many starts
             to run, side by side; the one that comes to the least F is kept, and `posterior.starts`
             has F of all. The first is that of `rng_key` alone, the others begin with globals about
-            as far off as their priors are wide; one pass needs no more, plans have their own.
+            as far off as their priors are wide (see jopa_ppl.infer.starts); their sweeps do not
+            start ahead. One pass needs no more, plans have their own.
 
     Raises (in `run`):
         StructureError, ShapeError, DataError, SiteError, PriorError, NumericalError; each names
@@ -124,15 +125,12 @@ class VMP:
         """
         key = as_key(rng_key)
         refuse_traced(key)
-        if self.starts > 1 and init is None:
-            found = best_of_starts(self.model, self.options, args, kwargs, key, self.starts,
-                                   self.progress)
-            if found is not None:
-                return found
-        compiled, call, ran = run(self.model, self.options, args, kwargs, key, self.progress,
-                                  init)
+        several = best_of_starts(self.model, self.options, args, kwargs, key, self.starts,
+                                 self.progress) if self.starts > 1 and init is None else None
+        compiled, call, ran, starts = several or (*run(
+            self.model, self.options, args, kwargs, key, self.progress, init), None)
         posterior = Posterior(compiled, call, ran.told._replace(moments=ran.moments), ran.bound,
-                              ran.history, ran.plan, sites=ran.sites)
+                              ran.history, ran.plan, sites=ran.sites, starts=starts)
         after(compiled, call, ran.told, ran.history, lambda: posterior)
         return posterior
 

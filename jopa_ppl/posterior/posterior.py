@@ -40,7 +40,7 @@ class Posterior(Inferred):
         free_energy: (sweeps,) in nats, = -ELBO with every normaliser in it.
         free_energy_noise: its Monte-Carlo standard error; zero but for `jp.VariationalEM`.
         starts: (starts,) F that each start of `jp.VMP(starts=..)` came to, infinite of those that
-            failed; None of one start.
+            failed; None of one start, and of a file.
         converged: whether it settled within `tol`; num_iters: sweeps done (steps of EM).
         header: of the file that it was read from, None where it was not.
     """

@@ -187,6 +187,8 @@ def upgraded(header: dict[str, Any]) -> dict[str, Any]:
 
 def _graph(header: dict[str, Any]) -> ShownGraph:
     """The sites, blocks and eliminated factors of the program, as far as beliefs need them."""
+    for r in header["sites"]:
+        expect({"values": [], "described": "", **r}, {"values": [int], "described": str})
     sites = {r["name"]: Site(**_read_record(r), outputs={}) for r in header["sites"]}
     scans = tuple(Scan(r["index"], r["length"], (), (), {}, tuple(r["sites"]))
                   for r in header["scans"])
@@ -215,6 +217,9 @@ def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list
     kind, scan, order = (record.pop(k) for k in ("kind", "scan", "order"))
     layout = record.pop("layout", {})           # older files have none, and need none
     expect(layout, KINDS[kind].layout_form, f"the layout of {record['name']!r}")
+    if "over" in layout and layout["length"] not in [
+            r["length"] for r in header["scans"] if r["index"] == layout["over"]]:
+        raise TypeError(f"{record['name']!r} has other steps than its scan")
     latents = {n: variables[n] for n in (*record["head"], *record.pop("variables"))}
     if not KINDS[kind].takes(latents):
         raise TypeError(f"block {list(latents)} holds latents of another family than its own")

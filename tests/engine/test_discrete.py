@@ -465,11 +465,24 @@ def test_beliefs_come_back_from_files(case, tmp_path):
 @pytest.mark.parametrize("change", [
     {"lags": {}}, {"lags": {"z": 10**6}}, {"lags": {"z": -1}}, {"lags": {"z": "1"}},
     {"starts": {"z0": ["y", 1]}}, {"starts": {"z0": ["z", 10**9]}}, {"length": 10**15},
-    {"starts": {"elsewhere": ["z", 1]}}, {"over": None}])
+    {"starts": {"elsewhere": ["z", 1]}}, {"over": None}, {"over": 99}, {"length": 5},
+    {"starts": {"z0": ["z", 1], "z": ["z", 1]}}, {"starts": {"z0": ["z", 2]}}])
 def test_layouts_that_no_chain_has_are_refused(change, tmp_path):
     fit(hidden, Y).save(tmp_path / "f")
     header, tensors = storage.read(tmp_path / "f")
     header["blocks"][0]["layout"] |= change
+    storage.write(tmp_path / "f", header, tensors)
+    with pytest.raises(FileError):
+        jp.load_posterior(tmp_path / "f")
+
+
+@pytest.mark.parametrize("change", [{"values": [0.5, 1.5, 2.0]}, {"values": "abc"},
+                                    {"described": 5}])
+def test_sites_of_another_form_are_refused(change, tmp_path):
+    fit(hidden, Y).save(tmp_path / "f")
+    header, tensors = storage.read(tmp_path / "f")
+    for site in header["sites"]:
+        site |= change
     storage.write(tmp_path / "f", header, tensors)
     with pytest.raises(FileError):
         jp.load_posterior(tmp_path / "f")

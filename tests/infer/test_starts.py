@@ -57,7 +57,7 @@ def test_the_best_of_many_is_kept():
 
 
 def test_labels_end_where_a_program_that_knows_them_does():
-    """F of the best start against that of the same groups given, and a factorial of the labels."""
+    """F of the best start against that of the same groups given."""
     def known(y):
         w = jp.latent("w", dist.Dirichlet(jnp.ones(5)))
         with jp.plate("K", 5):
@@ -73,6 +73,25 @@ def test_labels_end_where_a_program_that_knows_them_does():
 def test_what_one_pass_solves_begins_once():
     found = fit(level, np.array(1.0), starts=5)
     assert found.starts is None and found.num_iters <= 2
+
+
+def tight(y, scale):
+    """Groups, and a sum of two levels that is known to `scale`."""
+    level = jp.latent("level", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    jp.observe("total", dist.Normal(level.sum(), scale), jnp.array(0.5))
+    mixture(y)
+
+
+def test_digits_are_told_of_what_settled_before_the_rest():
+    """Of a start, and of a run of a batch, that goes no further while others do."""
+    options = {"progress": False, "extrapolate": False, "max_iters": 500, "tol": 1e-9}
+    with pytest.warns(jp.NumericalWarning, match="total"):
+        found = jp.VMP(tight, starts=8, **options).run(Y, 1e-6, rng_key=3)
+    assert found.num_iters < 20 and found.state.digits.tied.max() > 1e11
+    other = np.random.default_rng(5).normal(size=len(Y)) * 2
+    with pytest.warns(jp.NumericalWarning, match="total") as told:
+        many = jp.VMP(tight, **options).run_batch(np.stack([Y, other]), 1e-6, over="y")
+    assert many.num_iters[0] < 20 < many.num_iters[1] and len(told) == 2
 
 
 def test_faults_are_told_as_of_one_start():
