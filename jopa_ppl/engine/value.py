@@ -177,8 +177,11 @@ def decision(form: Form, node: Node, where: np.ndarray
     Q, lost = _substitute(Form(form.Q + node.cost, form.lost), T, where)
     Q_zz = symmetric(Q[..., where[:, None], where[None, :]]) + node.given[..., None] * eye
     rows = Q[..., where, :].at[..., where].set(0.0)
-    gain, cov, logdet = _solved(Q_zz, -rows)
-    cov = cov * free[..., :, None] * free[..., None, :]
+    chol = jnp.linalg.cholesky(Q_zz)
+    gain = -_solve_lower(chol, _solve_lower(chol, rows), transpose=True)
+    white = _solve_lower(chol, jnp.broadcast_to(eye, Q_zz.shape))
+    cov = jnp.swapaxes(white, -1, -2) @ white * free[..., :, None] * free[..., None, :]
+    logdet = 2 * jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)).sum(-1)
     out, after = _substitute(Form(Q, lost), gain, where)
     out = out + corner(logdet - free.sum(-1) * LOG_2PI, Q.shape[-1])
     rule = Rule(gain.at[..., 0].add(node.given * node.value), cov, -logdet)
@@ -203,19 +206,6 @@ def _substitute(form: Form, rows: Array, where: np.ndarray) -> Form:
     half = (U[..., :, :, None] * rows[..., :, None, :]).sum(-3)
     found = Q * others[:, None] * others + half + jnp.swapaxes(half, -1, -2)
     return Form(found[0], None if form.lost is None else found[1])
-
-
-def _solved(P: Array, rhs: Array) -> tuple[Array, Array, Array]:
-    """P^-1 rhs, P^-1 and log|P| of positive definite P (.., n, n); NaN where it is not."""
-    n = P.shape[-1]
-    if n == 1:              # no call of LAPACK for a number
-        inverse = jnp.where(P > 0, 1 / P, jnp.nan)
-        return inverse * rhs, inverse, -jnp.log(inverse[..., 0, 0])
-    chol = jnp.linalg.cholesky(P)
-    white = _solve_lower(chol, jnp.broadcast_to(jnp.eye(n, dtype=P.dtype), P.shape))
-    logdet = 2 * jnp.log(diagonal(chol)).sum(-1)
-    return (_solve_lower(chol, _solve_lower(chol, rhs), transpose=True),
-            jnp.swapaxes(white, -1, -2) @ white, logdet)
 
 
 def _solve_lower(chol: Array, rhs: Array, transpose: bool = False) -> Array:
