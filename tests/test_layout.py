@@ -77,8 +77,7 @@ def test_the_manual_of_a_folder_names_its_files():
             assert name in own or (ROOT / f"{name}.py").exists(), (folder.name, name)
         for name in re.findall(r"`jopa_ppl\.([\w.]+)`", manual):
             *path, last = name.split(".")
-            path = [*path, last] if last[:1].islower() and last not in ("init",) else path
-            at = ROOT.joinpath(*path)
+            at = ROOT.joinpath(*path, *[last] * last[0].islower())      # else it is an attribute
             assert at.is_dir() or at.with_suffix(".py").exists(), (folder.name, name)
 
 

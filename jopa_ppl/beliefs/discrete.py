@@ -22,6 +22,7 @@ from jopa_ppl.beliefs.base import Belief, Clamp, Factor
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.program.refs import Ref
 
+LARGEST = 4096      # joint values that a table holds, or two states of a chain
 NEVER = -1e30       # log of no probability; finite, as it is added to others
 
 

@@ -20,11 +20,11 @@ from jax import Array, random
 from jax.scipy.special import logsumexp
 
 from jopa_ppl.beliefs.base import Clamp, Factor, Variable
-from jopa_ppl.beliefs.discrete import NEVER, DiscreteBelief, entropy_of, log_of, score_of
+from jopa_ppl.beliefs.discrete import LARGEST, NEVER, DiscreteBelief, entropy_of, log_of, score_of
 from jopa_ppl.beliefs.layout import align
 from jopa_ppl.program.refs import Ref
 
-LARGEST, MOST = 4096, 64        # states, and steps back, that a file may tell of
+MOST = 64           # steps back that a file may tell of
 
 
 class Markov(NamedTuple):
@@ -89,7 +89,7 @@ class DiscreteChainBelief(DiscreteBelief):
                 and len({*starts.values()}) == len(starts)
                 and latents.keys() - steps >= starts.keys()
                 and {latents[n].site.scan for n in steps} == {about["over"]}
-                and prod(len(latents[n].site.values)**k for n, k in states.items()) <= LARGEST):
+                and prod(len(latents[n].site.values)**k for n, k in states.items())**2 <= LARGEST):
             raise ValueError(f"no chain of {sorted(latents)} has this layout")
         return cls(latents, **{**about, "starts": starts})
 

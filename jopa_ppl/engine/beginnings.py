@@ -59,9 +59,9 @@ def start(engine: Engine, key: Array | None, bound: Evidence, scattered: bool = 
                 0, SETTLING, lambda _, m, b=block, own=own: engine.step(b, own, m, prior)[0],
                 moments)
         if key is not None and not block.held:
-            moments = _nudged(engine, block, bent, moments, bound, random.fold_in(key, i),
-                              *((block.scattered, 1.0) if scattered
-                                else (block.break_symmetry, NUDGE)))
+            move, most = (block.scattered, 1.0) if scattered else (block.break_symmetry, NUDGE)
+            moments = _nudged(engine, block, bent, moments, bound, random.fold_in(key, i), move,
+                              most)
     for update in engine.schedule.updates:
         bends = [f for f in update.factors if f.bends(update.block)]
         seen = [f for f in bends if f.site.observed

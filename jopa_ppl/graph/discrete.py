@@ -9,6 +9,7 @@ from itertools import product
 from math import prod
 
 from jopa_ppl.beliefs import Belief, DiscreteChainBelief, TableBelief, Variable
+from jopa_ppl.beliefs.discrete import LARGEST
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.groups import Groups
@@ -16,8 +17,6 @@ from jopa_ppl.graph.links import no_recursion
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program
 from jopa_ppl.program.refs import Ref
-
-LARGEST = 4096      # joint values that a table of discrete latents holds, or two states of a chain
 
 
 def discrete_blocks(program: Program, reader: Reader, variables: Mapping[str, Variable],

@@ -17,9 +17,11 @@ from jax.tree_util import tree_flatten_with_path
 
 from jopa_ppl.compilation import often, once
 from jopa_ppl.engine.compiled import CHUNK, Compiled, Options, compiled_for
+from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.marginals import parts
 from jopa_ppl.engine.outcome import after
 from jopa_ppl.engine.signature import own
+from jopa_ppl.engine.state import State
 from jopa_ppl.errors import JopaError, ShapeError, SiteError, names
 from jopa_ppl.language.missing import from_masked
 from jopa_ppl.language.query import unwrapped
@@ -116,10 +118,8 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
         rows = [compiled.told.unpack(row) for row in np.asarray(told)]
         for i, (_, _, checks) in enumerate(rows):
             _in_run(i, lambda i=i, checks=checks: compiled.refuse(call_of(i), checks))
-        while not compiled.single and until < compiled.options.max_iters and not np.asarray(
-                state.converged | (state.bad >= 0)).all():
-            until = min(until + CHUNK, compiled.options.max_iters)
-            state, history = more(state, bound, history, until)
+        if not compiled.single:
+            state, history = swept(more, state, bound, history, options.max_iters)
         told, past = jax.device_get((state.told, history))
         leaves, form = jax.tree.flatten(told)
         each = list(map(form.unflatten, zip(*leaves)))
@@ -144,6 +144,18 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
     transformed = tuple(n for n, v in compiled.graph.variables.items()
                         if v.site.transform is not None)
     return PosteriorBatch(make, shaped, told, transformed)
+
+
+def swept(more: Callable, state: State, bound: Evidence, history: Array, most: int,
+          tell: Callable[[int], object] = lambda sweeps: None) -> tuple[State, Array]:
+    """Runs side by side, by `more` in chunks, until each has settled or gone wrong, or has done
+    `most` sweeps; after a chunk `tell` is told how many there were."""
+    until = 0
+    while until < most and not np.asarray(state.converged | (state.bad >= 0)).all():
+        until = min(until + CHUNK, most)
+        state, history = more(state, bound, history, until)
+        tell(until)
+    return state, history
 
 
 def _in_run(i: int, check: Callable[[], None]) -> None:

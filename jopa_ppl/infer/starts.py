@@ -19,10 +19,11 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import often, once
 from jopa_ppl.engine.beginnings import start
-from jopa_ppl.engine.compiled import CHUNK, Compiled, Options, Ran, compiled_for
+from jopa_ppl.engine.compiled import Compiled, Options, Ran, compiled_for
 from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.signature import Call
 from jopa_ppl.engine.state import State
+from jopa_ppl.infer.batches import swept
 from jopa_ppl.settings import ours
 
 
@@ -36,17 +37,15 @@ def best_of_starts(model: Callable, options: Options, args: tuple, kwargs: dict,
     if compiled.single:
         return None
     begin, more = _stages(compiled)
-    most, until = options.max_iters, 0
+    most = options.max_iters
     with ours():
         bound, state = begin(call.dynamic, key, random.split(key, starts - 1))
         compiled.refuse(call, jax.device_get(bound.checks))
         history = jnp.full((starts, most), jnp.nan)
         with tqdm(total=most, desc=f"VMP, {starts} starts", unit="sweep", leave=False,
                   delay=1.0, disable=not progress) as bar:
-            while until < most and not np.asarray(state.converged | (state.bad >= 0)).all():
-                until = min(until + CHUNK, most)
-                state, history = more(state, bound, history, until)
-                bar.update(until - bar.n)
+            state, history = swept(more, state, bound, history, most,
+                                   lambda sweeps: bar.update(sweeps - bar.n))
         came = np.where(np.asarray(state.bad) < 0, np.asarray(state.free_energy), np.inf)
         state, past = jax.tree.map(lambda x: x[int(np.argmin(came))], (state, history))
         told, past = jax.device_get((state.told, past))
