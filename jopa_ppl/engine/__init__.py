@@ -19,7 +19,8 @@
     problem, paths   decisions whose states bend: the program along a path, and the search for one
     coordinates, steps, functions    the sites of a chain's step as linear maps on one vector, and
                   where they are none, as the program's own functions
-    complete, forward    what data do not reach, predicted from beliefs about the rest
+    complete, conditional, forward    what data do not reach, predicted from beliefs about the rest:
+                  outside scans; how a site follows from what its step sees; along a chain
     marginals, exact    beliefs site by site; blocks that are exact given all else: their evidence
     rounding, lost_digits, faults, outcome   what can go wrong with the numbers of a run: how many
                   digits it has left, and what is said of it, by site

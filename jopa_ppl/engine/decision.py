@@ -16,11 +16,12 @@ import numpy as np
 from jax import Array
 
 from jopa_ppl.beliefs.layout import align
+from jopa_ppl.engine.conditional import own_conditional
 from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence, FactorArrays
-from jopa_ppl.engine.forward import over_time, own_conditional
+from jopa_ppl.engine.forward import over_time
 from jopa_ppl.engine.steps import SiteMap, site_map, to_chain_plates
 from jopa_ppl.engine.value import (
     Form,

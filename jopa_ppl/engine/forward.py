@@ -17,31 +17,13 @@ from jax import Array
 from jax.custom_batching import custom_vmap
 
 from jopa_ppl.beliefs import ChainBelief
-from jopa_ppl.engine.coordinates import Coordinates, on_h
+from jopa_ppl.engine.conditional import Conditional
+from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.steps import SiteMap, spread_of
-from jopa_ppl.linalg.factors import Moments, at_mean, augment
+from jopa_ppl.engine.steps import spread_of
+from jopa_ppl.linalg.factors import augment
 from jopa_ppl.program.refs import Ref
-
-
-class Conditional(NamedTuple):
-    """How a latent site of a step follows from what the step sees, by the program or by a plan:
-
-        z = M h + e,  e ~ N(0, C),  h = (1, head, the last k nodes, this node up to z)
-
-    Attributes (axes: time, or 1 where all steps are alike, then the chain's plates):
-        mean: E[M], (.., n, H), H the size of h (`steps.Coordinates` says what lies where).
-        cov: E[C], (.., n, n): of unknown precisions that of their inverse.
-        K, slots: where M is uncertain, its coefficients and the moments of what they multiply, as
-            of a `SiteMap`: `spread_of(K, slots, E[h h'])` is what that adds to the covariance. A
-            decision's gain is a conditional too, and has none.
-    """
-
-    mean: Array
-    cov: Array
-    K: Array | None = None
-    slots: tuple[Moments, ...] = ()
 
 
 class Smoothed(NamedTuple):
@@ -58,13 +40,6 @@ class Smoothed(NamedTuple):
     cross: Array
     settled: Array
     free: Array
-
-
-def own_conditional(site: SiteMap, where: np.ndarray) -> Conditional:
-    """A latent site drawn by the program: its residual is z - M h."""
-    K = on_h(lambda K: K.at[..., where].set(0.0), site.K)
-    uncertain = K if site.slots else None
-    return Conditional(-at_mean(K, site.slots), site.covariance, uncertain, site.slots)
 
 
 def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool = False

@@ -12,10 +12,11 @@ from jax import Array
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.compilation import Stages, once
 from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.conditional import own_conditional
 from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import own_conditional, roll, settled, walk
+from jopa_ppl.engine.forward import roll, settled, walk
 from jopa_ppl.engine.functions import affine, means_of
 from jopa_ppl.engine.state import State
 from jopa_ppl.engine.steps import SiteMap, mixture, site_map

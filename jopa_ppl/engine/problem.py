@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.conditional import Conditional
 from jopa_ppl.engine.decision import Affine, Decision, Policy, Solved, Split
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import Conditional, roll, settled
+from jopa_ppl.engine.forward import roll, settled
 from jopa_ppl.engine.value import Rule
 from jopa_ppl.program.refs import Ref
 

@@ -26,7 +26,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.arrays import where
-from jopa_ppl.engine.forward import Conditional
+from jopa_ppl.engine.conditional import Conditional
 from jopa_ppl.engine.steps import SiteMap, excess, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI
 from jopa_ppl.linalg.families import diagonal, inverse_and_logdet, symmetric

@@ -14,10 +14,11 @@ from jopa_ppl.beliefs.gaussian import square_root
 from jopa_ppl.beliefs.layout import take
 from jopa_ppl.compilation import Stages, in_batches, often
 from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.conditional import Conditional, own_conditional
 from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import Conditional, Smoothed, over_time, own_conditional, settled
+from jopa_ppl.engine.forward import Smoothed, over_time, settled
 from jopa_ppl.engine.functions import affine, means_of
 from jopa_ppl.engine.marginals import chain_segments
 from jopa_ppl.engine.state import State

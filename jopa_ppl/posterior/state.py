@@ -15,10 +15,11 @@ from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.compilation import often
 from jopa_ppl.engine.compiled import Compiled
 from jopa_ppl.engine.complete import complete
+from jopa_ppl.engine.conditional import own_conditional
 from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import own_conditional, roll, settled
+from jopa_ppl.engine.forward import roll, settled
 from jopa_ppl.engine.marginals import at_own_path, chain_segments
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.language.given import JointBelief
