@@ -58,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     low, middle, high = first + np.quantile(learned.forecast(args.ahead, rng_key=0)["y"],
                                             [0.05, 0.5, 0.95], axis=0)
     figure = Figure(figsize=(7, 2.6), layout="constrained")
-    axes, at = figure.subplots(), np.arange(len(ppm)) / 12
-    axes.plot(at, ppm, color="0.3", lw=0.8, label="measured")
+    axes, at = figure.subplots(), 2002 - np.arange(len(ppm), 0, -1) / 12      # to December 2001
+    axes.plot(at[-300:], ppm[-300:], color="0.3", lw=0.8, label="measured")
     axes.plot(at[-args.ahead:], middle, color="#0072b2", lw=1, label="forecast")
     axes.fill_between(at[-args.ahead:], low, high, color="#0072b2", alpha=0.25, label="90 %")
-    axes.set(xlabel="years", ylabel="CO2 (ppm)", xlim=(max(0, at[-1] - 25), at[-1]))
+    axes.set(xlabel="year", ylabel="CO2 (ppm)")
     axes.legend(frameon=False)
     return save(args, figure, {"inside": np.mean((came > low) & (came < high)),
                                "error": np.sqrt(np.mean((came - middle)**2))})

@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> dict:
             scores[name].append((abs(mid).mean(), (high - low).mean(), np.mean(low * high < 0)))
             if n == 0:
                 ax.errorbar(range(1, T), mid, (mid - low, high - mid), elinewidth=0.6)
-                ax.plot(np.flatnonzero(gone), 0 * np.flatnonzero(gone), "k|", ms=4)
-                ax.set(ylabel=f"{name}: error (deg)", xlabel="step (|: no frame)")
+                ax.plot(np.flatnonzero(gone), -55 + 0 * np.flatnonzero(gone), "k|", ms=4)
+                ax.set(ylabel=f"{name} (deg, 90 %)", ylim=(-60, 60), xlabel="step (|: no frame)")
     return save(args, fig, {k: (np.mean(v, 0), np.std(v, 0)) for k, v in scores.items()})
 
 

@@ -16,8 +16,9 @@ swung up. No state and no reward is used; the true angle and the rewards serve f
 The folder --out gets summary.json: `open_loop_ratio` are errors of predicted frames 1, 5, 10, 20
 and 40 steps ahead (root mean square) over those of the mean frame, `open_loop_ratio_poses` those of
 poses over the mean pose's; `ms_per_control_step` is the median of an arm that is alone, on one core
-of the CPU; swing_up.png: returns, these errors and the angles of all starts; imagined.gif: what
-happens in a held-out episode, and beside it what the program imagines, 20 steps from 20 frames.
+of the CPU; swing_up.png: returns (against steps, where --steps has several), these errors and the
+angles of all starts; imagined.gif: what happens in a held-out episode, and beside it what the
+program imagines, 20 steps from 20 frames.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             draw(args.out / "swing_up.png", curve, AHEAD, angles)
             poses = imagined.poses[:SEEN, ::len(held.frames)].swapaxes(0, 1)  # of one episode
             animate(args.out / "imagined.gif", held.frames[0, SEEN:],
-                    np.concatenate(np.asarray(world.vae.decode(poses))))
+                    np.concatenate(np.asarray(world.vae.decode(poses))), SEEN)
     summary = {**clock, **{k: v for k, v in curve[-1].items() if k != "returns"},
                "seed": args.seed, "starts": len(up), "ms_per_control_step": ms,
                "ahead": list(AHEAD),

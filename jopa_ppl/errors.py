@@ -111,6 +111,19 @@ def within(see: str, low: float, high: float, **options: object) -> None:
                             fix=f"see help({see})")
 
 
+def share(see: str, **options: object) -> None:
+    """Refuse options that are no share of one, 0 < option <= 1.
+
+    Raises:
+        JopaError: one is not.
+    """
+    for name, value in options.items():
+        real = isinstance(value, int | float | np.integer | np.floating)
+        if not real or isinstance(value, bool) or not 0 < value <= 1:
+            raise JopaError("an option is out of range", found=f"{name}={value!r}",
+                            expected=f"a number, 0 < {name} <= 1", fix=f"see help({see})")
+
+
 def check_model(model: object) -> None:
     """Refuse what is no program.
 

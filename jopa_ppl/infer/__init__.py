@@ -5,8 +5,9 @@
     importance    `correct`: mean field, weighed
     marginalised, integrable, integrals    `marginalised`: a NumPyro program without what can be
                   integrated out
-    agent, goals, forgetting, unseen, rollout    `Agent`: filters, adapts, plans and acts; what it
-                  is to see; old evidence that counts less; goals unlike anything seen; its episodes
+    agent, inputs, goals, forgetting, unseen, rollout    `Agent`: filters, adapts, plans and acts;
+                  what it is given, and is to see; old evidence that counts less; goals unlike
+                  anything seen; its episodes
 
 Another way to run a program is one file here, made of `engine.compiled.compiled_for` and the stages
 of what that gives (`starts.py` is a short one), and an option or a method of the class it belongs

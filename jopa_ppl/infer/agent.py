@@ -31,11 +31,12 @@ from jopa_ppl.errors import (
     JopaError,
     NumericalError,
     ShapeError,
+    share,
     whole,
-    within,
 )
 from jopa_ppl.infer.forgetting import Forgetting
 from jopa_ppl.infer.goals import Goal
+from jopa_ppl.infer.inputs import beliefs, frame_of, real, shared
 from jopa_ppl.infer.unseen import Seen
 from jopa_ppl.infer.vmp import VMP
 from jopa_ppl.language.given import Given, given
@@ -54,7 +55,7 @@ class Step(NamedTuple):
     from; ahead (horizon + 1, ..): the plan that it comes from, from this step on. Where the step's
     own plan failed (`failed`: why, or None) that is the last good one, `late` steps old, of copies
     by themselves: (copies,). Of its own plan: whether it `converged`, and the `start` that it came
-    from (`Posterior.start`).
+    from (`Posterior.start`). lost: why its frame was taken for lost, or None.
     """
 
     action: np.ndarray
@@ -65,6 +66,7 @@ class Step(NamedTuple):
     failed: str | None
     converged: bool
     start: Any
+    lost: str | None = None
 
 
 class Agent:
@@ -89,7 +91,9 @@ class Agent:
             belief that they began with; 0: never. Where frames are noisier than what moves the
             state, states and parameters are told apart by several steps only.
         forget: power in (0, 1] to which the old evidence about them is raised for every step: about
-            the last 1 / (1 - forget) of them count.
+            the last 1 / (1 - forget) of them count. Where the noise of the process is unknown
+            too, a change is taken for noise at first, and takes several times as long to be
+            followed: `jp.condition(model, {"W": learned.mean("W")})` keeps it as it was.
         copies: of an environment that one agent acts in side by side, each with a state of its own:
             the program has a plate of them, y is (T, copies, ..).
         seen: observations (N, ..) that the beliefs were learned from: goals unlike all of them are
@@ -98,8 +102,10 @@ class Agent:
             one, a step on; ten times as many in the first one of an episode.
         messages, tol: as in `jp.VMP`.
 
-    Raises (in `act`): what `VMP.run` raises of the first plan; later ones that fail leave the last
-    good one in force, a step on, and `steps[-1].failed` says why.
+    Raises (in `act`): what `VMP.run` raises of the first frame and plan. Later plans that fail
+    leave the last good one in force, a step on, and `steps[-1].failed` says why; a later frame that
+    cannot be (infinite, or where no state is) is taken for lost with a DataWarning, and
+    `steps[-1].lost` says why.
     """
 
     def __init__(self, model: Callable, posterior: Posterior | Mapping[str, Any], *, horizon: int,
@@ -114,7 +120,8 @@ class Agent:
                  messages: Mapping[str, str] | None = None) -> None:
         whole("jp.Agent", horizon=horizon, max_iters=max_iters, copies=copies or 1)
         whole("jp.Agent", 0, adapt=adapt)
-        within("jp.Agent", 0, 1, forget=1 - forget)
+        share("jp.Agent", forget=forget)
+        beliefs(posterior)
         if forget < 1 and not adapt:
             raise JopaError("forget= is of beliefs that adapt", found=f"forget={forget}",
                             expected="adapt= beside it", fix="pass adapt=8, say")
@@ -131,6 +138,7 @@ class Agent:
         self._made: dict[bool, tuple[Any, Callable]] = {}
         self._goal: Goal | None = None
         self._shape: tuple[int, ...] | None = None
+        self._shared: list[str] = []
         self.reset()
 
     def reset(self, *, beliefs: bool = False) -> None:
@@ -160,6 +168,8 @@ class Agent:
                              fix="leave each out: one goal for all")
         found = np.stack([seen(x) for x in observation]) if each else np.asarray(seen(observation))
         goal = Goal.of(found, each)
+        if self._shape is not None:
+            goal.course(self.horizon, np.zeros(self._shape), self.copies)
         if self.seen is not None:
             self.seen.compare(found if found.ndim > len(self.seen.shape) else found[None])
         self._goal = goal
@@ -170,11 +180,12 @@ class Agent:
         if self._goal is None:
             raise DataError("there is no goal", found="nothing that is to be seen",
                             expected="an observation", fix="agent.goal(observation)")
-        frame = self._frame(observation)
+        frame = frame_of(observation, self.to_frame, self.copies, self._shape)
         if lost is not None:
             frame = np.where(np.reshape(lost, (-1, *(1,) * (frame.ndim - 1))), np.nan, frame
                              ).astype(frame.dtype)
-        self.state = self._seen(frame)
+        frame, self.state, lost_for = self._filtered(frame)
+        self._shape = frame.shape
         plan, failed = self._planned(frame)
         ahead, late = self._ahead(plan, failed)
         self.plan = plan if failed is None else self.plan
@@ -185,14 +196,16 @@ class Agent:
             if self.space.shape not in (action.shape, one):
                 raise ShapeError("actions do not fit the action space", site=self.decide,
                                  found=action.shape, expected=self.space.shape,
-                                 fix="pass space= of one environment to an agent of one, that of "
+                                 fix=f"give '{self.decide}' one axis: dist.Normal(0.0, 1.0)"
+                                     ".expand((1,)).to_event(1)" if one == () else
+                                     "pass space= of one environment to an agent of one, that of "
                                      "all copies beside copies=; or to_action=")
             action = np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
             drawn = np.asarray(action, float) if self.to_action is None else drawn
         self.frames.append(frame)
         why, start = failed and str(failed), None if plan is None else plan.start
         self.steps.append(Step(action, drawn, self.state, ahead, late, why,
-                               failed is None and bool(plan.converged), start))
+                               failed is None and bool(plan.converged), start, lost_for))
         return action
 
     def learn(self) -> Posterior | Mapping[str, Any]:
@@ -201,11 +214,13 @@ class Agent:
         count once, however often it is called, and whatever `adapt` has made of them.
 
         Raises:
-            DataError: there are fewer than two steps. As `jp.VMP.run`.
+            DataError: there are fewer than two steps. JopaError: nothing is latent that could be
+                learned. As `jp.VMP.run`.
         """
         if len(self.frames) < 2:
             raise DataError("nothing to learn from", found=f"{len(self.frames)} steps",
                             expected="two steps or more", fix="act first")
+        self._can_learn("learn()")
         actions = np.stack([s.drawn for s in self.steps])
         model = condition(self._about(self._before, update=True), {self.decide: actions})
         self.learned = self._vmp(model).run(np.stack(self.frames), T=len(actions),
@@ -215,26 +230,24 @@ class Agent:
 
     # -- the runs ----------------------------------------------------------------------------------
 
-    def _frame(self, observation: Any) -> np.ndarray:
-        if observation is None:
-            if self._shape is None:
-                raise DataError("the first frame is lost", found="None", expected="an observation",
-                                fix="pass NaN in its shape")
-            return np.full(self._shape, np.nan)
-        found = observation
-        if self.to_frame is not None:
-            found = (self.to_frame(observation) if self.copies is None
-                     else np.stack([self.to_frame(x) for x in observation]))
-        image = np.ndim(found) - (self.copies is not None) > 1
-        frame = np.asarray(found, np.float32 if image else float)
-        if self.copies is not None and len(frame) != self.copies:
-            raise ShapeError("there are other copies than the agent has", found=len(frame),
-                             expected=self.copies, fix=f"jp.Agent(copies={len(frame)})")
-        if self._shape is not None and frame.shape != self._shape:
-            raise ShapeError("observations have changed their shape", found=frame.shape,
-                             expected=self._shape, fix="wrap the environment so that all are alike")
-        self._shape = frame.shape
-        return frame
+    def _filtered(self, frame: np.ndarray) -> tuple[np.ndarray, StateBelief, str | None]:
+        """The belief about the state at a frame; of one that cannot be without it, and why."""
+        try:
+            return frame, self._seen(frame), None
+        except (DataError, NumericalError) as error:
+            if not self.steps:
+                raise
+            warnings.warn(f"a frame is taken for lost: {error}", DataWarning, stacklevel=3)
+            lost = np.full_like(frame, np.nan)
+            return lost, self._seen(lost), str(error)
+
+    def _can_learn(self, what: str) -> None:
+        """Refuse to learn where nothing outside the scan is latent."""
+        if not self._shared:
+            raise JopaError(f"{what} moves beliefs about what all steps share", found="no latent "
+                            "outside the scan but first states", expected="one that is latent",
+                            fix="pass beliefs, jp.Agent(model, posterior, ..), in place of "
+                                "jp.condition(model, ..)")
 
     def _about(self, learned: Posterior | Mapping[str, Any], update: bool = False) -> Callable:
         """The program with beliefs about what is outside the scan, first states left out."""
@@ -242,8 +255,7 @@ class Agent:
         if made is not learned:
             sites = None
             if not isinstance(learned, Mapping):
-                graph = learned.compiled.graph
-                sites = [n for n in learned.global_sites if graph.block_of(n).scan is None]
+                sites = shared(learned)
             about = self.model if sites == [] else given(self.model, learned, sites, update=update)
             self._made[update] = learned, about
         return about
@@ -254,6 +266,9 @@ class Agent:
         if not self.steps:
             lost = np.full(frame.shape, np.nan, frame.dtype)
             found = self._run(self._about(self.learned), np.stack([frame, lost]))
+            self._shared = shared(found)
+            if self.adapt:
+                self._can_learn("adapt=")
             self._anchor = 0, found.state_at(0)
             return self._anchor[1]
         begun, state = self._anchor
@@ -327,12 +342,3 @@ class Agent:
 
     def _vmp(self, model: Callable, **options: Any) -> VMP:
         return VMP(model, progress=False, messages=self.messages, **options)
-
-
-def real(space: Any) -> Any:
-    """An action space, where it is a Box."""
-    if not (hasattr(space, "low") and hasattr(space, "high")):
-        raise JopaError("actions are real numbers", found=f"an action space {space!r}",
-                        expected="a gymnasium.spaces.Box",
-                        fix="wrap the environment so that its actions are a Box")
-    return space

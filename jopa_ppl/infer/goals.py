@@ -22,11 +22,14 @@ class Goal(NamedTuple):
         """The same, looked at.
 
         Raises:
-            DataError: it says nothing.
+            DataError: it says nothing, or is infinite.
         """
         if not np.isfinite(values).any():
             raise DataError("a goal that says nothing", found="NaN alone",
                             expected="an observation", fix="pass what is to be seen")
+        if np.isinf(values).any():
+            raise DataError("a goal is infinite", found="inf", expected="finite numbers, NaN where "
+                            "anything will do", fix="pass what is to be seen")
         return Goal(values, each)
 
     def course(self, horizon: int, frame: NDArray, copies: int | None) -> NDArray:

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from jopa_ppl.errors import JopaError, whole
-from jopa_ppl.infer.agent import Agent, real
+from jopa_ppl.infer.agent import Agent
+from jopa_ppl.infer.inputs import real
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,19 +74,35 @@ def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = No
     if agent.copies not in (None, copies):
         raise JopaError("the agent is for copies side by side", found=copies or "one environment",
                         expected=f"{agent.copies} copies", fix="gymnasium.vector.SyncVectorEnv")
+    mode = getattr(env, "metadata", {}).get("autoreset_mode")
+    if copies and getattr(mode, "name", "") == "DISABLED":
+        raise JopaError("copies whose episode has ended go on with another one", found=str(mode),
+                        expected="AutoresetMode.NEXT_STEP, or SAME_STEP",
+                        fix="make the vector environment with one of them")
     found: list[list[_Row]] = []
     groups, space = episodes // (copies or 1), agent.space
-    theirs = env.action_space if agent.copies == copies else env.single_action_space
-    with tqdm(total=steps and groups * steps, unit="step", disable=not progress,
+    theirs = real(env.action_space if agent.copies == copies else env.single_action_space)
+    _fits(space, theirs)
+    most = steps or getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    with tqdm(total=most and groups * most, unit="step", disable=not progress,
               desc=f"{episodes} episode{'s'[:episodes > 1]}") as bar:
         try:
-            agent.space = real(theirs) if space is None else space
+            agent.space = theirs if space is None else space
             for i in range(groups):
                 found.append(_side_by_side(env, agent, copies, steps, seed if i == 0 else None,
                                            bar))
         finally:
             agent.space = space
     return _stacked(found)
+
+
+def _fits(space: Any, theirs: Any) -> None:
+    """Refuse an agent that may act beyond what the environment takes."""
+    if space is None or space.shape != theirs.shape:            # which `Agent.act` tells of
+        return
+    if (space.low < theirs.low).any() or (space.high > theirs.high).any():
+        raise JopaError("the agent acts in another space than the environment", found=space,
+                        expected=theirs, fix="jp.Agent(space=env.action_space), or leave it out")
 
 
 def _side_by_side(env: Any, agent: Agent, copies: int | None, most: int | None, seed: int | None,

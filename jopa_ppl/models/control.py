@@ -24,8 +24,8 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 import jopa_ppl as jp
-from jopa_ppl.errors import JopaError, ShapeError
-from jopa_ppl.infer.agent import real
+from jopa_ppl.errors import DataError, JopaError, ShapeError
+from jopa_ppl.infer.inputs import real
 from jopa_ppl.language.keys import as_key
 from jopa_ppl.models.swing import following, swing
 from jopa_ppl.models.vae import VAE, covering
@@ -70,8 +70,9 @@ def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_ke
     """The networks and the beliefs, on one free energy.
 
     Args:
-        frames: (episodes, T, H, W, C) in [0, 1]; actions: (episodes, T, du), those that follow
-            each frame, in the environment's units, `largest` (du,) or one for all either way.
+        frames: (episodes, T, H, W, C) in [0, 1], or of bytes; actions: (episodes, T, du), those
+            that follow each frame, in the environment's units, `largest` (du,) or one for all
+            either way.
         rng_key: of the networks and of training: a key or a whole number.
         d: numbers that a pose has.
         rounds: of variational EM: `sweeps` of message passing, and `steps` of Adam on minibatches
@@ -80,15 +81,21 @@ def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_ke
 
     Raises:
         ShapeError: frames and actions do not fit, or episodes are shorter than a window.
+        DataError: frames are not in [0, 1], or actions larger than the largest.
     """
+    frames, actions = np.asarray(frames), np.asarray(actions)
     if frames.ndim != 5 or actions.ndim != 3 or frames.shape[:2] != actions.shape[:2]:
+        fix = ("frames[..., None]: the channel is an axis too" if frames.ndim == 4
+               else "stack episodes of one length")
         raise ShapeError("frames and actions of episodes", found=(frames.shape, actions.shape),
-                         expected="(episodes, T, H, W, C) and (episodes, T, du)",
-                         fix="stack episodes of one length")
+                         expected="(episodes, T, H, W, C) and (episodes, T, du)", fix=fix)
     if frames.shape[1] < window:
         raise ShapeError("episodes shorter than a window", found=f"{frames.shape[1]} steps",
                          expected=f"{window} or more", fix="pass a smaller window=")
-    key = as_key(rng_key)
+    frames, key = scaled(frames), as_key(rng_key)
+    if (np.abs(actions) > 1.001 * np.asarray(largest)).any():
+        raise DataError("actions are larger than the largest", found=np.abs(actions).max((0, 1)),
+                        expected=f"{largest} at most", fix="pass largest=env.action_space.high")
     vae = covering(frames.reshape(-1, *frames.shape[2:]), key, d=d)
     speed = float(np.diff(encode(vae, frames), axis=1).std())
     largest = np.broadcast_to(largest, actions.shape[-1:])
@@ -101,6 +108,23 @@ def learn(frames: np.ndarray, actions: np.ndarray, largest: ArrayLike, *, rng_ke
     graph, state = nnx.split(vae)
     nnx.replace_by_pure_dict(state, weights["vae"])
     return World(nnx.merge(graph, state), learned, speed, largest)
+
+
+def scaled(frames: ArrayLike) -> np.ndarray:
+    """Frames in [0, 1], which the networks are made for: bytes over 255, others as they are.
+
+    Raises:
+        DataError: they are neither.
+    """
+    found = np.asarray(frames)
+    if found.dtype == np.uint8:
+        return found.astype(np.float32) / 255
+    lowest, highest = np.nanmin(found, initial=0.0), np.nanmax(found, initial=0.0)
+    if not (np.issubdtype(found.dtype, np.floating) and lowest >= -0.01 and highest <= 1.01):
+        raise DataError("frames are pictures", found=f"{found.dtype}, {lowest:.3g} to "
+                        f"{highest:.3g}", expected="bytes, or numbers in [0, 1]",
+                        fix="gymnasium.wrappers.TransformObservation(env, lambda x: x / 255, ..)")
+    return found
 
 
 def cut(array: np.ndarray, length: int) -> np.ndarray:
@@ -148,14 +172,15 @@ def agent(world: World, env: Any, horizon: int, *, tolerance: float = 0.45, max_
     """An agent that plans `horizon` steps in this environment, or in all copies of a vector.
 
     Args:
-        env: its observations are frames as `learn` had them, its actions a Box that is as wide
-            either way.
+        env: its observations are frames as `learn` had them, in [0, 1] or of bytes, its actions a
+            Box that is as wide either way.
         tolerance: of the goal's pose, a third of the radius of a ring of poses.
         max_iters: policies tried at most in a plan.
         options: of `jp.Agent`.
 
     Raises:
         JopaError: the Box is another one than that of the actions that were learned from.
+        DataError (when it acts): a frame or a goal is not in [0, 1].
     """
     copies = getattr(env, "num_envs", None)
     box = real(getattr(env, "single_action_space", env.action_space))
@@ -166,6 +191,6 @@ def agent(world: World, env: Any, horizon: int, *, tolerance: float = 0.45, max_
                         fix="rescale them: gymnasium.wrappers.RescaleAction")
     arguments = {"vae": world.vae, "speed": world.speed, "du": len(world.largest)}
     return jp.Agent(world.program, {}, horizon=horizon, space=env.action_space, copies=copies,
-                    to_action=world.taken, max_iters=max_iters, messages=LINEARISE,
+                    to_action=world.taken, to_frame=scaled, max_iters=max_iters, messages=LINEARISE,
                     planning={"tolerance": tolerance},
                     arguments=arguments | ({"trajectories": copies} if copies else {}), **options)

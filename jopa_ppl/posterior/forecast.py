@@ -27,11 +27,14 @@ def extended(compiled: Compiled, call: Call, beliefs: Earlier, sites: tuple[str,
                              expected="one scan over time",
                              fix="run the program on longer data, NaN where they are to come")
     T = scans[0].length
-    kwargs = call.program()[2]                      # which says where it is stale
-    if kwargs.get(length) != T:
+    _, args, kwargs = call.program()                # which says where it is stale
+    counted = [T for x in args if isinstance(x, int | np.integer) and x == T]
+    counted += [k for k, x in kwargs.items() if isinstance(x, int | np.integer) and x == T]
+    if kwargs.get(length) != T and (counted or length in kwargs):
         raise DataError("the number of steps is not known", found=f"{length}={kwargs.get(length)}",
                         expected=f"a keyword argument of the run that is {T}, {length}={T} say",
-                        fix="name it: posterior.forecast(.., length='steps')")
+                        fix=f"run it with the length by keyword, .run(.., {length}={T}); where it "
+                            "has another name: posterior.forecast(.., length='steps')")
     series, inputs = read_by(call.traced.program)
     if inputs:
         raise DataError("what is to come depends on inputs that are not known",
@@ -43,8 +46,8 @@ def extended(compiled: Compiled, call: Call, beliefs: Earlier, sites: tuple[str,
                                         for i, x in enumerate(call.dynamic)])
     model = given(model, beliefs, sites) if sites else model
     with ours(double=False):
-        return run(model, compiled.options, args, {**kwargs, length: T + steps}, random.key(0),
-                   False)
+        longer = {length: T + steps} if length in kwargs else {}        # else data alone tell it
+        return run(model, compiled.options, args, {**kwargs, **longer}, random.key(0), False)
 
 
 def read_by(program: Program) -> tuple[set[int], set[int]]:

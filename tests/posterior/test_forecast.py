@@ -93,6 +93,25 @@ def test_what_cannot_go_on_is_refused_by_name():
             "0 scans")
 
 
+def test_a_length_that_data_tell_or_a_place_in_the_call():
+    def plain(y):
+        x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
+
+        def step(x, y):
+            jp.observe("y", dist.Normal(x, 0.3), y)
+            return jp.latent("x", dist.Normal(0.8 * x, 0.2)), None
+
+        jp.scan(step, x0, y)
+
+    y = series()
+    found = jp.VMP(plain, progress=False).run(y)
+    named = jp.VMP(walk, progress=False).run(y, T=20, known=True)
+    assert_allclose(found.forecast(5, rng_key=1)["y"], named.forecast(5, rng_key=1)["y"])
+
+    placed = jp.VMP(lambda y, T: plain(y), progress=False).run(y, 20)
+    message(DataError, lambda: placed.forecast(5), "by keyword", "T=20")
+
+
 def test_a_global_that_is_one_with_the_states_stays_so():
     """A level seen with its offset: the sum is known, neither of the two is."""
     def off(y=None, *, T):
