@@ -181,9 +181,7 @@ def test_one_agent_acts_in_all_copies_as_agents_of_their_own_do(learned):
     assert np.isnan(frames[2:, 0]).all() and np.isfinite(frames[:, 1]).all()
     assert_allclose(short.rewards[1], found[1].rewards[1], atol=1e-6)
     agent.reset()
-    agent.goal(np.zeros((3, D)))
-    message(ShapeError, lambda: agent.act(np.zeros((2, D))), "the goal does not fit", "each=True")
-    agent.reset()
+    message(ShapeError, lambda: agent.goal(np.zeros((3, D))), "the goal does not fit", "each=True")
     agent.goal(GOAL)
     message(ShapeError, lambda: agent.act(np.zeros((3, D))), "other copies", "copies=3")
 
@@ -260,8 +258,11 @@ def test_a_goal_is_for_all_copies_or_for_each(learned):
     message(ShapeError, lambda: three.goal(goals[:2], each=True), "one goal for each copy", "2")
     message(ShapeError, lambda: one.goal(goals, each=True), "one goal for each copy", "no copies")
     one.reset()
-    one.goal(np.zeros(1))                                       # nothing is stretched to fit
-    message(ShapeError, lambda: one.act(y[0]), "the goal does not fit", "(3,), or 3 of them")
+    short = np.zeros(1)                                         # nothing is stretched to fit
+    message(ShapeError, lambda: one.goal(short), "the goal does not fit", "(3,), or 3 of them")
+    fresh = made(None)
+    fresh.goal(short)                                           # what fits is not known yet
+    message(ShapeError, lambda: fresh.act(y[0]), "the goal does not fit", "(3,), or 3 of them")
 
 
 class Ending(Turning):
