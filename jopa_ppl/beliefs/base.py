@@ -115,8 +115,8 @@ class Belief:
 
     Some answer more, where a factor asks it of them alone: discrete ones `share`, the probability
     of the values that a copy of a factor has, and `following`; precisions `harmonic` and `at_log`,
-    E[1 / x]^-1 and the statistics at a log; chains `seeds`, which of the head stand for an earlier
-    value of a site, {latent: (site, steps back)}.
+    E[1 / x]^-1 and the statistics at a log; chains `seeds`, the latents that stand for an earlier
+    value of a site, {latent: which}.
     """
 
     kind: ClassVar[str]

@@ -48,7 +48,7 @@ class ChainBelief(GaussianBelief):
     Attributes:
         length: steps. k: nodes in a group; groups: of nodes; h: 1 where the head is one before.
         node, head_at: where a member lies in a node, or in the head, (start, size).
-        seeds: latents that stand for an earlier value of a site, {latent: (site, steps back)}.
+        seeds: latents that stand for an earlier value of a site, {latent: which}.
         method: the kernel of `linalg.chain`, or "funsor".
     """
 
@@ -56,7 +56,7 @@ class ChainBelief(GaussianBelief):
     structured = True
 
     def __init__(self, latents: Mapping[str, Variable], *, scan: int, length: int, order: int,
-                 seeds: Mapping[str, tuple[str, int]], head: tuple[str, ...] = (),
+                 seeds: Mapping[str, Ref], head: tuple[str, ...] = (),
                  method: str = "auto", **about: Any) -> None:
         super().__init__(latents, **about)
         self.scan, self.length, self.order, self.head = scan, length, order, head
@@ -65,12 +65,12 @@ class ChainBelief(GaussianBelief):
         self.seeds = dict(seeds)
         # A seed is an earlier value of a site: the head group holds the k nodes before step 0, and
         # after them what else is in the head (such as the first state of a chain that is barren).
-        own = {n: self.seeds[n] for n in head if n in self.seeds and self.seeds[n][0] in self.node}
+        own = {n: r for n, r in self.seeds.items() if n in head and r.site in self.node}
         rest, end = self._lay_out([n for n in head if n not in own],
                                   self.k * self.width if own else 0)
         self.head_at = rest | {
-            n: ((self.k - back) * self.width + self.node[site][0], self.node[site][1])
-            for n, (site, back) in own.items()}
+            n: ((self.k - r.back) * self.width + self.node[r.site][0], self.node[r.site][1])
+            for n, r in own.items()}
         self.dims = max(self.k * self.width, end)
         self.h = int(bool(head))
 
@@ -129,9 +129,9 @@ class ChainBelief(GaussianBelief):
 
     def at_rest(self, q: Chain) -> Chain:
         first = q.mean[self.h, ..., :self.width]
-        for name, (site, back) in self.seeds.items():
-            if name in self.head and back == 1 and site in self.node:
-                (at, size), (start, _) = self.node[site], self.head_at[name]
+        for name, ref in self.seeds.items():
+            if name in self.head and ref.back == 1 and ref.site in self.node:
+                (at, size), (start, _) = self.node[ref.site], self.head_at[name]
                 first = first.at[..., at:at + size].set(q.mean[0, ..., start:start + size])
         mean, *_ = self.with_means((q.mean, q.cov, q.cross),
                                    jnp.broadcast_to(first, (self.length, *first.shape)))

@@ -47,8 +47,8 @@ class DiscreteChainBelief(DiscreteBelief):
 
     Attributes:
         over: the index of its scan; length: steps.
-        starts: latents outside that stand for a site's value before the first step, {name: (site,
-            steps before)}; h: how many places they take, in front of the steps.
+        seeds: latents outside that stand for a site's value before the first step, {name: which};
+            h: how many places they take, in front of the steps.
         parts_of: the parts of a state. counts: how many values each has; size: their product.
         first: log of which states can be at each of the first places, (places, K), at all others
             any; moves: from state to state, (K, K).
@@ -59,13 +59,13 @@ class DiscreteChainBelief(DiscreteBelief):
         "over": int, "length": int, "starts": {...: (str, int)}, "lags": {...: int}}
 
     def __init__(self, latents: Mapping[str, Variable], *, over: int, length: int,
-                 starts: Mapping[str, tuple[str, int]], lags: Mapping[str, int],
+                 seeds: Mapping[str, Ref], lags: Mapping[str, int],
                  **about: Any) -> None:
         super().__init__(latents, **about)
-        self.over, self.length, self.starts = over, length, dict(starts)
-        self.h = max((back for _, back in self.starts.values()), default=0)
+        self.over, self.length, self.seeds = over, length, dict(seeds)
+        self.h = max((r.back for r in self.seeds.values()), default=0)
         self.steps = [n for n, v in latents.items() if v.is_series]
-        self.constants = [n for n in latents if n not in self.starts and n not in self.steps]
+        self.constants = [n for n in latents if n not in self.seeds and n not in self.steps]
         self.parts_of = [*(Part(n, ago) for n in self.steps for ago in range(1 + lags[n])),
                          *(Part(n, None) for n in self.constants)]
         self.counts = [len(latents[p.name].site.values) for p in self.parts_of]
@@ -75,23 +75,25 @@ class DiscreteChainBelief(DiscreteBelief):
     @property
     def layout(self) -> dict[str, Any]:
         lags = {n: max(p.ago for p in self.parts_of if p.name == n) for n in self.steps}
-        return {"over": self.over, "length": self.length, "starts": self.starts, "lags": lags}
+        starts = {n: (r.site, r.back) for n, r in self.seeds.items()}
+        return {"over": self.over, "length": self.length, "starts": starts, "lags": lags}
 
     @classmethod
     def read(cls, latents: Mapping[str, Variable], factors: Any, about: Mapping[str, Any]
              ) -> DiscreteChainBelief:
-        starts = {n: (site, back) for n, (site, back) in about["starts"].items()}
+        about = dict(about)
+        seeds = {n: Ref(*at) for n, at in about.pop("starts").items()}
         lags, steps = about["lags"], {n for n, v in latents.items() if v.is_series}
-        states = {n: 1 + lags.get(n, 0) for n in latents if n not in starts}
+        states = {n: 1 + lags.get(n, 0) for n in latents if n not in seeds}
         if not (lags.keys() == steps and all(0 <= k <= MOST for k in lags.values())
-                and steps >= {site for site, _ in starts.values()}
-                and all(0 < k <= 1 + lags[site] for site, k in starts.values())
-                and len({*starts.values()}) == len(starts)
-                and latents.keys() - steps >= starts.keys()
+                and steps >= {r.site for r in seeds.values()}
+                and all(0 < r.back <= 1 + lags[r.site] for r in seeds.values())
+                and len({*seeds.values()}) == len(seeds)
+                and latents.keys() - steps >= seeds.keys()
                 and {latents[n].site.scan for n in steps} == {about["over"]}
                 and prod(len(latents[n].site.values)**k for n, k in states.items())**2 <= LARGEST):
             raise ValueError(f"no chain of {sorted(latents)} has this layout")
-        return cls(latents, **{**about, "starts": starts})
+        return cls(latents, seeds=seeds, **about)
 
     def _support(self) -> tuple[np.ndarray, np.ndarray]:
         at = {p: i for i, p in enumerate(self.parts_of)}
@@ -99,7 +101,7 @@ class DiscreteChainBelief(DiscreteBelief):
         moves = np.ones((self.size, self.size), bool)
         places = min(self.h + max(p.ago or 0 for p in at), self.h + self.length)
         first = np.ones((places, self.size), bool)
-        given = {(site, self.h - back) for site, back in self.starts.values()}
+        given = {(r.site, self.h - r.back) for r in self.seeds.values()}
         for part, i in at.items():
             own = states[:, i]
             if part.ago != 0:
@@ -127,9 +129,8 @@ class DiscreteChainBelief(DiscreteBelief):
 
     def place(self, ref: Ref, step: int) -> int:
         """Where a latent of a step lies."""
-        if ref.site in self.starts:
-            return self.h - self.starts[ref.site][1]
-        return self.h + step - ref.back
+        seed = self.seeds.get(ref.site)
+        return self.h + (step - ref.back if seed is None else -seed.back)
 
     def share(self, stats: tuple[Array, Array], factor: Factor, fixed: list[tuple[Ref, int]]
               ) -> Array:
@@ -143,7 +144,7 @@ class DiscreteChainBelief(DiscreteBelief):
             if ref not in at:
                 now[Part(ref.site, None)] = k
                 continue
-            name, ago = self.starts.get(ref.site, (ref.site,))[0], last - at[ref]
+            name, ago = self.seeds.get(ref.site, ref).site, last - at[ref]
             here = Part(name, ago) in self.parts_of
             (now if here else before)[Part(name, ago if here else ago - 1)] = k
         if before:
@@ -232,9 +233,9 @@ class DiscreteChainBelief(DiscreteBelief):
             return jnp.broadcast_to(whole, (self.h + self.length, *whole.shape[1:]))
         steps = by_name[part.name]
         places = [jnp.full(steps.shape[1:], empty, steps.dtype)] * self.h
-        for n, (site, back) in self.starts.items():
-            if site == part.name:
-                places[self.h - back] = by_name[n]
+        for n, ref in self.seeds.items():
+            if ref.site == part.name:
+                places[self.h - ref.back] = by_name[n]
         whole = jnp.concatenate([jnp.stack(places), steps]) if places else steps
         none = jnp.full((part.ago, *whole.shape[1:]), empty, whole.dtype)
         return jnp.concatenate([none, whole])[:len(whole)]
@@ -282,8 +283,7 @@ class DiscreteChainBelief(DiscreteBelief):
     def _by_site(self, parts: Mapping[Part, Array]) -> dict[str, Array]:
         """Of arrays by part (S, ..) those of every latent: a step's, or a latent's outside."""
         found = {n: parts[Part(n, 0)][self.h:] for n in self.steps}
-        found |= {n: parts[Part(site, 0)][self.h - back]
-                  for n, (site, back) in self.starts.items()}
+        found |= {n: parts[Part(r.site, 0)][self.h - r.back] for n, r in self.seeds.items()}
         return found | {n: parts[Part(n, None)][0] for n in self.constants}
 
     def _in_shape(self, name: str, array: Array, tail: tuple[int, ...] = ()) -> Array:

@@ -45,6 +45,7 @@ class Activity:
         self.active: dict[str, Array] = {}      # by factor: (*batch) without elements
         self.alive: dict[str, Array] = {}       # by variable: (T,) * local plates
         self.told: dict[str, Array] = {}        # by variable outside scans: is it seen at all
+        self.seeds: dict[str, Array] = {}       # by seed: where a step that reaches back needs it
         for scan in graph.program.scans:
             self._scan(scan)
         for site in reversed(list(graph.program.sites.values())):
@@ -66,7 +67,8 @@ class Activity:
 
     def _scan(self, scan: Scan) -> None:
         graph = self.graph
-        order = max(graph.reader.forms[scan.index].order, 1)
+        form = graph.reader.forms[scan.index]
+        order = max(form.order, 1)
         names = [n for n in scan.sites if n not in graph.predicted]
         parents: dict[str, dict[str, set[int]]] = {}
         for name in names:
@@ -99,7 +101,13 @@ class Activity:
             new = {n: jnp.concatenate([now[n][None], later[n][:-1]]) for n in names}
             return new, now
 
-        _, active = jax.lax.scan(back, zero, (observed, given), length=scan.length, reverse=True)
+        later, active = jax.lax.scan(back, zero, (observed, given), length=scan.length,
+                                     reverse=True)
+        for seed, ref in form.seeds:
+            for child, links in parents.items() if seed in graph.variables else ():
+                for j in (j for j in links.get(ref.site, ()) if j >= ref.back):
+                    act = _reduce(later[child][j - ref.back], batch[child], _local(graph, seed))
+                    self.seeds[seed] = self.seeds.get(seed, False) | act
         for name in names:
             whole = active[name]
             if name in graph.variables:
@@ -118,8 +126,9 @@ class Activity:
             # Planning keeps all beliefs but about states: they are used, whatever the evidence.
             state = graph.block_of(site.name).scan is not None
             kept = (self.keep_outer and not state) or graph.stands_alone(site.name)
-            seeds = self._seeds(site.name)
-            alive, told = jnp.full(_shape(graph, site.name), kept) | seeds, seeds.any()
+            alive = jnp.full(_shape(graph, site.name), kept)
+            seed = self.seeds.get(site.name, jnp.zeros_like(alive))
+            alive, told = alive | seed, seed.any()
             if site.name in self.present:
                 given = self._given(site.name, want, 0)
                 alive, told = alive | given, told | given.any()
@@ -141,22 +150,6 @@ class Activity:
                     tuple(p.size for p in f.plates))
             else:
                 self.active[f.name] = self._seen(f)
-
-    def _seeds(self, name: str) -> Array:
-        """Whether a latent of the first carry is needed, by the steps that reach back to it."""
-        alive = jnp.zeros((), bool)
-        want = _local(self.graph, name)
-        for scan in self.graph.program.scans:
-            site, back = dict(self.graph.reader.forms[scan.index].seeds).get(name, ("", 0))
-            for f in self.graph.factors:
-                if f.segment.scan != scan.index or f.name not in self.active:
-                    continue
-                for i in f.touched:
-                    t = (i.back or 0) - back
-                    if i.site == site and 0 <= t < scan.length:
-                        act = self.active[f.name][t]
-                        alive = alive | _reduce(act, [p.name for p in f.plates], want)
-        return alive
 
     def weight(self, factor: Factor, unmasked: bool = False) -> Array:
         """A factor's weight with what is barren at zero; `unmasked`: one where it is masked."""

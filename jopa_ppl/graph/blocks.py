@@ -56,10 +56,9 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     inside = {n for n in gaussian if program.sites[n].scan is not None}
     heads = {n for scan in program.scans for n in reader.heads(scan)} & set(gaussian)
     groups = Groups(gaussian)
-    for form in reader.forms.values():
-        for seed, (site, _) in form.seeds:
-            if seed in groups.parent and site in groups.parent:
-                groups.union(seed, site)
+    for seed, ref in reader.seeds:
+        if seed in groups.parent and ref.site in groups.parent:
+            groups.union(seed, ref.site)
     if override is not None:
         _apply_override(override, gaussian, groups, variables, reader)
     else:
@@ -169,7 +168,7 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
 def _apply_override(override: tuple[tuple[str, ...], ...], gaussian: list[str], groups: Groups,
                     variables: Mapping[str, Variable], reader: Reader) -> None:
     seen: set[str] = set()
-    seeds = {n: site for form in reader.forms.values() for n, (site, _) in form.seeds}
+    seeds = {n: r.site for n, r in reader.seeds}
     for group in override:
         for name in group:
             if name not in variables:

@@ -39,29 +39,28 @@ def _chains(program: Program, reader: Reader, variables: Mapping[str, Variable],
     """One chain of the sites of a scan that meet, with what their first carries are, and with
     latents outside that a step sees."""
     scan_of = {n: program.sites[n].scan for n in discrete}
-    starts = {n: seed for form in reader.forms.values() for n, seed in form.seeds
-              if n in scan_of and seed[0] in scan_of}
+    seeds = {n: r for n, r in reader.seeds if n in scan_of and r.site in scan_of}
     groups = Groups(discrete)
 
     def lags(members: list[str]) -> dict[str, int]:
         """By site of a step, how many values before its own a state holds."""
         back = {n: 0 for n in members if scan_of[n] is not None}
         for f in factors:
-            for n, steps in steps_back([r for r, _ in f.fixed if r.site in members],
-                                       starts).items():
+            for n, steps in steps_back([seeds.get(r.site, r) for r, _ in f.fixed
+                                        if r.site in members]).items():
                 back[n] = max(back[n], steps - 1)
         return back
 
     def one_chain(members: list[str]) -> bool:
         scans = {scan_of[n] for n in members} - {None}
-        count = {n: len(variables[n].site.values) for n in members if n not in starts}
+        count = {n: len(variables[n].site.values) for n in members if n not in seeds}
         back = lags(members)
         states = prod(k**(1 + back.get(n, 0)) for n, k in count.items())
         alike = {(variables[n].plates, variables[n].site.held) for n in members}
         return len(scans) == 1 and len(alike) == 1 and states**2 <= LARGEST
 
-    for start, (site, _) in starts.items():
-        groups.union(start, site)
+    for seed, ref in seeds.items():
+        groups.union(seed, ref.site)
     for f in factors:
         met = [r.site for r, _ in f.fixed if r.site not in apart]
         if f.segment.scan is None or not met:
@@ -79,7 +78,7 @@ def _chains(program: Program, reader: Reader, variables: Mapping[str, Variable],
         found.append(DiscreteChainBelief(
             {n: variables[n] for n in group}, over=scan_of[steps[0]],
             length=program.scans[scan_of[steps[0]]].length, lags=lags(list(group)),
-            starts={n: starts[n] for n in group if n in starts}, sizes=sizes,
+            seeds={n: seeds[n] for n in group if n in seeds}, sizes=sizes,
             plates=own.plates, held=own.site.held))
     return found
 
@@ -105,15 +104,13 @@ def _tables(discrete: list[str], variables: Mapping[str, Variable], factors: tup
     return [g for g in groups.groups() if len(g) > 1]
 
 
-def steps_back(refs: Sequence[Ref], starts: Mapping[str, tuple[str, int]]) -> dict[str, int]:
-    """By discrete site of a step, how far the latest of `refs` and its earliest are apart; `starts`
-    stand for a site's value before the first step, {name: (site, steps before)}."""
-    at = [(starts[r.site][0], -starts[r.site][1]) if r.site in starts else (r.site, -r.back)
-          for r in refs if r.site in starts or r.back is not None]
-    latest = max((t for _, t in at), default=0)
+def steps_back(refs: Sequence[Ref]) -> dict[str, int]:
+    """By discrete site of a step, how far the latest of `refs` and its earliest are apart."""
+    inside = [r for r in refs if r.back is not None]
+    latest = min((r.back for r in inside), default=0)
     found: dict[str, int] = {}
-    for name, t in at:
-        found[name] = max(found.get(name, 0), latest - t)
+    for r in inside:
+        found[r.site] = max(found.get(r.site, 0), r.back - latest)
     return found
 
 
@@ -141,7 +138,7 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
                              found=f"the axis '{plate}' of '{name}', which the site has not, or "
                              "mixes", expected="one element of a discrete latent for each of its "
                              "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
-    for name, steps in steps_back(refs, {}).items():
+    for name, steps in steps_back(refs).items():
         if len(sites[name].values)**(2 * steps) > LARGEST:
             raise StructureError(f"it looks back {steps} steps at a discrete latent",
                                  site=site.name, found=names(map(str, refs)),

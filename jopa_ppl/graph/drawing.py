@@ -94,8 +94,7 @@ def _layout(found: Graph) -> Layout:
     for n in outer:
         level[n] = max((level[p] + 1 for p in parents[n] if p in level), default=0)
     width = max((b[2] for b in boxes.values()), default=0.0)
-    starts = [(head, Ref(*early)) for form in found.reader.forms.values()
-              for head, early in form.seeds if Ref(*early) in at and head in level]
+    starts = [(head, early) for head, early in found.reader.seeds if early in at and head in level]
     below = {n: [at[b][0] for a, b in (*links, *starts) if a == n and b in at] for n in outer}
     deepest = max(level.values(), default=0)
     for depth_ in range(deepest + 1):

@@ -28,9 +28,8 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
                         strays.append(site.name)
                     if ref.is_site:
                         children[ref.site].add(site.name)
-    for form in reader.forms.values():
-        for seed, (site, _) in form.seeds:
-            children[seed] |= children[site]
+    for seed, ref in reader.seeds:
+        children[seed] |= children[ref.site]
     seen = {s.name for s in program.sites.values() if s.observed}
     if not seen:
         raise SiteError("nothing is observed", found="a program without observed sites",
@@ -195,8 +194,8 @@ def _moves(reader: Reader, segment: Segment, found: Dependence) -> bool:
 
 def _together(reader: Reader, products: tuple[tuple[Ref, ...], ...], latent: set[Ref]) -> set[Ref]:
     """The latents that multiply another step of what they are a step of."""
-    seeds = {seed: at for form in reader.forms.values() for seed, (at, _) in form.seeds}
-    series = lambda r: seeds.get(r.site, r.site)
+    seeds = dict(reader.seeds)
+    series = lambda r: seeds.get(r.site, r).site
     return {r for p in products for r in p if r in latent
             and any(q != r and q in latent and series(q) == series(r) for q in p)}
 

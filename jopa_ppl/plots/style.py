@@ -97,8 +97,7 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
     first = 0
     if isinstance(source, Posterior):
         moments = [np.asarray(source.mean(site)), np.asarray(source.variance(site))]
-        seeds = [s for f in source.compiled.graph.reader.forms.values() for s in f.seeds]
-        heads = {back: n for n, (of, back) in seeds if of == site}
+        heads = {r.back: n for n, r in source.compiled.graph.reader.seeds if r.site == site}
         for back in sorted(heads):              # the nearest first state stands next to x[0]
             moments = [np.concatenate([np.asarray(get(heads[back]))[None], m])
                        for get, m in zip((source.mean, source.variance), moments)]

@@ -38,7 +38,7 @@ def roles(source: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for scan in program.scans:
         seeds = {n: at for n, at in reader.forms[scan.index].seeds if n not in program.borders}
-        states = {*seeds, *(site for site, _ in seeds.values())}
+        states = {*seeds, *(r.site for r in seeds.values())}
         if program.jaxpr is None:       # a stored posterior: what it has beliefs about
             kept = source.compiled.graph.variables
             actions = {n for n in scan.sites if n in kept} - states

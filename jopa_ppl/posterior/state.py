@@ -23,7 +23,6 @@ from jopa_ppl.engine.forward import roll, settled
 from jopa_ppl.engine.marginals import at_own_path, chain_segments
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.language.given import JointBelief
-from jopa_ppl.program.refs import Ref
 
 
 class StateBelief(NamedTuple):
@@ -83,7 +82,7 @@ def _moments(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence,
     """Mean and covariance of the values that the head's sites have `step` steps later."""
     moments, bound = complete(engine, moments, bound)
     c, start = Coordinates(block), settled(engine, block, moments, bound)
-    places = np.concatenate([c.of(Ref(*block.seeds[n])) for n in block.head]) - 1
+    places = np.concatenate([c.of(block.seeds[n]) for n in block.head]) - 1
     look = jnp.broadcast_to(step, block.batch)
 
     bound = at_own_path(engine, block, moments, bound)

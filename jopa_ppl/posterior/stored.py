@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copyreg
 from functools import cached_property, partial
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -36,7 +35,7 @@ from jopa_ppl.posterior import draws, unconstrained
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
 from jopa_ppl.posterior.write import Kept, describe
-from jopa_ppl.program.carry import CarryForm, Segment
+from jopa_ppl.program.carry import CarryForm, Reader, Segment
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.settings import ours
@@ -192,7 +191,7 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
     sites = {r["name"]: Site(**_read_record(r), outputs={}) for r in header["sites"]}
     scans = tuple(Scan(r["index"], r["length"], (), (), {}, tuple(r["sites"]))
                   for r in header["scans"])
-    forms = {r["index"]: CarryForm(r["order"], (), tuple((n, tuple(at)) for n, at in r["seeds"]))
+    forms = {r["index"]: CarryForm(r["order"], (), tuple((n, Ref(*at)) for n, at in r["seeds"]))
              for r in header["scans"]}
     variables = {r["name"]: Variable(**_read_record(r), site=sites[r["name"]])
                  for r in header["latents"]}
@@ -208,7 +207,9 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
                    for r in header["blocks"])
     program = Program(header["program"], sites, scans, None, (), {},
                       borders=tuple(header["borders"]))
-    return ShownGraph(program, SimpleNamespace(forms=forms), variables, tuple(factors), blocks,
+    reader = Reader(program)
+    reader.forms = forms                # as they were found, from a jaxpr that files do not hold
+    return ShownGraph(program, reader, variables, tuple(factors), blocks,
                       tuple(header["predicted"]), header["sizes"])
 
 

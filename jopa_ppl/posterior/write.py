@@ -55,8 +55,8 @@ def _header(posterior: Inferred) -> dict[str, Any]:
         "schedule": str(compiled.schedule),
         "sites": [_record(s, _SITE) for s in graph.program.sites.values()],
         "scans": [{**_record(s, ("index", "length", "sites")),
-                   **_record(graph.reader.forms[s.index], ("order", "seeds"))}
-                  for s in graph.program.scans],
+                   "order": form.order, "seeds": [(n, (r.site, r.back)) for n, r in form.seeds]}
+                  for s in graph.program.scans for form in [graph.reader.forms[s.index]]],
         "latents": [_record(v, ("name", "family", "local")) for v in graph.variables.values()],
         "blocks": [_record(b, _BLOCK) for b in graph.blocks],
         "factors": [{"site": f.site.name, **_record(f, ("latents", "plates", "part")),

@@ -77,12 +77,12 @@ class CarryForm:
     """How a scan carries its past: order, and which leaves of its carry are data.
 
     `seeds`: where every leaf of the first carry is itself a latent that stands for an earlier value
-    of a site of the step, {latent: (site, steps back)}; then all steps are alike.
+    of a site of the step, (latent, what it stands for); then all steps are alike.
     """
 
     order: int
     data_leaves: tuple[int, ...]
-    seeds: tuple[tuple[str, tuple[str, int]], ...] = ()
+    seeds: tuple[tuple[str, Ref], ...] = ()
 
 
 class Reader:
@@ -96,6 +96,11 @@ class Reader:
     def forms(self) -> dict[int, CarryForm]:
         """How each scan carries its past."""
         return {scan.index: self._carry_form(scan) for scan in self.program.scans}
+
+    @property
+    def seeds(self) -> list[tuple[str, Ref]]:
+        """Those of all scans; a latent may begin several."""
+        return [seed for form in self.forms.values() for seed in form.seeds]
 
     # -- dependences -------------------------------------------------------------------------
 
@@ -180,11 +185,11 @@ class Reader:
                 return found
             found = more
 
-    def _seeds(self, scan: Scan, data: set[int]) -> tuple[tuple[str, tuple[str, int]], ...]:
+    def _seeds(self, scan: Scan, data: set[int]) -> tuple[tuple[str, Ref], ...]:
         """Latents of the first carry by the value they stand for; empty if it is not so simple."""
         sites, jaxpr = self.program.sites, self.program.jaxpr.jaxpr
         key = dict(zip(map(id, jaxpr.invars), self.program.inputs))
-        found: dict[str, tuple[str, int]] = {}
+        found: dict[str, Ref] = {}
         for i in range(len(scan.carry)):
             if i in data:
                 continue
@@ -203,9 +208,9 @@ class Reader:
                     or (seed.transform is None) != (site.transform is None)
                     or seed.shape != site.shape
                     or plates[0] != plates[1] or site.scan is None
-                    or (site.name, back) in found.values() or seed.name in found):
+                    or Ref(site.name, back) in found.values() or seed.name in found):
                 return ()
-            found[seed.name] = (site.name, back)
+            found[seed.name] = Ref(site.name, back)
         seen = self._body_names(scan)
         return () if seen & set(found) else tuple(found.items())
 
