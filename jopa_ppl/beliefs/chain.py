@@ -7,7 +7,7 @@ of are a group of their own, before the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import symmetric
+from jopa_ppl.program.carry import Segment
 from jopa_ppl.program.refs import Ref
 
 
@@ -73,11 +74,6 @@ class ChainBelief(GaussianBelief):
             for n, r in own.items()}
         self.dims = max(self.k * self.width, end)
         self.h = int(bool(head))
-
-    @property
-    def seeded(self) -> bool:
-        """Whether its first group is of the nodes before step 0."""
-        return bool(self.seeds and self.h)
 
     @property
     def can_follow(self) -> tuple[str, ...]:
@@ -149,57 +145,40 @@ class ChainBelief(GaussianBelief):
         instances = factor.instances_of(self)
         want = [p.name for p in factor.plates]
         have = self.plates
-        if factor.in_time and not factor.segment.early:
-            m, c = self.windows(stats, instances, factor.segment.start)
-        else:
-            pieces, (m, c) = [self._first(n, factor) for n in instances], self.first(stats)
-            m, c = take(m, pieces, [-1]), take(c, pieces, [-2, -1])
-            if factor.in_time:
-                m, c = m[None], c[None]
+        # Steps of other scans see the head alone, as what is outside of scans does.
+        own = factor.segment if factor.segment.scan == self.scan else Segment()
+        m, c = self.windows(stats, instances, own)
+        if not factor.in_time:
+            m, c = m[0], c[0]
         lead = int(factor.in_time)
         return Moments(align(m, lead, have, want, 1), align(c, lead, have, want, 2))
 
-    def first(self, stats: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        """Joint moments of the first two groups (of the only one, if there is but one)."""
-        mean, cov, cross = stats
-        if len(mean) == 1:
-            return mean[0], cov[0]
-        return jnp.concatenate([mean[0], mean[1]], -1), _pair(cov[0], cov[1], cross[0])
-
-    def place(self, t: int) -> int:
-        """Where node t begins in the joint vector of the first two groups."""
-        return (t // self.k + self.h) * self.dims + (t % self.k) * self.width
-
-    def _first(self, ref: Ref, factor: Factor) -> tuple[int, int]:
-        """Where a latent of one of the first steps lies in the first two groups."""
-        if ref.back is None:
-            return self.head_at[ref.site]
-        start, size = self.node[ref.site]
-        return self.place(factor.segment.start - ref.back) + start, size
-
-    def windows(self, stats: tuple[Array, Array, Array], instances: list[Ref], start: int
+    def windows(self, stats: tuple[Array, Array, Array], refs: Sequence[Ref], segment: Segment
                 ) -> tuple[Array, Array]:
-        """Joint moments of the instances for every step from `start` on, 0 or the order."""
+        """Joint moments of what is read, (T, ..), for every step of a segment."""
         mean, cov, cross = stats
-        kD, count = self.k * self.width, self.length - start
-        if not any(r.back for r in instances):
-            # Of a step alone: its own group tells, and there need be none before it.
-            groups, depth = slice(self.h + start // self.k, None), 0
-            means, covs = mean[groups], cov[groups]
-        else:
-            # The first group that has one before it: that of step 0, where the head is that one.
-            groups, depth = slice(self.h if start else 0, None), self.k
-            mean, cov, cross = (a[groups] for a in (mean, cov, cross))
-            means = jnp.concatenate([mean[:-1, ..., :kD], mean[1:, ..., :kD]], -1)
-            covs = _pair(cov[:-1, ..., :kD, :kD], cov[1:, ..., :kD, :kD], cross[..., :kD, :kD])
-        places = [[((phase + depth - (r.back or 0)) * self.width + self.node[r.site][0],
-                    self.node[r.site][1]) for r in instances] for phase in range(self.k)]
+        one, (group, phase) = segment.length == 1, divmod(segment.start, self.k)
+        group, phases = self.h + group, [phase] if one else range(self.k)
+        own = slice(group, group + 1 if one else len(mean))
+        means, covs, behind = mean[own], cov[own], 0
+        if any(r.back is None or r.back > phases[0] for r in refs):
+            # Else its own group tells, and there need be none before it.
+            before, behind = slice(own.start - 1, own.stop - 1), self.dims
+            means = jnp.concatenate([mean[before], means], -1)
+            covs = _pair(cov[before], covs, cross[before])
+
+        def place(ref: Ref, phase: int) -> tuple[int, int]:
+            if ref.back is None:
+                return self.head_at[ref.site]
+            node, (start, size) = phase - ref.back, self.node[ref.site]
+            at = behind + node * self.width if node >= 0 else (self.k + node) * self.width
+            return at + start, size
 
         def by_step(array: Array, axes: list[int]) -> Array:
-            parts = [take(array, pieces, axes) for pieces in places]
+            parts = [take(array, [place(r, phase) for r in refs], axes) for phase in phases]
             if len(parts) == 1:
-                return parts[0][:count]
-            return jnp.stack(parts, 1).reshape((-1, *parts[0].shape[1:]))[:count]
+                return parts[0]
+            return jnp.stack(parts, 1).reshape((-1, *parts[0].shape[1:]))[:segment.length]
 
         return by_step(means, [-1]), by_step(covs, [-2, -1])
 

@@ -46,12 +46,7 @@ class Coordinates:
 
     def before(self, form: Array) -> Array:
         """A form in (1, state of step t + 1) as one in h_t, (.., H, H): zero on what it forgets."""
-        at = 1 + self.head_dims
-        for axis in (-2, -1):            # a scatter goes element by element
-            kept, rest = jnp.split(form, [at], axis)
-            forgotten = jnp.zeros_like(jax.lax.slice_in_dim(form, 0, 1, axis=axis))
-            form = jnp.concatenate([kept, *[forgotten] * self.width, rest], axis)
-        return form
+        return with_zeros(form, 1 + self.head_dims, self.width, (-2, -1))
 
 
 def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: Sequence[Slot]
@@ -97,6 +92,15 @@ def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArray
     if not found:
         return mask
     return block.tied(mask, {n: jnp.concatenate(x) for n, x in found.items()}, c.head_dims)
+
+
+def with_zeros(array: Array, at: int, count: int, axes: Sequence[int]) -> Array:
+    """An array with `count` zeros put in at a place along each of the axes."""
+    for axis in axes if count else ():              # a scatter goes element by element
+        kept, rest = jnp.split(array, [at], axis)
+        none = jnp.zeros_like(jax.lax.slice_in_dim(array, 0, 1, axis=axis))
+        array = jnp.concatenate([kept, *[none] * count, rest], axis)
+    return array
 
 
 def on_h(fn: Callable[[Array], Array], K: Any) -> Any:

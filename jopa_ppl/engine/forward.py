@@ -18,11 +18,12 @@ from jax.custom_batching import custom_vmap
 
 from jopa_ppl.beliefs import ChainBelief
 from jopa_ppl.engine.conditional import Conditional
-from jopa_ppl.engine.coordinates import Coordinates
+from jopa_ppl.engine.coordinates import Coordinates, with_zeros
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.steps import spread_of
 from jopa_ppl.linalg.factors import augment
+from jopa_ppl.program.carry import in_segments
 from jopa_ppl.program.refs import Ref
 
 
@@ -86,24 +87,16 @@ def settled(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) 
 
 def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinates
             ) -> tuple[Array, Array]:
-    """Moments of (head, z_{t-k}, .., z_{t-1}, z_t) for every t."""
+    """Moments of (head, z_{t-k}, .., z_{t-1}, z_t) for every t; 0 of nodes before the first, and of
+    the head where it is forgotten."""
     means, covs = [], []
-    first = belief.first(stats)
-    for t in range(0 if belief.seeded else min(c.k, belief.length)):
-        index, live = list(range(c.head_dims)), [1.0] * c.head_dims
-        for node in range(t - c.k, t + 1):
-            at = belief.place(node) if node >= 0 else 0
-            index += list(range(at, at + c.width))
-            live += [float(node >= 0)] * c.width
-        at, on = np.array(index, int), np.array(live)
-        means.append((first[0][..., at] * on)[None])
-        covs.append((first[1][..., at, :][..., :, at] * on[:, None] * on)[None])
-    if belief.seeded or belief.length > c.k:
-        refs = [Ref(n, back) for back in range(c.k, -1, -1) for n in belief.variables]
-        mean, cov = belief.windows(stats, refs, 0 if belief.seeded else c.k)
-        pad = [(0, 0)] * (mean.ndim - 1) + [(c.head_dims, 0)]
-        means.append(jnp.pad(mean, pad))
-        covs.append(jnp.pad(cov, [*pad, (c.head_dims, 0)]))
+    for s in in_segments(belief.scan, belief.length, c.k, bool(belief.seeds and belief.head)):
+        refs = [Ref(n, back) for back in range(s.depth, -1, -1) for n in belief.variables]
+        refs = [*map(Ref, belief.head if s.early else ()), *refs]
+        at, none = (c.head_dims, (c.k - s.depth) * c.width) if s.early else (0, c.head_dims)
+        mean, cov = belief.windows(stats, refs, s)
+        means.append(with_zeros(mean, at, none, [-1]))
+        covs.append(with_zeros(cov, at, none, [-2, -1]))
     return jnp.concatenate(means), jnp.concatenate(covs)
 
 

@@ -54,7 +54,7 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     added, multiplied = meetings(factors)
     forbidden = {frozenset((a.site, b.site)) for a, b in multiplied}
     inside = {n for n in gaussian if program.sites[n].scan is not None}
-    heads = {n for scan in program.scans for n in reader.heads(scan)} & set(gaussian)
+    along = inside | {n for scan in program.scans for n in reader.heads(scan)}
     groups = Groups(gaussian)
     for seed, ref in reader.seeds:
         if seed in groups.parent and ref.site in groups.parent:
@@ -75,17 +75,10 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
         # Alike latents first: b of z @ L.T + b goes with L, not with the z of a plate.
         by_plates = lambda p: (variables[p[0]].plates != variables[p[1]].plates, p)
         for x, y in sorted(pairs, key=by_plates):
-            both_inside = x in inside and y in inside
-            both_outside = x not in inside and y not in inside
-            head = ((x in heads and y in inside) or (y in heads and x in inside)
-                    or (x in heads and y in heads))
-            if x == y:
-                continue
-            if head:
-                chain, outer = (x, y) if x in inside else (y, x)
-                if both_outside or variables[outer].plates == variables[chain].plates:
-                    unite(x, y)
-            elif both_inside or (both_outside and not {x, y} & heads):
+            alike = variables[x].plates == variables[y].plates
+            # What a chain begins with joins it, where its elements are those of the chain.
+            if x != y and (x in along) == (y in along) and (
+                    alike or (x in inside) == (y in inside)):
                 unite(x, y)
     blocks = []
     for group in groups.groups():

@@ -72,6 +72,13 @@ class Segment:
         return Segment(scan, start, 1 if early else lengths[scan] - start, order, early)
 
 
+def in_segments(scan: int, length: int, order: int, seeded: bool) -> list[Segment]:
+    """The segments of a scan: its first steps, then all others, alike; those alone if `seeded`."""
+    early = 0 if seeded else min(order, length)
+    found = [Segment(scan, t, 1, order, True) for t in range(early)]
+    return found + [Segment(scan, early, length - early, order)] * (length > early)
+
+
 @dataclass(frozen=True)
 class CarryForm:
     """How a scan carries its past: order, and which leaves of its carry are data.
@@ -227,12 +234,8 @@ class Reader:
 
     def segments(self, scan: Scan) -> list[Segment]:
         """The segments of a scan's sites: its first steps, then all others."""
-        form, length = self.forms[scan.index], scan.length
-        early = 0 if form.seeds else min(form.order, length)
-        found = [Segment(scan.index, t, 1, form.order, True) for t in range(early)]
-        if length > early:
-            found.append(Segment(scan.index, early, length - early, form.order))
-        return found
+        form = self.forms[scan.index]
+        return in_segments(scan.index, scan.length, form.order, bool(form.seeds))
 
     def segments_of(self, site: Site) -> list[Segment]:
         """Those of the scan that a site stands in; one without an axis of time outside of them."""

@@ -81,6 +81,29 @@ def test_one_block_is_the_exact_posterior(name, T):
         assert_allclose(posterior.variance(site), exact.var[site], rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_first_state_that_steps_of_another_scan_read(scale):
+    """Whether it stands for the state before the first step, or is only what that is made of."""
+    def program(y, w):
+        x0 = jp.latent("x0", dist.Normal(0.5, 1.0))
+
+        def step(x, y):
+            x = jp.latent("x", dist.Normal(0.9 * x, 0.5))
+            jp.observe("y", dist.Normal(x, 0.3), y)
+            return x, None
+
+        jp.scan(step, scale * x0 if scale != 1 else x0, y)
+        jp.scan(lambda _, w: (None, jp.observe("w", dist.Normal(0.7 * x0, 0.4), w)), None, w)
+
+    y, w = np.array([0.3, np.nan, 1.2, -0.4]), np.array([0.2, np.nan, 0.9])
+    exact = dense_gaussian(program, (y, w), {}, {"x0": (), "x": (4,)})
+    posterior = run(program, y, w)
+    assert_allclose(posterior.free_energy[-1], -exact.evidence, rtol=1e-10)
+    for site in ("x0", "x"):
+        assert_allclose(posterior.mean(site), exact.mean[site], rtol=1e-8)
+        assert_allclose(posterior.variance(site), exact.var[site], rtol=1e-8)
+
+
 # -- many blocks: an independent mean-field implementation ----------------------------------------
 
 
