@@ -84,7 +84,9 @@ class CarryForm:
     """How a scan carries its past: order, and which leaves of its carry are data.
 
     `seeds`: where every leaf of the first carry is itself a latent that stands for an earlier value
-    of a site of the step, (latent, what it stands for); then all steps are alike.
+    of a site of the step, (latent, what it stands for); then all steps are alike. Others cannot be
+    made so: what follows a latent with certainty shares its belief, and a first carry may be made
+    of latents whose beliefs are held, of other plates, or multiply one another.
     """
 
     order: int
