@@ -69,9 +69,7 @@ class ChainBelief(GaussianBelief):
         own = {n: r for n, r in self.seeds.items() if n in head and r.site in self.node}
         rest, end = self._lay_out([n for n in head if n not in own],
                                   self.k * self.width if own else 0)
-        self.head_at = rest | {
-            n: ((self.k - r.back) * self.width + self.node[r.site][0], self.node[r.site][1])
-            for n, r in own.items()}
+        self.head_at = rest | {n: self._place(r.site, -r.back) for n, r in own.items()}
         self.dims = max(self.k * self.width, end)
         self.h = int(bool(head))
 
@@ -88,6 +86,11 @@ class ChainBelief(GaussianBelief):
             table[name] = (start, self.latents[name].dims)
             start += self.latents[name].dims
         return table, start
+
+    def _place(self, site: str, node: int) -> tuple[int, int]:
+        """Where a site of a node, counted from step 0, lies in its group."""
+        start, size = self.node[site]
+        return node % self.k * self.width + start, size
 
     def zero(self) -> Chain:
         G, D, b = self.groups + self.h, self.dims, self.batch
@@ -108,15 +111,15 @@ class ChainBelief(GaussianBelief):
     def stats(self, q: Chain, mask: Clamp) -> tuple[Array, Array, Array]:
         return *clamped(q.mean, q.cov, mask), between(q.cross, mask.free)
 
-    def nodes(self, array: Array, fill: float = 0.0) -> Array:
+    def nodes(self, array: Array) -> Array:
         """(T, *plates, width) of steps -> (G, *plates, D) of groups, without the head."""
         pad = self.groups * self.k - self.length
-        array = jnp.concatenate([array, jnp.full((pad, *array.shape[1:]), fill, array.dtype)])
+        array = jnp.concatenate([array, jnp.zeros((pad, *array.shape[1:]), array.dtype)])
         grouped = array.reshape((self.groups, self.k, *array.shape[1:]))
         grouped = jnp.moveaxis(grouped, 1, -2)
         grouped = grouped.reshape((*grouped.shape[:-2], self.k * self.width))
         extra = [(0, 0)] * (grouped.ndim - 1) + [(0, self.dims - self.k * self.width)]
-        return jnp.pad(grouped, extra, constant_values=fill)
+        return jnp.pad(grouped, extra)
 
     def with_means(self, stats: tuple[Array, Array, Array], steps: Array
                    ) -> tuple[Array, Array, Array]:
@@ -170,9 +173,8 @@ class ChainBelief(GaussianBelief):
         def place(ref: Ref, phase: int) -> tuple[int, int]:
             if ref.back is None:
                 return self.head_at[ref.site]
-            node, (start, size) = phase - ref.back, self.node[ref.site]
-            at = behind + node * self.width if node >= 0 else (self.k + node) * self.width
-            return at + start, size
+            start, size = self._place(ref.site, phase - ref.back)
+            return start + behind * (ref.back <= phase), size
 
         def by_step(array: Array, axes: list[int]) -> Array:
             parts = [take(array, [place(r, phase) for r in refs], axes) for phase in phases]
@@ -233,11 +235,8 @@ class ChainBelief(GaussianBelief):
 
     def steps(self, array: Array, name: str, tail: int) -> Array:
         """Per-step pieces of a site: (T, *plates, dims) of means, (.., dims, dims) of covs."""
-        start, size = self.node[name]
-        parts = []
-        for j in range(self.k):
-            axes = [-1] if tail == 1 else [-2, -1]
-            parts.append(take(array[self.h:], [(j * self.width + start, size)], axes))
+        axes = [-1] if tail == 1 else [-2, -1]
+        parts = [take(array[self.h:], [self._place(name, j)], axes) for j in range(self.k)]
         stacked = jnp.stack(parts, 1)
         return stacked.reshape((-1, *stacked.shape[2:]))[:self.length]
 
