@@ -36,7 +36,7 @@ from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
 from jopa_ppl.posterior.write import Kept, describe
 from jopa_ppl.program.carry import CarryForm, Reader, Segment
-from jopa_ppl.program.program import Plate, Program, Scan, Site
+from jopa_ppl.program.program import Plate, Program, Scan, Site, status_of
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.settings import ours
 
@@ -188,7 +188,7 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
     """The sites, blocks and eliminated factors of the program, as far as beliefs need them."""
     for r in header["sites"]:
         expect({"values": [], "described": "", **r}, {"values": [int], "described": str})
-    sites = {r["name"]: Site(**_read_record(r), outputs={}) for r in header["sites"]}
+    sites = {r["name"]: _site(_read_record(r)) for r in header["sites"]}
     scans = tuple(Scan(r["index"], r["length"], (), (), {}, tuple(r["sites"]))
                   for r in header["scans"])
     forms = {r["index"]: CarryForm(r["order"], (), tuple((n, Ref(*at)) for n, at in r["seeds"]))
@@ -211,6 +211,11 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
     reader.forms = forms                # as they were found, from a jaxpr that files do not hold
     return ShownGraph(program, reader, variables, tuple(factors), blocks,
                       tuple(header["predicted"]), header["sizes"])
+
+
+def _site(record: dict[str, Any]) -> Site:
+    known = [record.pop(k) for k in ("observed", "partial")]
+    return Site(**record, status=status_of(*known), outputs={})
 
 
 def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list[Factor],

@@ -23,25 +23,29 @@ class Plate:
     size: int
 
 
+def status_of(observed: bool, partial: bool) -> str:
+    """What is known of a site."""
+    return "part" if partial else "data" if observed else "latent"
+
+
 @dataclass(frozen=True)
 class Site(OfFamily):
     """One sample statement.
 
-    name, family: its own, and a row of `families.FAMILIES`. observed: whether it is data, as a
-    whole or in part. scan: the index of the scan that draws it, or None. batch_shape, event_shape:
-    of its distribution, without time; plates: those of them it stands in. outputs: by parameter,
-    the output of the program's jaxpr that has it.
+    name, family: its own, and a row of `families.FAMILIES`. status: "latent", "data" or "part"
+    (data where these are not NaN). scan: the index of the scan that draws it, or None. batch_shape,
+    event_shape: of its distribution, without time; plates: those of them it stands in. outputs: by
+    parameter, the output of the program's jaxpr that has it.
     """
 
     name: str
     family: str
-    observed: bool
+    status: str
     scan: int | None
     batch_shape: tuple[int, ...]
     event_shape: tuple[int, ...]
     plates: tuple[Plate, ...]
     outputs: dict[str, int]
-    partial: bool = False      # conditioned, but only where its data are not NaN
     held: bool = False         # its belief is used but not moved (given(..., update=False))
     updated: bool = False      # its belief is the prior of new data (given(..., update=True))
     amortized: bool = False    # its message is its encoder's
@@ -52,6 +56,16 @@ class Site(OfFamily):
     shown: tuple[int, ...] | None = None        # the event shape of T(u), where it is another
     values: tuple[int, ...] = ()       # of a discrete latent, what it may be
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
+
+    @property
+    def observed(self) -> bool:
+        """Whether it is data, as a whole or in part."""
+        return self.status in ("data", "part")
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is data only where these are not NaN."""
+        return self.status == "part"
 
     @property
     def is_normal(self) -> bool:

@@ -42,7 +42,7 @@ def _site(program: Program, scan: Scan, leaf: int, plates: dict[int, str]) -> Si
     name = ".".join(filter(None, (f"carry{scan.index or ''}", scan.leaves[leaf])))
     while name in program.sites:
         name += "'"
-    return Site(name, "recursion", False, scan.index, shape, (),
+    return Site(name, "recursion", "latent", scan.index, shape, (),
                 tuple(Plate(p, axis, shape[axis]) for axis, p in sorted(plates.items())),
                 {"loc": scan.carry[leaf]}, role="carry", described="a recursion")
 

@@ -36,7 +36,7 @@ from jopa_ppl.program.latent_inputs import with_latent_inputs
 from jopa_ppl.program.loops import with_loops
 from jopa_ppl.program.naming import check_labels, check_name
 from jopa_ppl.program.parameters import describe
-from jopa_ppl.program.program import Plate, Program, Scan, Site
+from jopa_ppl.program.program import Plate, Program, Scan, Site, status_of
 from jopa_ppl.program.recursions import with_recursions
 from jopa_ppl.program.scan_inputs import check_inputs
 from jopa_ppl.program.spellings import only_value, respelled, walked
@@ -116,8 +116,8 @@ class _Tracer(Messenger):
         if described.rules.by_matrix and not described.amortized:
             whole = tuple(fn.shape())
             batch = whole[:len(whole) - len(described.event_shape)]
-        site = Site(name, described.family, observed, scan, batch, described.event_shape, plates,
-                    {}, partial=partial, held=infer.get("jopa_held") is True,
+        site = Site(name, described.family, status_of(observed, partial), scan, batch,
+                    described.event_shape, plates, {}, held=infer.get("jopa_held") is True,
                     updated=infer.get("jopa_held") is False, amortized=described.amortized,
                     role="observed" if observed else "latent", described=described.kind,
                     likelihood=described.likelihood, transform=described.transform,
