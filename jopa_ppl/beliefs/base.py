@@ -235,6 +235,11 @@ class Belief:
         """Of these elements, in their shape: the diagonal of the precision that a message gives."""
         return ()
 
+    def watched(self, q: Any, message: Any, mask: Any) -> tuple[Any, Any]:
+        """`update`, and the precisions that tell how many digits rounding leaves it: those of
+        `precisions`, or larger ones that were met on the way."""
+        return self.update(q, message, mask), self.precisions(message, mask)
+
     def variances(self, q: Any) -> Any:
         """Of these elements, in their shape."""
         return ()

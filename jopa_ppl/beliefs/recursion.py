@@ -108,6 +108,11 @@ class RecursionBelief(ChainBelief):
 
     def update(self, q: RecursionChain, message: tuple[Array, Array, Array], mask: Tied
                ) -> RecursionChain:
+        return self.watched(q, message, mask)[0]
+
+    def watched(self, q: RecursionChain, message: tuple[Array, Array, Array], mask: Tied
+                ) -> tuple[RecursionChain, Array]:
+        """What is drawn is as precise as all that follows from it tells, given the steps before."""
         g_mean, g_cov, g_cross = message
         rules, free = Rules(mask.before, mask.within), self._free(mask)
         J, off = restrict(-2 * symmetric(g_cov), mask.free), between(-g_cross, mask.free)
@@ -116,13 +121,13 @@ class RecursionBelief(ChainBelief):
         drawn = jnp.where(free > 0, q.mean, mask.value * self.drawn)
         there = recursion.follow(drawn, mask.constant, rules)
         gap = (there - here) * mask.free
-        pull = (J @ gap[..., None])[..., 0]
-        pull = pull.at[1:].add((off @ gap[:-1][..., None])[..., 0])
-        pull = pull.at[:-1].add((jnp.swapaxes(off, -1, -2) @ gap[1:][..., None])[..., 0])
-        found = recursion.marginals(J, off, g_mean * mask.free - pull, rules, free)
+        pull = g_mean * mask.free - recursion.product(J, off, gap)
+        found, tied = recursion.marginals(J, off, pull, rules, free)
         mean = jnp.where(mask.free > 0, there + found.mean, mask.value)
-        return RecursionChain(mean, found.cov, found.cross, found.logdet,
-                              J + unit_where_fixed(mask.free), off, *rules)
+        q = RecursionChain(mean, found.cov, found.cross, found.logdet,
+                           J + unit_where_fixed(mask.free), off, *rules)
+        own, C = self.precisions(message, mask), self.variances(q)
+        return q, jnp.maximum(own, jnp.where((mask.free > 0) & (C > 0), tied / C, 0.0))
 
     def draw(self, q: RecursionChain, key: Array, mask: Clamp | Tied
              ) -> tuple[RecursionChain, dict[str, Array]]:
@@ -135,9 +140,10 @@ class RecursionBelief(ChainBelief):
         hidden = [n for n, v in self.latents.items()
                   if n not in values and not v.site.rules.certain]
         if hidden:
+            shown = self.latents[hidden[0]].site.noise_of or hidden[0].removesuffix(".noise")
             raise JopaError(
                 "log q of these draws is not to be had", expected="noise with a density",
-                found=f"'{hidden[0].removesuffix('.noise')}', whose covariance is singular, or so "
+                found=f"'{shown}', whose covariance is singular, or so "
                 "small that its noise was drawn apart", fix="ask for draws, means and variances")
         z = self.vector({n: v.vectors(values[n]) if n in values else self.site(q, n)[0]
                          for n, v in self.latents.items()})

@@ -155,6 +155,12 @@ class Arithmetic:
             density_of(f).divergence(energy, f, arrays[f.name], stats, moments[f.site.name])
             for f in noise)
 
+    def terms(self, moments: dict[str, Any], bound: Evidence) -> dict[str, Array]:
+        """E_q[log p] of every factor, by name."""
+        stats = self.stats(moments, bound.clamps)
+        arrays = self.energy.linearised(self.graph.factors, bound.arrays, stats)
+        return {f.name: self.energy([f], arrays, stats) for f in self.graph.factors}
+
     def cancelled(self, moments: dict[str, Any], bound: Evidence) -> tuple[Array, Array]:
         """Sums of absolute terms where known matrices P meet residuals r that their elements take
         nearly all of from each other: max_i (|P| |r|)_i / sqrt P_ii, and |r|' |P| |r| / 2.

@@ -133,7 +133,8 @@ class Compiled(Stages):
                                                   begun, self.options.tol)
         else:
             bound = self.engine.bind(self.data(dynamic))
-            state = start(self.engine, key, bound)
+            # What one pass solves has no symmetry to break; and is not to be far away at first.
+            state = start(self.engine, None if self.single else key, bound)
             if self.followed:
                 state = state._replace(pace=Pace(jnp.zeros(()), jnp.zeros((), bool)))
             if self.single:

@@ -46,8 +46,8 @@ class Engine(Arithmetic):
         local = self.energy_of(block, factors, moments, bound)
         message = jax.lax.optimization_barrier(jax.grad(local.energy)(local.own))
         mask = bound.clamps[block.name]
-        new = block.update(moments[block.name], message, mask)
-        return {**moments, block.name: new}, block.precisions(message, mask)
+        new, precisions = block.watched(moments[block.name], message, mask)
+        return {**moments, block.name: new}, precisions
 
     def step(self, block: Belief, factors: list[Factor], moments: dict[str, Any], bound: Evidence,
              size: float = 1.0) -> tuple[dict[str, Any], Any, Array]:
@@ -199,7 +199,7 @@ class Engine(Arithmetic):
             else:       # another pass only polishes rounding, where there is any to speak of
                 measured = self.digits(moments, watched)
                 polish = self.moved(s.moments, moments) * measured.left
-                moved = jnp.where(s.sweep > 0, polish, measured.first_pass)
+                moved = jnp.where(s.sweep > 0, polish, jnp.maximum(polish, measured.first_pass))
                 settled = (moved <= POLISHED) | (s.sweep + 1 >= PASSES)
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)

@@ -42,7 +42,9 @@ def raise_or_warn(compiled: Compiled, told: State, posterior: Callable[[], Looke
         return
     at = int(np.argmax(np.maximum(EPS * found.tied, ROUND * found.far)))
     end = f"; estimated error {error:.1g} of its spread, {nats:.1g} nats of F"
-    if told.left_of_sums == (error, nats):
+    if nats == told.left_of_size and error <= SILENT:
+        error_of = _error_of_size(compiled, posterior(), end)
+    elif told.left_of_sums == (error, nats):
         error_of = _error_of_sums(posterior(), end)
     elif compiled.decision is not None and at == len(compiled.blocks) - 1:
         error_of = _error_of_plan(compiled, posterior(), end)
@@ -76,7 +78,7 @@ class Tie(NamedTuple):
     """The site that holds a block most tightly: the precision that it gives to an element, with
     the spread and the mean of the belief about it, and the smallest scale that it has itself
     (coefficients, and several elements of it, make the precision larger); how `wide` the element
-    could be without it."""
+    could be without it; `met`: the spread is that which the site was met with on the way."""
 
     site: str
     precision: float
@@ -84,6 +86,7 @@ class Tie(NamedTuple):
     mean: float
     scale: float
     wide: float
+    met: bool
 
     @property
     def safe(self) -> float:
@@ -102,15 +105,18 @@ def _error(compiled: Compiled, posterior: Looked, block: Belief, end: str, *, fa
         expected = f"values below {SILENT / ROUND * tie.spread:.1g}, for that width"
         fix = "subtract an offset from the data, or measure them in another origin"
     else:
-        tie = _once_eased(compiled, posterior, block, tie) if eaten else tie
+        tie = _once_eased(compiled, posterior, block, tie) if eaten and not tie.met else tie
         safe = tie.safe
-        found = (f"a scale of {tie.scale:.2g} beside {names(block.members)}, whose beliefs are "
+        own = compiled.graph.program.sites
+        found = (f"a scale of {tie.scale:.2g} beside "
+                 f"{names([n for n in block.members if not own[n].noise_of])}, whose beliefs are "
                  f"{tie.spread:.2g} wide")
         expected = f"scales above {safe:.1g}, for that width"
         fix = (f"where it stands for an exact link, a scale of {safe:.1g} says the same to six "
                "digits, or write the link into the means of the other sites; where it does not, "
                "let what it tells apart stand further apart: other units, centred inputs")
-    return lambda what: NumericalError(what, site=tie.site, posterior=posterior,
+    site = compiled.graph.program.sites[tie.site].noise_of or tie.site
+    return lambda what: NumericalError(what, site=site, posterior=posterior,
                                        found=found + end, expected=expected, fix=fix)
 
 
@@ -128,6 +134,21 @@ def _error_of_sums(posterior: Looked, end: str) -> Callable[[str], NumericalErro
         expected="a matrix that is less singular, or data nearer to what it expects",
         fix="write what it is made of as latents of their own (a common part, and what differs), "
             "or add more to its diagonal (1e-8 of it, say)")
+
+
+def _error_of_size(compiled: Compiled, posterior: Looked, end: str
+                   ) -> Callable[[str], NumericalError]:
+    """As `_error`, of data so far from what the program expects that F is all large numbers."""
+    terms = compiled.stage("terms", lambda: jax.jit(compiled.engine.terms))
+    with ours():
+        found = jax.device_get(terms(posterior.state.moments, posterior.bound))
+    name = max(found, key=lambda n: abs(found[n]))
+    size = abs(float(found[name]))
+    return lambda what: NumericalError(
+        what, site=name.partition("[")[0], posterior=posterior,
+        found=f"{size:.2g} nats of F, of values far from what it expects" + end,
+        expected=f"an F below {ENERGY / EPS:.1g} nats",
+        fix="look at its scale and at the data: they are in other units, or a scale is too small")
 
 
 def _error_of_plan(compiled: Compiled, posterior: Looked, end: str
@@ -162,13 +183,19 @@ def _ties_of(compiled: Compiled, posterior: Looked, block: Belief, far: bool = F
         found = jax.device_get(compiled.ties(block, posterior.state.moments, posterior.bound))
     size = lambda t: abs(t[2]) if far else t[0] * (max(t[1], 0.0) or 1.0)
     name = max(found, key=lambda n: size(found[n]))
+    most, digits = size(found[name]), posterior.state.digits
+    tied = 0.0 if digits is None else float(digits.tied[compiled.blocks.index(block)])
+    met = not far and np.isfinite(tied) and most < 0.1 * tied
+    if met:         # what is most precise was so beside something wider that it has told since
+        name = max(found, key=lambda n: found[n][0])
     site = name.partition("[")[0]
     precision, variance, mean, own = map(float, found[name])
+    variance = tied / precision if met else variance
     # What the loosest of its other sites allows: as wide as an element could be without this one.
     others = [float(t[0]) for n, t in found.items() if n.partition("[")[0] != site and t[0] > 0]
     wide = min(others, default=precision)**-0.5
     spread = variance**0.5 if variance > 0 else wide       # 0: nothing is solved for yet
-    return Tie(site, precision, spread, mean, (own or precision)**-0.5, wide)
+    return Tie(site, precision, spread, mean, (own or precision)**-0.5, wide, met)
 
 
 def _once_eased(compiled: Compiled, posterior: Looked, block: Belief, tie: Tie) -> Tie:

@@ -42,7 +42,7 @@ class State(NamedTuple):
         nats."""
         found, moved = self.digits, float(self.moved)
         error = max(EPS * found.tied.max(initial=0.0), ROUND * found.far.max(initial=0.0))
-        nats = EPS * float(np.sqrt(np.square(found.total).sum()))
+        nats = max(EPS * float(np.sqrt(np.square(found.total).sum())), self.left_of_size)
         error = max(float(error), moved if moved > POLISHED else 0.0)
         return max(error, self.left_of_sums[0]), max(nats, self.left_of_sums[1])
 
@@ -51,6 +51,11 @@ class State(NamedTuple):
         """`lost`, by the terms alone that cancel in P r and r' P r."""
         pull, size = map(float, self.cancelled)
         return ROUND * pull * float(self.digits.tied.max(initial=0.0))**0.5, ROUND * size
+
+    @property
+    def left_of_size(self) -> float:
+        """The error of F in nats that is due to its size alone."""
+        return EPS * abs(float(self.free_energy))
 
     @property
     def serves(self) -> bool:

@@ -27,6 +27,8 @@ from jopa_ppl.linalg.lanes import (
     transposed,
 )
 
+DOUBTFUL = 1e-10    # of a spread: errors of means that are worth another look
+
 
 class Rules(NamedTuple):
     """How groups follow: before F and within S, (G, *b, D, D); F of the first group is zero."""
@@ -37,12 +39,14 @@ class Rules(NamedTuple):
 
 class Gains(NamedTuple):
     """z_g = step z_{g-1} + shift + root e, e ~ N(0, 1), once w_g has its conditional; (G, *b, ..).
-    logdet: log|precision of w_g given z_{g-1}|, (G, *b)."""
+    logdet: log|P| of the precision P of w_g given z_{g-1}, (G, *b); tied: P_ii (P^-1)_ii, (G, *b,
+    D), of which rounding takes as many digits."""
 
     step: Array
     shift: Array
     root: Array
     logdet: Array
+    tied: Array
 
 
 def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) -> Gains:
@@ -60,25 +64,30 @@ def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) 
         J, b = J + V, b + u
         St = transposed(S)
         linked = _times(J, F) + C
-        y, logdet = eliminate(symmetrised(_times(St, _times(J, S))) + unit, _times(St, linked),
-                               _times(St, b))
+        P = symmetrised(_times(St, _times(J, S))) + unit
+        y, logdet = eliminate(P, _times(St, linked), _times(St, b))
         back = transposed(y[:, -d:])
+        tied = jnp.stack([P[i, i] for i in range(d)]) * (back**2).sum(1)
         solved, root = _times(back, y[:, :d + 1]), _times(S, back)
         # Of z as it follows once w does: sums that an error of the gain enters in the second order.
         closed = F - _times(S, solved[:, :d])
         across = _times(transposed(C), closed)
         V = symmetrised(_times(transposed(closed), _times(J, closed)) + across + transposed(across))
-        return (V, _times(transposed(closed), b)), (closed, _times(S, solved[:, d:]), root, logdet)
+        return (V, _times(transposed(closed), b)), (closed, _times(S, solved[:, d:]), root, logdet,
+                                                  tied)
 
     start = jnp.zeros_like(lanes[0][0]), jnp.zeros_like(lanes[2][0])
-    _, (closed, shift, root, logdet) = lax.scan(step, start, lanes, reverse=True)
-    return Gains(from_lanes(closed, 1), from_lanes(shift, 1)[..., 0], from_lanes(root, 1), logdet)
+    _, (closed, shift, root, logdet, tied) = lax.scan(step, start, lanes, reverse=True)
+    return Gains(from_lanes(closed, 1), from_lanes(shift, 1)[..., 0], from_lanes(root, 1), logdet,
+                 jnp.moveaxis(tied, 1, -1))
 
 
-def marginals(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) -> Marginals:
-    """Means, covariances, those of neighbours, and log|precision of all w| (*b)."""
+def marginals(diag: Array, off: Array, vector: Array, rules: Rules, free: Array
+              ) -> tuple[Marginals, Array]:
+    """Means, covariances, those of neighbours, and log|precision of all w| (*b); and how the
+    elements of w_g are tied (`Gains`)."""
     gains = backward(diag, off, vector, rules, free)
-    spread = gains.root @ jnp.swapaxes(gains.root, -1, -2)
+    spread = gains.root @ _flipped(gains.root)
     lanes = tuple(to_lanes(x, 1) for x in (gains.step, spread, gains.shift[..., None]))
 
     def step(last: tuple[Array, Array], here: tuple[Array, ...]) -> tuple[tuple, tuple]:
@@ -91,7 +100,42 @@ def marginals(diag: Array, off: Array, vector: Array, rules: Rules, free: Array)
     start = jnp.zeros_like(lanes[2][0]), jnp.zeros_like(lanes[0][0])
     _, found = lax.scan(step, start, lanes)
     mean, cov, cross = (from_lanes(x, 1) for x in found)
-    return Marginals(mean[..., 0], cov, cross[1:], gains.logdet.sum(0))
+    sd = jnp.sqrt(jnp.maximum(jnp.diagonal(cov, axis1=-2, axis2=-1), 0.0))
+    mean, before = mean[..., 0], jnp.abs(rules.before[1:])
+    # What a precise datum tells of the step before it is a small rest of two large numbers. By the
+    # gradient that is left at these means, which are right where data are precise, it is none.
+    lost = (_flipped(before) @ jnp.abs(vector[1:])[..., None])[..., 0] * sd[:-1]
+    doubtful = jnp.finfo(sd.dtype).eps * jnp.max(lost, initial=0.0) > DOUBTFUL
+    mean = lax.cond(doubtful, lambda: mean + _means(
+        gains, spread, vector - product(diag, off, mean)), lambda: mean)
+    # And where it leaves nothing of what comes from there, what it leaves is rounding: of a gain,
+    # and of a covariance that is a sum of larger terms.
+    wide, sums = ((A @ sd[:-1][..., None])[..., 0] for A in (before, jnp.abs(gains.step[1:])))
+    unit = jnp.where(sd[1:] > 0, sd[1:], jnp.inf)
+    tied = gains.tied.at[1:].max(jnp.maximum(wide / unit, (sums / unit)**2))
+    return Marginals(mean, cov, cross[1:], gains.logdet.sum(0)), tied
+
+
+def _means(gains: Gains, spread: Array, vector: Array) -> Array:
+    """Means (G, *b, D) of another vector, once the gains are known."""
+    def back(u: Array, here: tuple[Array, Array]) -> tuple[Array, Array]:
+        step, b = here
+        return (_flipped(step) @ (b + u)[..., None])[..., 0], b + u
+
+    _, total = lax.scan(back, jnp.zeros_like(vector[0]), (gains.step, vector), reverse=True)
+    return follow(total, jnp.zeros_like(total), Rules(gains.step, spread))
+
+
+def product(diag: Array, off: Array, z: Array) -> Array:
+    """J z, (G, *b, D)."""
+    found = (diag @ z[..., None])[..., 0]
+    found = found.at[1:].add((off @ z[:-1][..., None])[..., 0])
+    return found.at[:-1].add((_flipped(off) @ z[1:][..., None])[..., 0])
+
+
+def _flipped(a: Array) -> Array:
+    """a' of matrices that come last."""
+    return jnp.swapaxes(a, -1, -2)
 
 
 def sample(key: Array, diag: Array, off: Array, rules: Rules, free: Array) -> Array:

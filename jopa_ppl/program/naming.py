@@ -8,6 +8,13 @@ from jopa_ppl.errors import SiteError
 from jopa_ppl.program.program import Site
 
 
+def free_name(taken: Mapping[str, object], wanted: str) -> str:
+    """A name that no site has: the wanted one, or with dashes behind it."""
+    while wanted in taken:
+        wanted += "'"
+    return wanted
+
+
 def check_name(name: object) -> None:
     """Refuse what is no name.
 

@@ -55,6 +55,7 @@ class Site(OfFamily):
     transform: Transformation | None = None     # of a latent that is not a Gaussian: x = T(u)
     shown: tuple[int, ...] | None = None        # the event shape of T(u), where it is another
     values: tuple[int, ...] = ()       # of a discrete latent, what it may be
+    noise_of: str = ""         # of noise that was drawn apart from its site, that site
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
 
     @property

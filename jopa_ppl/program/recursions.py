@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.program.carry import Reader
+from jopa_ppl.program.naming import free_name
 from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.rewriting import Put, extended, reading
 
@@ -40,9 +41,7 @@ def with_recursions(program: Program) -> Program:
 def _site(program: Program, scan: Scan, leaf: int, plates: dict[int, str]) -> Site:
     shape = program.shapes[f"carry/{scan.index}/{leaf}"]
     name = ".".join(filter(None, (f"carry{scan.index or ''}", scan.leaves[leaf])))
-    while name in program.sites:
-        name += "'"
-    return Site(name, "recursion", "latent", scan.index, shape, (),
+    return Site(free_name(program.sites, name), "recursion", "latent", scan.index, shape, (),
                 tuple(Plate(p, axis, shape[axis]) for axis, p in sorted(plates.items())),
                 {"loc": scan.carry[leaf]}, role="carry", described="a recursion")
 
@@ -107,7 +106,7 @@ def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
     """
     if not chosen:
         return program
-    noises = {n: f"{n}.noise" for n in chosen}
+    noises = {n: free_name(program.sites, f"{n}.noise") for n in chosen}
 
     def drawn_apart(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
         for name, noise in noises.items():
@@ -116,7 +115,7 @@ def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
             loc = jnp.broadcast_to(found["loc"], site.shape)
             drawn = (found["scale"] * e if "scale" in found
                      else jnp.einsum("...ij,...j->...i", _root(found), e))
-            put(name, loc + drawn)
+            put(f"{name} value", loc + drawn)
             put(f"{name} one", jnp.ones(site.shape))
             put(f"{name} zero", jnp.zeros(site.shape))
 
@@ -128,9 +127,11 @@ def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
             one = places[f"{name} one"]
             about = {"batch_shape": site.shape, "event_shape": (), "likelihood": None}
             sites[noises[name]] = replace(
-                site, name=noises[name], family="normal", role="carry", described="Normal",
+                site, name=noises[name], family="normal", role="carry", noise_of=name,
+                described="Normal",
                 outputs={"loc": places[f"{name} zero"], "scale": one}, **about)
-            site = replace(site, family="recursion", outputs={"loc": places[name], "scale": one},
+            site = replace(site, family="recursion", outputs={"loc": places[f"{name} value"],
+                                                               "scale": one},
                            **about)
         sites[name] = site
     scans = tuple(replace(scan, sites=tuple(
