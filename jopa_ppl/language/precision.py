@@ -2,7 +2,8 @@
 
 Single-precision data are exact numbers. What is made of them in single precision is not: a
 covariance of correlation 1 - 1e-6 loses its smallest variance, a Gamma of concentration 1e6 its
-normaliser. So they become double where they enter the program.
+normaliser. So they become double where they enter the program; and counts of 32 bits or less become
+64 bits wide, as JAX makes single precision of what is made of them (log n!, say).
 """
 
 from __future__ import annotations
@@ -30,11 +31,21 @@ def is_low(x: Any) -> bool:
             and jnp.finfo(x.dtype).bits < jnp.finfo(float).bits)
 
 
+def is_narrow(x: Any) -> bool:
+    """Whether it is of signed whole numbers, with fewer bits than the default ones."""
+    return (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.signedinteger)
+            and jnp.iinfo(x.dtype).bits < jnp.iinfo(int).bits)
+
+
 def in_double(tree: Any) -> Any:
-    """A tree with its floating arrays in the default float; networks keep the dtype of theirs."""
+    """A tree with its arrays of floats and of signed whole numbers in the default ones; networks
+    keep the dtype of theirs."""
     def one(node: Any) -> Any:
-        array = isinstance(node, jax.Array | np.ndarray | np.generic)
-        return jnp.asarray(node, float) if array and is_low(node) else node
+        if not isinstance(node, jax.Array | np.ndarray | np.generic):
+            return node
+        if is_low(node):
+            return jnp.asarray(node, float)
+        return jnp.asarray(node, int) if is_narrow(node) else node
 
     return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, _NETWORK))
 

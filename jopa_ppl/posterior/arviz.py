@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import arviz
@@ -99,7 +99,8 @@ def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
         coords: {axis: labels}; default 0, 1, ...
         attrs: attributes of the group `posterior`.
 
-    In names "/" becomes ".", as it separates groups in netCDF.
+    In names "/" becomes ".", as it separates groups in netCDF; a name that is an axis's ("chain"),
+    or would be another site's, has "_" behind it.
 
     Raises:
         ShapeError: draws do not have the shape (chain, draw, *site shape), or `dims` does not name
@@ -111,8 +112,9 @@ def draws_to_arviz(source: Any, draws: Mapping[str, ArrayLike], *,
              if g != "log_likelihood"}
     axes = renamed(site_axes(source, ranks), dims)
     labels = {**step_coords(program, axes), **(coords or {})}
+    shown = _shown(ranks | dict.fromkeys(n for xs in every.values() for n in xs), axes)
     return as_arviz({g: xarray.Dataset(
-        {_plain(n): _labelled(program, axes, labels, n, x, g) for n, x in arrays.items()},
+        {shown[n]: _labelled(program, axes, labels, n, x, g) for n, x in arrays.items()},
         attrs=attrs if g == "posterior" else None) for g, arrays in every.items()})
 
 
@@ -170,7 +172,20 @@ def _present(scores: xarray.DataArray, name: str) -> xarray.DataArray:
 
 
 def _plain(name: str) -> str:
-    return name.replace("/", ".")
+    return name.replace("/", ".").replace("\0", "")
+
+
+def _shown(sites: Iterable[str], axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Names that an array may have beside all axes, no two the same."""
+    found: dict[str, str] = {}
+    taken = {"chain", "draw", *(_plain(a) for own in axes.values() for a in own)}
+    for name in sorted(sites, key=lambda n: (_plain(n) != n, n)):       # those first that stay
+        shown = _plain(name) or "_"
+        while shown in taken:
+            shown += "_"
+        taken.add(shown)
+        found[name] = shown
+    return found
 
 
 def _attributes(posterior: Inferred) -> dict[str, Any]:

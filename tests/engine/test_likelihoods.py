@@ -13,7 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose
-from scipy import optimize, special, stats
+from scipy import integrate, optimize, special, stats
 
 import jopa_ppl as jp
 
@@ -338,3 +338,24 @@ def test_a_corner_that_is_linearised_is_told_of():
 
     with pytest.warns(jp.ConvergenceWarning, match=r"corners.*messages=\{'y': 'cubature'\}"):
         jp.VMP(model, messages={"y": "linearise"}, progress=False).run(np.array(0.25))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.int16, np.float32])
+def test_counts_of_any_width_have_all_digits(kind):
+    """JAX makes single precision of log n! where n has 32 bits: F of 1,000 counts was 8e-3 nats
+    off."""
+    heads = np.random.default_rng(0).binomial(100, 0.5, 1000)
+
+    def model(y, total):
+        x = jp.latent("x", dist.Normal(0.0, 1.0))
+        with jp.plate("n", 1000):
+            jp.observe("y", dist.Binomial(total, logits=x), y)
+
+    few = kind(100) if kind is np.float32 else np.full(1000, 100, kind)
+    found = jp.VMP(model, progress=False).run(heads.astype(kind), few)
+    each = special.gammaln(101) - special.gammaln(heads + 1) - special.gammaln(101 - heads)
+    log = lambda x: (each + heads * x - 100 * np.logaddexp(0, x)).sum() - (
+        x**2 + np.log(2 * np.pi)) / 2
+    m = found.mean("x")
+    mass, _ = integrate.quad(lambda x: np.exp(log(x) - log(m)), m - 0.1, m + 0.1, points=[m])
+    np.testing.assert_allclose(found.free_energy[-1], -log(m) - np.log(mass), atol=1e-4)

@@ -504,3 +504,26 @@ def test_data_times_a_global_of_the_chain_count_in_its_first_state(steps):
     for name in ("g", "x0", "x"):
         assert_allclose(told.mean(name), plain.mean(name), rtol=1e-5, atol=1e-6)
         assert_allclose(told.variance(name), plain.variance(name), rtol=1e-5)
+
+
+def test_a_site_may_be_called_as_the_noise_of_another():
+    """Noise that is drawn apart has a name that is free: "a.noise" was taken for that of "a"."""
+    def walk(first, second):
+        def model(y):
+            a0, b0 = (jp.latent(n, dist.Normal(0.0, 1.0)) for n in ("a0", "b0"))
+
+            def step(carry, y):
+                a, b = carry
+                a = jp.latent(first, dist.Normal(a, 0.3))
+                b = jp.latent(second, dist.Normal(b, 1e-9))
+                jp.observe("y", dist.Normal(a + b, 0.5), y)
+                return (a, b), None
+
+            jp.scan(step, (a0, b0), y)
+
+        return jp.VMP(model, progress=False).run(np.array([1.0, 2.0, 3.0]))
+
+    plain, odd = walk("a", "b"), walk("a.noise", "a")
+    assert_allclose(odd.mean("a.noise"), plain.mean("a"), rtol=1e-9)
+    assert_allclose(odd.mean("a"), plain.mean("b"), rtol=1e-9)
+    assert_allclose(odd.free_energy, plain.free_energy, rtol=1e-9)

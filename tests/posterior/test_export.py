@@ -191,3 +191,21 @@ def test_arviz_draws_and_scores_it(tree, learned):  # noqa: F811
         arviz.plot_dist(tree, var_names=["A"])
         arviz.plot_ppc_dist(tree, num_samples=20)
     plt.close("all")
+
+
+def test_no_name_is_lost_to_an_axis_or_to_another_site():
+    """Sites that are called as an axis, or alike once "/" is no part of a name."""
+    named = ("chain", "draw", "m", "a/b", "a.b", "z\0")
+
+    def program(y):
+        total = sum(jp.latent(n, dist.Normal(float(i), 1.0)) for i, n in enumerate(named))
+        with jp.plate("m", 3):
+            jp.observe("y", dist.Normal(total, 1.0), y)
+
+    found = jp.VMP(program, progress=False).run(np.array([1.0, 2.0, 3.0]))
+    posterior = found.to_arviz(num_samples=50)["posterior"]
+    shown = {"chain": "chain_", "draw": "draw_", "m": "m_", "a/b": "a.b_", "a.b": "a.b", "z\0": "z"}
+    assert set(shown.values()) == {str(n) for n in posterior.data_vars}
+    for name, ours in shown.items():
+        spread = np.sqrt(found.variance(name))
+        assert abs(float(posterior[ours].mean()) - found.mean(name)) < spread, name
