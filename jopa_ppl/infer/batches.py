@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,12 @@ class PosteriorBatch:
         self.free_energy = np.asarray(told.free_energy)
         self.converged = np.asarray(told.converged, bool)
         self.num_iters = np.asarray(told.sweep, int)
+
+    def __reduce__(self) -> tuple:
+        """Pickled as its posteriors are, each as `save` writes it."""
+        sites = {n: tuple(map(np.asarray, found[:2])) for n, found in self._sites.items()}
+        told = _Told(self.free_energy, self.converged, self.num_iters)
+        return _batch_of, (list(self), sites, told)
 
     def __len__(self) -> int:
         return len(self.free_energy)
@@ -83,6 +89,18 @@ class PosteriorBatch:
     def variance(self, name: str) -> Array:
         """Posterior variances of every element of a site, (batch, *site shape)."""
         return outward(self._site(name)[1])
+
+
+class _Told(NamedTuple):
+    """What a batch reads of the state of its runs."""
+
+    free_energy: np.ndarray
+    converged: np.ndarray
+    sweep: np.ndarray
+
+
+def _batch_of(each: list[Posterior], sites: dict[str, tuple], told: _Told) -> PosteriorBatch:
+    return PosteriorBatch(each.__getitem__, lambda: sites, told, ())
 
 
 @under_ours

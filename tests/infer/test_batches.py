@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 
 import jax.numpy as jnp
@@ -122,3 +124,12 @@ def test_few_sweeps_are_done(sweeps):
     assert 0 < batch.num_iters[0] == alone.num_iters <= sweeps
     np.testing.assert_allclose(batch.free_energy[0], alone.free_energy[-1], rtol=1e-10)
     np.testing.assert_allclose(batch.mean("m")[0], alone.mean("m"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_batch_is_copied_as_its_posteriors_are(again):
+    plans = jp.VMP(act, decide="u", progress=False).run_batch(GOALS, over="y")
+    copied = again(plans)
+    same(copied, list(plans), ("u", "x", "x0"))
+    assert (copied.converged == plans.converged).all() and len(copied) == len(plans)
+    np.testing.assert_allclose(copied[1].mean("u"), plans[1].mean("u"))
