@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from itertools import chain, repeat
 from operator import call, is_
@@ -122,6 +123,11 @@ def members_of(holder: Iterable) -> tuple:
 def referent(x: weakref.ref) -> tuple:
     """What a weak reference refers to."""
     return (x(),)
+
+
+def in_context(x: ContextVar) -> tuple:
+    """What a context variable holds here."""
+    return (x.get(GONE),)
 
 
 def slots_of(x: Any, slots: tuple) -> tuple:

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from operator import attrgetter, itemgetter, methodcaller
 from types import (
     BuiltinFunctionType,
@@ -37,6 +38,7 @@ from jopa_ppl.language.probes import (
     Probe,
     digest,
     function_parts,
+    in_context,
     items_of,
     members_of,
     pickled,
@@ -130,6 +132,8 @@ class _Walk:
     def _look(self, x: Any) -> Iterable[Any]:
         if isinstance(x, weakref.ref):
             return self._probe(referent, x, where="what a weak reference refers to")
+        if isinstance(x, ContextVar):
+            return self._probe(in_context, x, where=f"what the context variable {x.name} holds")
         if isinstance(x, attrgetter | itemgetter | methodcaller):
             self.anything = True
             return ()

@@ -13,6 +13,7 @@ import random
 import sys
 import types
 import weakref
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import jax
@@ -482,6 +483,8 @@ def test_attributes_of_containers_references_and_metaclasses_are_seen():
     is_seen(lambda: site(array.sd), lambda: setattr(array, "sd", 0.1))
     reference = weakref.ref(model)
     is_seen(lambda: site(reference().sd), lambda: setattr(model, "sd", 0.1))
+    held = ContextVar("held", default=1.0)
+    is_seen(lambda: site(held.get()), lambda: held.set(0.1))
     model.sd, of = 1.0, operator.methodcaller("__getattribute__", "sd")
     is_seen(lambda: site(of(model)), lambda: setattr(model, "sd", 0.1))
     is_seen(lambda: site(Held.sd), lambda: setattr(Held, "hidden", 0.1))
