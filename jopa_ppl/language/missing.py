@@ -17,6 +17,15 @@ class _Gaps(dist.MaskedDistribution):
     """Masked where data are missing: a mask that goes when other data take their place."""
 
 
+def from_list(value: Any) -> Any:
+    """A list of numbers as an array, None and NumPy's `masked` in it as NaN; anything else as it
+    is."""
+    if not isinstance(value, list | tuple):
+        return value
+    gone = lambda x: x is None or x is np.ma.masked
+    return jnp.asarray(jax.tree.map(lambda x: np.nan if gone(x) else x, value, is_leaf=gone))
+
+
 def from_masked(tree: Any) -> Any:
     """A pytree with NaN where its NumPy masked arrays are masked, whole numbers and booleans as
     floats then; one without such arrays is returned as it is."""

@@ -22,7 +22,7 @@ from numpyro.distributions import constraints
 
 from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError, StructureError, is_whole
-from jopa_ppl.language.missing import from_masked, mask_missing
+from jopa_ppl.language.missing import from_list, from_masked, mask_missing
 from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.settings import ours
 
@@ -52,7 +52,7 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     """
     if obs is None:
         return numpyro.sample(name, fn)
-    obs = native(from_masked(obs))
+    obs = native(from_masked(from_list(obs)))
     check_event(name, fn, obs)
     if np.shape(obs) != tuple(fn.shape()):
         obs = _subsampled(name, fn, obs)

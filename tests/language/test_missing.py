@@ -1,5 +1,7 @@
 """Missing values that other sites are made of: never zeros in silence."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,3 +185,17 @@ def test_vectors_of_a_plate_are_missing_as_a_whole(masked):
         posterior = jp.VMP(program, progress=False).run(y, np.array(True))
     np.testing.assert_allclose(posterior.mean("a"), 4 * 2.5 / 9, rtol=1e-6)
     np.testing.assert_allclose(posterior.variance("a"), 1 / 9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("gap", [None, np.nan, np.ma.masked])
+def test_a_list_is_data_and_what_is_none_in_it_is_missing(gap):
+    def model(y):
+        x = jp.latent("x", dist.Normal(0.0, 1.0))
+        with jp.plate("n", 3):
+            jp.observe("y", dist.Normal(x, 1.0), y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [jp.VMP(model, progress=False).run(y) for y in (
+            [1.0, 2.0, 6.0], [1.0, gap, 6.0], (1, gap, 6))]
+    np.testing.assert_allclose([p.mean("x") for p in found], [9 / 4, 7 / 3, 7 / 3], rtol=1e-6)
