@@ -87,8 +87,9 @@ def _towards_data(engine: Engine, update: Update, far: list[Factor], moments: di
     nothing any more. And dynamics that leave no room hold states on a path that is wrong, and
     linearised there. Where a whole step ends where the program is still as it was linearised,
     as that of a filter mostly does, it begins with that; else, where all else is known, on the path
-    of a filter (`filtering`) as well, and where that ends with clearly less F it begins there.
-    Masked priors count meanwhile, next to nothing: tails that weigh little hold no belief.
+    of a filter (`filtering`) as well, and where that ends with clearly less F, of all plates
+    together, it begins there. Masked priors count meanwhile, next to nothing: tails that weigh
+    little hold no belief.
     """
     block, factors = update.block, [linearised(f) for f in update.factors]
     loose = () if all(f.site.observed for f in far) else LOOSE

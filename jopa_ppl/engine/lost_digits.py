@@ -148,7 +148,8 @@ def _error_of_size(compiled: Compiled, posterior: Looked, end: str
         what, site=name.partition("[")[0], posterior=posterior,
         found=f"{size:.2g} nats of F, of values far from what it expects" + end,
         expected=f"an F below {ENERGY / EPS:.1g} nats",
-        fix="look at its scale and at the data: they are in other units, or a scale is too small")
+        fix="look at its scale, its weight and the data: are these in other units, or is the scale "
+            "too small?")
 
 
 def _error_of_plan(compiled: Compiled, posterior: Looked, end: str

@@ -94,7 +94,7 @@ def split_call(model: Callable, args: tuple, kwargs: dict) -> Call:
             static.append(leaf)
             continue
         kind = "key" if is_key(leaf) else np.dtype(leaf.dtype).kind
-        if kind not in ("f", "i", "u", "b", "key", "V") or leaf.dtype.names:
+        if kind not in ("f", "i", "u", "b", "key", "V") or getattr(leaf.dtype, "names", None):
             raise ShapeError("an argument has the wrong dtype", found=leaf.dtype,
                              expected="real numbers", fix="pass float arrays")
         dynamic.append(own(leaf))

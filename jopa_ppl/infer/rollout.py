@@ -81,13 +81,13 @@ def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = No
                         fix="make the vector environment with one of them")
     found: list[list[_Row]] = []
     groups, space = episodes // (copies or 1), agent.space
-    theirs = real(env.action_space if agent.copies == copies else env.single_action_space)
+    theirs = env.action_space if agent.copies == copies else env.single_action_space
     _fits(space, theirs)
     most = steps or getattr(getattr(env, "spec", None), "max_episode_steps", None)
     with tqdm(total=most and groups * most, unit="step", disable=not progress,
               desc=f"{episodes} episode{'s'[:episodes > 1]}") as bar:
         try:
-            agent.space = theirs if space is None else space
+            agent.space = real(theirs) if space is None else space
             for i in range(groups):
                 found.append(_side_by_side(env, agent, copies, steps, seed if i == 0 else None,
                                            bar))
@@ -98,9 +98,11 @@ def rollout(env: Any, agent: Agent, *, episodes: int = 1, steps: int | None = No
 
 def _fits(space: Any, theirs: Any) -> None:
     """Refuse an agent that may act beyond what the environment takes."""
-    if space is None or space.shape != theirs.shape:            # which `Agent.act` tells of
-        return
-    if (space.low < theirs.low).any() or (space.high > theirs.high).any():
+    if space is None or space.shape != theirs.shape or not hasattr(theirs, "low"):
+        return                                  # `Agent.act`, or the environment, tells of it
+    slack = lambda bound: 1e-6 * np.abs(bound)                  # of float32 beside float64
+    if ((space.low < theirs.low - slack(theirs.low)).any()
+            or (space.high > theirs.high + slack(theirs.high)).any()):
         raise JopaError("the agent acts in another space than the environment", found=space,
                         expected=theirs, fix="jp.Agent(space=env.action_space), or leave it out")
 

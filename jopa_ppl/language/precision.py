@@ -2,8 +2,8 @@
 
 Single-precision data are exact numbers. What is made of them in single precision is not: a
 covariance of correlation 1 - 1e-6 loses its smallest variance, a Gamma of concentration 1e6 its
-normaliser. So they become double where they enter the program; and counts of 32 bits or less become
-64 bits wide, as JAX makes single precision of what is made of them (log n!, say).
+normaliser. So they become double where they enter the program. Counts of 32 bits or less, of which
+JAX makes single precision (log n!, say), become 64 bits wide where a density is made of them.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ def is_narrow(x: Any) -> bool:
             and jnp.iinfo(x.dtype).bits < jnp.iinfo(int).bits)
 
 
+def counts_in_full(tree: Any) -> Any:
+    """A tree with its arrays of signed whole numbers in the default ones; as it is without such."""
+    if not any(map(is_narrow, jax.tree.leaves(tree))):
+        return tree
+    return jax.tree.map(lambda x: jnp.asarray(x, int) if is_narrow(x) else x, tree)
+
+
 def in_double(tree: Any) -> Any:
-    """A tree with its arrays of floats and of signed whole numbers in the default ones; networks
-    keep the dtype of theirs."""
+    """A tree with its floating arrays in the default float; networks keep the dtype of theirs."""
     def one(node: Any) -> Any:
-        if not isinstance(node, jax.Array | np.ndarray | np.generic):
-            return node
-        if is_low(node):
-            return jnp.asarray(node, float)
-        return jnp.asarray(node, int) if is_narrow(node) else node
+        array = isinstance(node, jax.Array | np.ndarray | np.generic)
+        return jnp.asarray(node, float) if array and is_low(node) else node
 
     return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, _NETWORK))
 

@@ -52,7 +52,7 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     """
     if obs is None:
         return numpyro.sample(name, fn)
-    obs = native(from_masked(from_list(obs)))
+    obs = native(from_list(from_masked(obs)))
     check_event(name, fn, obs)
     if np.shape(obs) != tuple(fn.shape()):
         obs = _subsampled(name, fn, obs)

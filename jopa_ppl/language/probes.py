@@ -127,7 +127,10 @@ def referent(x: weakref.ref) -> tuple:
 
 def in_context(x: ContextVar) -> tuple:
     """What a context variable holds here."""
-    return (x.get(GONE),)
+    try:
+        return (x.get(),)               # or its default
+    except LookupError:
+        return (GONE,)
 
 
 def slots_of(x: Any, slots: tuple) -> tuple:

@@ -10,7 +10,7 @@ from jax import random
 
 from jopa_ppl.engine.compiled import Compiled, Ran, run
 from jopa_ppl.engine.signature import Call
-from jopa_ppl.errors import DataError, StructureError
+from jopa_ppl.errors import DataError, ShapeError, StructureError
 from jopa_ppl.language.given import Earlier, given
 from jopa_ppl.program.program import Program
 from jopa_ppl.settings import ours
@@ -30,11 +30,13 @@ def extended(compiled: Compiled, call: Call, beliefs: Earlier, sites: tuple[str,
     _, args, kwargs = call.program()                # which says where it is stale
     counted = [T for x in args if isinstance(x, int | np.integer) and x == T]
     counted += [k for k, x in kwargs.items() if isinstance(x, int | np.integer) and x == T]
-    if kwargs.get(length) != T and (counted or length in kwargs):
-        raise DataError("the number of steps is not known", found=f"{length}={kwargs.get(length)}",
+    told = kwargs.get(length) is not None
+    unknown = DataError("the number of steps is not known", found=f"{length}={kwargs.get(length)}",
                         expected=f"a keyword argument of the run that is {T}, {length}={T} say",
                         fix=f"run it with the length by keyword, .run(.., {length}={T}); where it "
                             "has another name: posterior.forecast(.., length='steps')")
+    if kwargs.get(length) != T and (counted or told):
+        raise unknown
     series, inputs = read_by(call.traced.program)
     if inputs:
         raise DataError("what is to come depends on inputs that are not known",
@@ -46,8 +48,14 @@ def extended(compiled: Compiled, call: Call, beliefs: Earlier, sites: tuple[str,
                                         for i, x in enumerate(call.dynamic)])
     model = given(model, beliefs, sites) if sites else model
     with ours(double=False):
-        longer = {length: T + steps} if length in kwargs else {}        # else data alone tell it
-        return run(model, compiled.options, args, {**kwargs, **longer}, random.key(0), False)
+        longer = {length: T + steps} if told else {}                    # else data alone tell it
+        try:
+            found = run(model, compiled.options, args, {**kwargs, **longer}, random.key(0), False)
+        except ShapeError:
+            raise unknown from None
+        if found[0].graph.program.scans[0].length != T + steps:
+            raise unknown
+        return found
 
 
 def read_by(program: Program) -> tuple[set[int], set[int]]:

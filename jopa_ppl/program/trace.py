@@ -24,7 +24,7 @@ from jopa_ppl.arrays import native
 from jopa_ppl.errors import ShapeError, SiteError, StructureError
 from jopa_ppl.language.blame import named_faults
 from jopa_ppl.language.missing import data_of, from_masked
-from jopa_ppl.language.precision import constants_in_double, in_double, is_narrow
+from jopa_ppl.language.precision import constants_in_double, counts_in_full, in_double
 from jopa_ppl.language.primitives import WEIGHTS
 from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.program.after_scan import inline
@@ -75,12 +75,8 @@ class _Tracer(Messenger):
     def _sample(self, msg: dict) -> None:
         name = msg["name"]
         check_name(name)
-        fn = respelled(msg)
-        if any(map(is_narrow, jax.tree.leaves(fn))):
-            fn = in_double(fn)
-        msg["fn"] = fn
-        if msg["value"] is not None and is_narrow(msg["value"]):
-            msg["value"] = in_double(native(msg["value"]))
+        fn = msg["fn"] = counts_in_full(respelled(msg))
+        msg["value"] = counts_in_full(native(msg["value"]))
         if msg["value"] is None and (point := only_value(fn)) is not None:
             msg["value"] = point            # as numpyro.deterministic
             return

@@ -24,6 +24,17 @@ def single(x):
     return x.astype(np.float32) if getattr(x, "dtype", None) == np.float64 else x
 
 
+def test_whole_numbers_of_32_bits_stay_what_the_program_says_they_are():
+    """A program may hold them to their type; only what densities are made of is wider."""
+    def model(y, k):
+        k = jax.lax.while_loop(lambda s: s < 10, lambda s: (2 * s).astype(jnp.int32), k)
+        at = jax.lax.dynamic_slice(jnp.arange(9.0)[:, None], (jax.lax.add(k, jnp.int32(-14)),
+                                                              jnp.int32(0)), (1, 1))
+        jp.observe("y", dist.Normal(jp.latent("x", dist.Normal(at[0, 0], 1.0)), 1.0), y)
+
+    assert_allclose(jp.VMP(model, progress=False).run(4.0, jnp.int32(1)).mean("x"), 3.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_agrees_with_float64(name):
     double = fit(name)

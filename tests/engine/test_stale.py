@@ -485,6 +485,8 @@ def test_attributes_of_containers_references_and_metaclasses_are_seen():
     is_seen(lambda: site(reference().sd), lambda: setattr(model, "sd", 0.1))
     held = ContextVar("held", default=1.0)
     is_seen(lambda: site(held.get()), lambda: held.set(0.1))
+    kept = ContextVar("kept", default=[1.0])  # noqa: B039
+    is_seen(lambda: site(kept.get()[0]), lambda: kept.get().__setitem__(0, 0.1))
     model.sd, of = 1.0, operator.methodcaller("__getattribute__", "sd")
     is_seen(lambda: site(of(model)), lambda: setattr(model, "sd", 0.1))
     is_seen(lambda: site(Held.sd), lambda: setattr(Held, "hidden", 0.1))

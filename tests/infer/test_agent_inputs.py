@@ -118,6 +118,10 @@ def test_spaces_that_do_not_fit():
     assert "another space" in str(e.value)
     found = jp.rollout(Push(), driver(space=Box(-0.1, 0.1, (1,))), steps=2, progress=False)
     assert np.abs(found.actions).max() <= 0.1 + 1e-7
+    class Double(Push):
+        action_space = Box(-0.1, 0.1, (1,), np.float64)
+
+    jp.rollout(Double(), driver(space=Box(-0.1, 0.1, (1,))), steps=1, progress=False)
     with pytest.raises(JopaError, match="real numbers"):
         driver(space=Box(-2, 2, (1,), np.int32))
     with pytest.raises(ShapeError) as e:

@@ -199,3 +199,13 @@ def test_a_list_is_data_and_what_is_none_in_it_is_missing(gap):
         found = [jp.VMP(model, progress=False).run(y) for y in (
             [1.0, 2.0, 6.0], [1.0, gap, 6.0], (1, gap, 6))]
     np.testing.assert_allclose([p.mean("x") for p in found], [9 / 4, 7 / 3, 7 / 3], rtol=1e-6)
+
+
+def test_masked_arrays_in_a_list_keep_their_masks():
+    def model():
+        x = jp.latent("x", dist.Normal(0.0, 1.0))
+        with jp.plate("n", 2), jp.plate("k", 2):
+            jp.observe("y", dist.Normal(x, 1.0), [np.ma.array([1.0, 7.0], mask=[0, 1]),
+                                                  np.ma.array([2.0, 3.0])])
+
+    assert_allclose(jp.VMP(model, progress=False).run().mean("x"), 6 / 4, rtol=1e-6)

@@ -1,5 +1,7 @@
 """What comes after the last step, against the closed form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,21 @@ def test_a_length_that_data_tell_or_a_place_in_the_call():
     found = jp.VMP(plain, progress=False).run(y)
     named = jp.VMP(walk, progress=False).run(y, T=20, known=True)
     assert_allclose(found.forecast(5, rng_key=1)["y"], named.forecast(5, rng_key=1)["y"])
+
+    def closed(y, n):
+        x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
+
+        def step(x, _):
+            x = jp.latent("x", dist.Normal(0.9 * x, 0.1))
+            return x, x
+
+        _, xs = jp.scan(step, x0, None, length=n)
+        jp.observe("y", dist.Normal(xs, 1.0).to_event(1), y)
+
+    bound = jp.VMP(partial(closed, n=12), progress=False).run(y[:12])
+    message(DataError, lambda: bound.forecast(4), "number of steps")
+    held = jp.VMP(lambda: plain(jnp.asarray(y)), progress=False).run()
+    message(DataError, lambda: held.forecast(4), "number of steps")
 
     placed = jp.VMP(lambda y, T: plain(y), progress=False).run(y, 20)
     message(DataError, lambda: placed.forecast(5), "by keyword", "T=20")
