@@ -97,6 +97,11 @@ def names(found: object, most: int = 12) -> str:
     return ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + items[-1]
 
 
+def _is_real(value: object) -> bool:
+    """Whether it is a number, and no truth value."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def within(see: str, low: float, high: float, **options: object) -> None:
     """Refuse options that are not real numbers, low <= option < high.
 
@@ -104,8 +109,7 @@ def within(see: str, low: float, high: float, **options: object) -> None:
         JopaError: one is not.
     """
     for name, value in options.items():
-        real = isinstance(value, int | float | np.integer | np.floating)
-        if not real or isinstance(value, bool) or not low <= value < high:
+        if not (_is_real(value) and low <= value < high):
             raise JopaError("an option is out of range", found=f"{name}={value!r}",
                             expected=f"a number, {low} <= {name} < {high}",
                             fix=f"see help({see})")
@@ -118,8 +122,7 @@ def share(see: str, **options: object) -> None:
         JopaError: one is not.
     """
     for name, value in options.items():
-        real = isinstance(value, int | float | np.integer | np.floating)
-        if not real or isinstance(value, bool) or not 0 < value <= 1:
+        if not (_is_real(value) and 0 < value <= 1):
             raise JopaError("an option is out of range", found=f"{name}={value!r}",
                             expected=f"a number, 0 < {name} <= 1", fix=f"see help({see})")
 
