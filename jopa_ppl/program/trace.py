@@ -76,7 +76,7 @@ class _Tracer(Messenger):
         name = msg["name"]
         check_name(name)
         fn = msg["fn"] = counts_in_full(respelled(msg))
-        msg["value"] = counts_in_full(native(msg["value"]))
+        msg["value"] = counts_in_full(native(from_masked(msg["value"])))
         if msg["value"] is None and (point := only_value(fn)) is not None:
             msg["value"] = point            # as numpyro.deterministic
             return
@@ -94,7 +94,6 @@ class _Tracer(Messenger):
             raise ShapeError("the site is empty", site=name, found=f"shape {tuple(fn.shape())}",
                              expected="at least one value", fix="leave out the arrays of no size")
         scan = msg.get("_scan")
-        msg["value"] = from_masked(msg["value"])
         observed = msg["value"] is not None
         infer = msg.get("infer") or {}
         plated = len(fn.event_shape) + max((-f.dim for f in msg["cond_indep_stack"]), default=0)
@@ -127,7 +126,7 @@ class _Tracer(Messenger):
         self.sites[name] = (site, described.params)
         if observed:
             kind = "latent" if site.partial else "known"
-            like = jnp.asarray(native(msg["value"]))
+            like = jnp.asarray(msg["value"])
         else:
             kind, like = "latent", jnp.zeros(site.shape, int if fn.is_discrete else float)
         if not observed or jnp.issubdtype(like.dtype, jnp.floating):

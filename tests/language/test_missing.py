@@ -209,3 +209,18 @@ def test_masked_arrays_in_a_list_keep_their_masks():
                                                   np.ma.array([2.0, 3.0])])
 
     assert_allclose(jp.VMP(model, progress=False).run().mean("x"), 6 / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64, np.uint8, ">i4"])
+def test_masked_counts_of_any_width_keep_their_masks(kind):
+    """NumPyro's own sample statement, counts held by the program."""
+    seen, masked = np.array([3, 4]), np.ma.array([3, 90, 4], mask=[0, 1, 0]).astype(kind)
+
+    def model(counts):
+        x = jp.latent("x", dist.Normal(1.0, 1.0))
+        with numpyro.plate("n", len(counts)):
+            numpyro.sample("y", dist.Poisson(jnp.exp(x)), obs=counts)
+
+    found, alone = (jp.VMP(lambda y=y: model(y), progress=False).run() for y in (masked, seen))
+    assert_allclose(found.mean("x"), alone.mean("x"), rtol=1e-5)
+    assert_allclose(found.free_energy[-1], alone.free_energy[-1], rtol=1e-5)
