@@ -58,11 +58,12 @@ class Variable:
 
     def vectors(self, value: Array) -> Array:
         """Values of the site (.., *site shape) as vectors (.., *local plates, dims)."""
-        return split(value, self.site, self.local)
+        return split(self.site.around(value), self.site, self.local)
 
     def values(self, vectors: Array) -> Array:
-        """The reverse, behind the axis of time, where there is one."""
-        return join(vectors, self.site, self.local, int(self.is_series))
+        """The reverse, behind the axis of time, where there is one: of the steps that it is in."""
+        found = join(vectors, self.site, self.local, int(self.is_series))
+        return self.site.in_window(found)
 
 
 class Factor(Protocol):

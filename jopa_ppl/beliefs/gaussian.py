@@ -110,8 +110,8 @@ class GaussianBelief(Belief):
                ) -> tuple[Array, Array, dict[str, Array]]:
         v = self.latents[name]
         local, lead = v.local, int(v.is_series)
-        mean, cov = v.values(parts["mean"]), parts["cov"]
-        variance = v.values(diagonal(cov))
+        mean, variance = v.values(parts["mean"]), v.values(diagonal(parts["cov"]))
+        cov = v.site.in_window(parts["cov"])
         if sorted(p.axis for p in local) == list(range(len(local))):
             cov = jnp.moveaxis(cov, [lead + i for i in range(len(local))],
                                [lead + p.axis for p in local])

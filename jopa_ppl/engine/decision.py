@@ -83,6 +83,12 @@ class Decision:
                 f"{names(decide)} cannot be decided upon", found=f"blocks {list(blocks)}",
                 expected="actions drawn inside a scan, in one chain with its states",
                 fix="draw the actions in the body of the scan")
+        if parts := [n for n in block.members if graph.program.sites[n].window]:
+            raise StructureError(
+                f"{names(decide)} cannot be decided upon", found="a scan that begins where another "
+                f"one ended: {names(parts)} stand in some of their steps", expected="one scan",
+                fix="write one scan over all steps, whose body asks which: "
+                    "jnp.where(t < T, mean, other_mean), with t among its inputs")
         self.block = block
         self.c = Coordinates(self.block)
         scan = graph.program.scans[block.scan]

@@ -35,6 +35,11 @@ def _shape(graph: Graph, name: str) -> tuple[int, ...]:
     return tuple(p.size for p in graph.variables[name].local)
 
 
+def _inside(site: Site, length: int) -> Array:
+    """The steps of its scan that a site stands in, (T,)."""
+    return jnp.zeros(length, bool).at[site.window.steps].set(True)
+
+
 class Activity:
     """For every site, where it counts: (T,) * plates for sites of a scan, plates outside."""
 
@@ -83,9 +88,12 @@ class Activity:
         zero = {n: jnp.zeros((order, *(p.size for p in graph.program.sites[n].axes)), bool)
                 for n in names}
 
-        def back(later: dict[str, Array], data: tuple[dict[str, Array], dict[str, Array]]
+        inside = {n: _inside(graph.program.sites[n], scan.length) for n in names
+                  if graph.program.sites[n].window}
+
+        def back(later: dict[str, Array], data: tuple[dict[str, Array], ...]
                  ) -> tuple[dict[str, Array], dict[str, Array]]:
-            (seen, given), now = data, {}
+            (seen, given, inside), now = data, {}
             for name in reversed(names):
                 if name in seen:
                     now[name] = jnp.broadcast_to(seen[name], zero[name].shape[1:])
@@ -97,12 +105,12 @@ class Activity:
                         act = now.get(child) if j == 0 else later[child][j - 1]
                         if act is not None:
                             needed = needed | _reduce(act, batch[child], batch[name])
-                now[name] = needed
+                now[name] = needed & inside.get(name, True)
             new = {n: jnp.concatenate([now[n][None], later[n][:-1]]) for n in names}
             return new, now
 
-        later, active = jax.lax.scan(back, zero, (observed, given), length=scan.length,
-                                     reverse=True)
+        later, active = jax.lax.scan(back, zero, (observed, given, inside),
+                                     length=scan.length, reverse=True)
         for seed, ref in form.seeds:
             for child, links in parents.items() if seed in graph.variables else ():
                 for j in (j for j in links.get(ref.site, ()) if j >= ref.back):

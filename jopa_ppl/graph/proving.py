@@ -48,7 +48,9 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
                           "step by step",
                     expected="a Gaussian whose first axis is time and whose every element sees its "
                              "own step alone, or an observed Gaussian of the last carry",
-                    fix="move the statement into the body of the scan")
+                    fix="move the statement into the body of the scan; where a scan begins with "
+                        "what another one returned, write one over all steps, whose body asks "
+                        "which, with t among its inputs: jnp.where(t < T, mean, other_mean)")
             return tuple(n for n in program.sites if n not in alive)
         alive |= more
 

@@ -28,7 +28,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _scope(graph: Graph, name: str) -> str:
     site = graph.program.sites[name]
-    parts = [] if site.scan is None else [f"time {graph.program.scans[site.scan].length}"]
+    parts = [] if site.scan is None else [f"time {graph.program.length_of(site)}"]
     return " x ".join(parts + [f"{p.name} {p.size}" for p in site.plates]) or "-"
 
 

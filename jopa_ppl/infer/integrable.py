@@ -178,7 +178,7 @@ def _kernel(found: Compiled) -> str:
 
 
 def _shape(program: Program, site: Site) -> tuple[int, ...]:
-    lead = (program.scans[site.scan].length,) if site.is_series else ()
+    lead = (program.length_of(site),) if site.is_series else ()
     return (*lead, *site.shape)
 
 

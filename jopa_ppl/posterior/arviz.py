@@ -146,7 +146,7 @@ def _labelled(program: Program, axes: Mapping[str, Sequence[str]], labels: Mappi
 def _check_shape(program: Program, site: Site, found: tuple[int, ...], group: str) -> None:
     scored = group == "log_likelihood"
     timed = site.is_series and not (scored and site.outside == "event")
-    time = (program.scans[site.scan].length,) if timed else ()
+    time = (program.length_of(site),) if timed else ()
     if group == "predictions" and time and found and found[0] < time[0]:
         time = found[:1]
     event = () if site.amortized or scored else site.shown_event

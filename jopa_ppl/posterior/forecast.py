@@ -21,9 +21,12 @@ def extended(compiled: Compiled, call: Call, beliefs: Earlier, sites: tuple[str,
     """A run that goes on for some steps of which nothing is seen, with the `beliefs` about `sites`
     as they are; `length` as in `Posterior.forecast`, which tells what is raised."""
     scans = compiled.graph.program.scans
-    if len(scans) != 1 or compiled.decision is not None:
-        raise StructureError("a forecast goes on with one scan", found=f"{len(scans)} scans"
-                             if compiled.decision is None else "a plan",
+    joined = any(s.window for s in compiled.graph.program.sites.values())
+    if len(scans) != 1 or compiled.decision is not None or joined:
+        raise StructureError("a forecast goes on with one scan",
+                             found="a plan" if compiled.decision is not None
+                             else "several scans, one after the other" if joined
+                             else f"{len(scans)} scans",
                              expected="one scan over time",
                              fix="run the program on longer data, NaN where they are to come")
     T = scans[0].length

@@ -10,7 +10,7 @@ import numpy as np
 from jopa_ppl.errors import ShapeError, SiteError, names
 from jopa_ppl.graph.factor import Graph
 from jopa_ppl.program.carry import Reader
-from jopa_ppl.program.program import Program, Scan
+from jopa_ppl.program.program import Program, Scan, Site
 from jopa_ppl.program.refs import Ref
 
 
@@ -59,10 +59,17 @@ def _seen(program: Program, reader: Reader, name: str, scan: Scan) -> set[Ref]:
             for r in d.names if r.is_site}
 
 
-def time_axis(program: Program, scan: int) -> str:
-    """The name of a scan's axis: scans of one length share it."""
-    same = len({s.length for s in program.scans}) == 1
-    return "time" if same else f"time_{scan}"
+def time_axis(program: Program, site: Site) -> str:
+    """The name of a site's axis of time: scans of one length share it."""
+    spans = list(dict.fromkeys(_span(s) for scan in program.scans
+                               for s in map(program.sites.get, scan.sites) if s.is_series))
+    same = len({s.length for s in program.scans}) == 1 and len({at for _, at in spans}) == 1
+    return "time" if same else f"time_{spans.index(_span(site))}"
+
+
+def _span(site: Site) -> tuple[int, int]:
+    """Its scan, and the first step of it that it stands in."""
+    return site.scan, 0 if site.window is None else site.window.start
 
 
 def site_axes(source: Any, ranks: Mapping[str, int] | None = None) -> dict[str, list[str]]:
@@ -79,7 +86,7 @@ def site_axes(source: Any, ranks: Mapping[str, int] | None = None) -> dict[str, 
     sizes = {r: {program.sites[n].event_shape for n in role if role[n] == r} for r in role.values()}
     axes = {}
     for name, site in program.sites.items():
-        lead = [] if not site.is_series else [time_axis(program, site.scan)]
+        lead = [] if not site.is_series else [time_axis(program, site)]
         rank = len(site.batch_shape) + len(site.shown_event)
         if site.amortized and ranks and name in ranks:
             rank = ranks[name] - len(lead)
@@ -115,6 +122,7 @@ def step_coords(program: Program, axes: Mapping[str, Iterable[str]]) -> dict[str
     """0, 1, .. along every scan's axis, under the name it has in `axes`."""
     found = {}
     for scan in program.scans:
-        for name in (n for n in scan.sites if program.sites[n].is_series):
-            found[next(iter(axes[name]))] = np.arange(scan.length)
+        for site in (s for s in map(program.sites.get, scan.sites) if s.is_series):
+            first = _span(site)[1]
+            found[next(iter(axes[site.name]))] = first + np.arange(program.length_of(site))
     return found

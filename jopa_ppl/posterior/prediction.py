@@ -49,7 +49,7 @@ def predicted(posterior: Drawn, run_of: Compiled, call: Call, plan: Any, name: s
     site = program.sites[name]
     model, args, kwargs = call.program()
     if site.rules.location and plan is None:
-        lead = (program.scans[site.scan].length,) if site.is_series else ()
+        lead = (program.length_of(site),) if site.is_series else ()
         held = given(model, posterior) if posterior.global_sites else model
         unseen = condition(held, {name: np.full((*lead, *site.shape), np.nan)})
         options = run_of.options._replace(decide=(), blocks=None)

@@ -42,8 +42,10 @@ def observed(compiled: Compiled, call: Call) -> dict[str, np.ndarray]:
                                                   series[site.scan].steps,
                                                   program.scans[site.scan].length)
         ends = {s.name for s in sites if s.outside == "last"}   # read at every step as well
-        values, weights = ({n: x[-1] if n in ends else x for n, x in found.items()}
-                           for found in (values, weights))
+        own = {s.name: s for s in sites}
+        values, weights = (
+            {n: x if n not in own else own[n].in_window(x)[-1] if n in ends
+             else own[n].in_window(x) for n, x in found.items()} for found in (values, weights))
         return {s.name: values[s.name] for s in sites if not s.amortized}, weights
 
     with ours():
@@ -121,14 +123,15 @@ def replicates(graph: Graph, call: Call, draws: dict[str, Array], data: dict[str
                         if n in ran},
         "log_likelihood": {}}
     last = {s.scan: 0 for s in seen}
+    first = {s.name: 0 if s.window is None else s.window.start for s in seen}
     for s in seen:
         if not s.is_series:
             continue
         steps = np.flatnonzero(~np.isnan(data[s.name].reshape(len(data[s.name]), -1)).all(1))
-        last[s.scan] = max([last[s.scan], *(steps + 1)])
+        last[s.scan] = max([last[s.scan], *(first[s.name] + steps + 1)])
     for s in seen:
-        if s.is_series and last[s.scan] < program.scans[s.scan].length:
-            found["predictions"][s.name] = np.asarray(ran[s.name])[:, last[s.scan]:]
+        if s.is_series and (to_come := last[s.scan] - first[s.name]) < program.length_of(s):
+            found["predictions"][s.name] = np.asarray(ran[s.name])[:, max(to_come, 0):]
         score = np.array(scores[s.name])
         event = tuple(range(score.ndim - 1, data[s.name].ndim))
         score[:, np.isnan(data[s.name]).all(event)] = np.nan

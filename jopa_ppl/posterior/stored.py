@@ -36,7 +36,7 @@ from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
 from jopa_ppl.posterior.write import Kept, describe
 from jopa_ppl.program.carry import CarryForm, Reader, Segment
-from jopa_ppl.program.program import Plate, Program, Scan, Site, status_of
+from jopa_ppl.program.program import Plate, Program, Scan, Site, Window, status_of
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.settings import ours
 
@@ -159,7 +159,7 @@ def restore(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> StoredPos
         leaves = [jnp.asarray(tensors[n]) for n in wanted]
         tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
         for name, v in graph.variables.items():
-            lead = (graph.program.scans[v.site.scan].length,) if v.site.is_series else ()
+            lead = (graph.program.length_of(v.site),) if v.site.is_series else ()
             shaped = partial(graph.block_of(name).shaped, name)
             found = jax.eval_shape(shaped, tree["sites"][name])[:2]
             if any(x.shape != (*lead, *v.site.shape) for x in found):
@@ -187,7 +187,8 @@ def upgraded(header: dict[str, Any]) -> dict[str, Any]:
 def _graph(header: dict[str, Any]) -> ShownGraph:
     """The sites, blocks and eliminated factors of the program, as far as beliefs need them."""
     for r in header["sites"]:
-        expect({"values": [], "described": "", **r}, {"values": [int], "described": str})
+        expect({"values": [], "described": "", "window": [0, 0, 0], **r},
+               {"values": [int], "described": str, "window": (int, int, int)})
     sites = {r["name"]: _site(_read_record(r)) for r in header["sites"]}
     scans = tuple(Scan(r["index"], r["length"], (), (), {}, tuple(r["sites"]))
                   for r in header["scans"])
@@ -215,7 +216,9 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
 
 def _site(record: dict[str, Any]) -> Site:
     known = [record.pop(k) for k in ("observed", "partial")]
-    return Site(**record, status=status_of(*known), outputs={})
+    window = record.pop("window", None)
+    return Site(**record, status=status_of(*known), outputs={},
+                window=None if window is None else Window(*window))
 
 
 def _block(record: dict[str, Any], variables: dict[str, Variable], factors: list[Factor],

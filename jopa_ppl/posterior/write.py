@@ -53,7 +53,8 @@ def _header(posterior: Inferred) -> dict[str, Any]:
         "free_energy": posterior.free_energy.tolist(),
         "free_energy_noise": posterior.free_energy_noise.tolist(),
         "schedule": str(compiled.schedule),
-        "sites": [_record(s, _SITE) for s in graph.program.sites.values()],
+        "sites": [_record(s, (*_SITE, *["window"] * (s.window is not None)))
+                  for s in graph.program.sites.values()],
         "scans": [{**_record(s, ("index", "length", "sites")),
                    "order": form.order, "seeds": [(n, (r.site, r.back)) for n, r in form.seeds]}
                   for s in graph.program.scans for form in [graph.reader.forms[s.index]]],

@@ -14,6 +14,7 @@ Then it is put, a step at a time, into the one form that is proved:
     latent_data, latent_inputs    what observes latents, and inputs of scans that are made of them
     fused, after_scan    scans that read each other's states, and sites written after a scan: one
                          scan whose steps do it all
+    continued    scans that begin where another one ended: one, whose sites know their steps
     recursions    what a carry makes of older carries: latents that follow with certainty
     drawn_apart   precisions that every step draws anew: drawn all at once, before
     unconstrained    Gamma latents read through their logs, where nothing conjugate fits

@@ -64,15 +64,18 @@ def _fused(program: Program, first: Scan, second: Scan, made: dict[str, bool]) -
         carry=(*first.carry, *second.carry), ys=(*first.ys, *second.ys),
         leaves=(*first.leaves, *(f"then.{n}" for n in second.leaves)),
         xs=first.xs | {k: o for k, o in second.xs.items() if k not in made} | {step: places[step]})
-    return _renumbered(joined, one, second)
+    return renumbered(joined, one, second)
 
 
-def _renumbered(program: Program, one: Scan, second: Scan) -> Program:
+def renumbered(program: Program, one: Scan, second: Scan) -> Program:
     """The program with `one` in the place of its first part, and without the second."""
     counts = {"carry": len(one.carry) - len(second.carry), "ys": len(one.ys) - len(second.ys)}
     counts["after"] = counts["carry"]
     index = {s.index: s.index - (s.index > second.index) for s in program.scans}
     index[second.index] = index[one.index]
+    then = "then."
+    while any(k.startswith(f"xs/{one.index}/{then}") for k in program.inputs):
+        then = f"then.{then}"           # the first part was two before
 
     def key(text: str) -> str:
         kind, _, rest = text.partition("/")
@@ -81,7 +84,7 @@ def _renumbered(program: Program, one: Scan, second: Scan) -> Program:
         scan, _, leaf = rest.partition("/")
         if int(scan) == second.index:
             leaf = (str(int(leaf) + counts[kind]) if kind in counts and leaf.isdigit()
-                    else f"then.{leaf}" if kind == "xs" else leaf)
+                    else f"{then}{leaf}" if kind == "xs" else leaf)
         return f"{kind}/{index[int(scan)]}/{leaf}"
 
     def site(s: Site) -> Site:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -21,6 +22,18 @@ class Plate:
     name: str
     axis: int
     size: int
+
+
+class Window(NamedTuple):
+    """Some of the steps of a scan: the first, how many, and the number of all."""
+
+    start: int
+    length: int
+    of: int
+
+    @property
+    def steps(self) -> slice:
+        return slice(self.start, self.start + self.length)
 
 
 def status_of(observed: bool, partial: bool) -> str:
@@ -57,6 +70,7 @@ class Site(OfFamily):
     values: tuple[int, ...] = ()       # of a discrete latent, what it may be
     noise_of: str = ""         # of noise that was drawn apart from its site, that site
     outside: str = ""          # written after its scan: "steps", "event" (one event), "last" (step)
+    window: Window | None = None       # of scans that were joined, the steps that it stands in
 
     @property
     def observed(self) -> bool:
@@ -105,6 +119,17 @@ class Site(OfFamily):
     def is_series(self) -> bool:
         """Whether it has a value a step, time in front."""
         return self.scan is not None and self.outside != "last"
+
+    def in_window(self, series: Array) -> Array:
+        """Of a series of all steps of its scan, those that it stands in."""
+        return series if self.window is None else series[self.window.steps]
+
+    def around(self, series: Array) -> Array:
+        """The reverse: 0 at the other steps."""
+        if self.window is None:
+            return series
+        start, length, whole = self.window
+        return jnp.pad(series, [(start, whole - start - length), *[(0, 0)] * (series.ndim - 1)])
 
     @property
     def axes(self) -> tuple[Plate, ...]:
@@ -164,6 +189,10 @@ class Program:
     borders: tuple[str, ...] = ()
     planned: bool = False
     _picked: dict = field(default_factory=dict)
+
+    def length_of(self, site: Site) -> int:
+        """The number of steps that a site of a scan stands in."""
+        return self.scans[site.scan].length if site.window is None else site.window.length
 
     def evaluate(self, outputs: Sequence[int], values: dict[str, Array]) -> list[Array]:
         """The given outputs of the jaxpr, as a function of the inputs they need, `values` by key;

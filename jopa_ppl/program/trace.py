@@ -28,6 +28,7 @@ from jopa_ppl.language.precision import constants_in_double, counts_in_full, in_
 from jopa_ppl.language.primitives import WEIGHTS
 from jopa_ppl.language.scan_lengths import check_lengths
 from jopa_ppl.program.after_scan import inline
+from jopa_ppl.program.continued import with_continued_scans
 from jopa_ppl.program.drawn_apart import with_draws_apart
 from jopa_ppl.program.fused import with_fused_scans
 from jopa_ppl.program.in_body import InBody
@@ -259,7 +260,8 @@ def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Arra
     check_labels(program.sites)
     program = with_fused_scans(with_latent_inputs(with_latent_data(program)))
     check_inputs(program)
-    return with_recursions(inline(with_loops(with_draws_apart(program))))
+    program = inline(with_loops(with_draws_apart(program)))
+    return with_recursions(with_continued_scans(program))
 
 
 def _kept(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -75,6 +75,13 @@ def states_of_a_scan(y: Any, z: Any) -> None:
     jp.observe("end", Normal(zs, 1.0), obs=jnp.ones(T))
 
 
+def a_scan_of_a_scan_of_a_scan(y: Any, z: Any, x: Any) -> None:
+    """Each reads data of its own besides the states of the one before."""
+    _, xs = scan(walk("x", "y"), first(), (y, jnp.zeros(T)))
+    _, zs = scan(walk("z", "w", 0.5), first("z0"), (z, xs))
+    scan(walk("s", "v", 0.7), first("s0"), (x[:, 0], zs))
+
+
 def an_input_of_two(y: Any, z: Any) -> None:
     with numpyro.plate("time", T):
         u = jp.latent("u", Normal(0, 1))
@@ -118,13 +125,16 @@ PROGRAMS: dict[str, tuple[Callable, tuple, dict[str, tuple]]] = {
                              {"m": (), "u": (T,), "v": (T,), "x0": (), "x": (T,)}),
     "sums of them": (sums_of_them, (Y,), {"x0": (), "u": (T,), "x": (T,)}),
     "states of a scan": (states_of_a_scan, (Y, Z), {"x0": (), "z0": (), "x": (T,), "z": (T,)}),
+    "a scan of a scan of a scan": (
+        a_scan_of_a_scan_of_a_scan, (Y, Z, X),
+        {"x0": (), "z0": (), "s0": (), "x": (T,), "z": (T,), "s": (T,)}),
     "an input of two": (an_input_of_two, (Y, Z),
                         {"u": (T,), "x0": (), "z0": (), "x": (T,), "z": (T,)}),
     "regression": (regression, (Y, X), {"beta": (2,), "l0": (), "l": (T,)}),
     "drift": (drift, (Y,), {"b": (), "m": (), "l0": (), "l": (T,)}),
     "drift of a recursion": (drift_of_a_recursion, (Y,), {"b": (), "l0": (), "w": (T,)}),
 }
-QUICK = ("functions of latents", "states of a scan", "regression")
+QUICK = ("functions of latents", "a scan of a scan of a scan", "regression")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)

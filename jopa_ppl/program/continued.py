@@ -1,0 +1,97 @@
+"""Scans that begin where another one ended: one scan whose steps are first those, then these.
+
+Every site keeps the steps that it stands in, its `window`. Before and after them it is no part of
+the program: data weigh nothing there, and latents are neither inferred (`engine.reach`) nor shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jopa_ppl.program.fused import renumbered
+from jopa_ppl.program.program import Program, Scan, Site, Window
+from jopa_ppl.program.rewriting import Put, extended
+
+
+def with_continued_scans(program: Program) -> Program:
+    """The program with one scan for every two of which the second goes on with the first."""
+    while (pair := next(_pairs(program), None)) is not None:
+        program = _continued(program, *pair)
+    return program
+
+
+def _pairs(program: Program) -> Iterator[tuple[Scan, Scan]]:
+    """Scans, and those that begin at their ends and alone read what they return."""
+    for second in program.scans:
+        begun = {k for k in program.needs(second.init) if k.startswith(("after/", "ys/"))}
+        sources = {int(k.split("/")[1]) for k in begun}
+        if len(sources) != 1 or any(k.startswith("ys/") for k in begun):
+            continue
+        first = program.scans[sources.pop()]
+        returned = (f"after/{first.index}/", f"ys/{first.index}/", f"after/{second.index}/",
+                    f"ys/{second.index}/")
+        others = [i for s in program.sites.values() for i in s.everything]
+        others += [i for s in program.scans for i in (*s.xs.values(), *s.carry, *s.ys)]
+        read = any(k.startswith(returned) for k in program.needs(others))
+        if not read and all(map(_continues, (program.sites[n] for s in (first, second)
+                                             for n in s.sites))):
+            yield first, second
+
+
+def _continues(site: Site) -> bool:
+    """Whether it may stand in some steps of a scan alone: data, and Gaussians."""
+    return not site.partial and not site.amortized and (
+        site.observed or bool(site.rules.location))
+
+
+def _continued(program: Program, first: Scan, second: Scan) -> Program:
+    step, own = f"xs/{first.index}/#joined", {first.index: 0, second.index: first.length}
+    length = first.length + second.length
+    data = [n for s in (first, second) for n in s.sites if program.sites[n].observed]
+
+    def fn(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
+        before = given[step] < first.length
+        last = {f"after/{first.index}/{i}": outputs[o] for i, o in enumerate(first.carry)}
+        begun = program.evaluate(second.init, {**given, **last})
+        for i, o in enumerate(first.carry):
+            put(f"first {i}", jnp.where(before, outputs[o], jnp.zeros_like(outputs[o])))
+        for i, (o, begins) in enumerate(zip(second.carry, begun)):
+            put(f"second {i}", jnp.where(before, begins, outputs[o]).astype(outputs[o].dtype))
+            put(f"begins {i}", jnp.zeros_like(outputs[o]))
+        for scan in (first, second):
+            ends = (0, second.length) if scan is first else (first.length, 0)
+            for key, o in scan.xs.items():
+                put(key, jnp.pad(outputs[o], [ends, *[(0, 0)] * (outputs[o].ndim - 1)], "edge"))
+        for name in data:
+            site = program.sites[name]
+            weight = (outputs[site.outputs["weight"]] if "weight" in site.outputs
+                      else jnp.ones((1,) * len(site.shape)))
+            here = before if site.scan == first.index else ~before
+            put(f"{name} weight", jnp.where(here, weight, jnp.zeros_like(weight)))
+        put(step, jnp.arange(length))
+
+    shapes = {step: jax.ShapeDtypeStruct((), jnp.arange(1).dtype)}
+    program, places = extended(program, shapes, fn)
+    sites = {n: _in_window(s, places, own, program, length) if s.scan in own else s
+             for n, s in program.sites.items()}
+    xs = {k: places[k] for s in (first, second) for k in s.xs}
+    carry = lambda scan, what: tuple(places[f"{what} {i}"] for i in range(len(scan.carry)))
+    second = replace(second, init=carry(second, "begins"), carry=carry(second, "second"))
+    one = replace(
+        first, length=length, sites=(*first.sites, *second.sites), xs=xs | {step: places[step]},
+        init=(*first.init, *second.init), carry=(*carry(first, "first"), *second.carry),
+        ys=(*first.ys, *second.ys), leaves=(*first.leaves, *(f"then.{n}" for n in second.leaves)))
+    return renumbered(replace(program, sites=sites), one, second)
+
+
+def _in_window(site: Site, places: dict[str, int], own: dict[int, int], program: Program,
+               whole: int) -> Site:
+    start, length, _ = site.window or (0, program.scans[site.scan].length, 0)
+    weight = f"{site.name} weight"
+    outputs = site.outputs | ({"weight": places[weight]} if weight in places else {})
+    return replace(site, outputs=outputs, window=Window(own[site.scan] + start, length, whole))
