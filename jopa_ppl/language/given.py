@@ -201,12 +201,16 @@ def given(model: Callable, posterior: Earlier | Mapping[str, dist.Distribution],
     about = {*single, *(n for n, _ in shapes)}
     known = {n: posterior.known(n) for n in about}
     known = {n: value for n, value in known.items() if value is not None}
+    sizes = dict(shapes)
     for members, (mean, cov) in joint.items():
         if not known.keys().isdisjoint(members):
-            joint[members] = JointBelief(mean, _with_data(cov))
+            data = [_vectors(~jnp.isnan(known[n]) if n in known else jnp.zeros(sizes[n][0], bool),
+                             sizes[n][1]) for n in members]
+            joint[members] = JointBelief(mean, _with_data(cov, jnp.concatenate(data, -1)))
     for name in known.keys() & single.keys():
         fn = single[name]
-        single[name] = ArrayNormal(fn.loc, _with_data(fn.covariance), fn.event_dim)
+        data = _vectors(~jnp.isnan(known[name]), fn.loc.ndim - fn.event_dim)
+        single[name] = ArrayNormal(fn.loc, _with_data(fn.covariance, data), fn.event_dim)
     return Given(_without(model, about, known), joint, single, known, shapes, not update)
 
 
@@ -217,8 +221,12 @@ def _without(model: Callable, sites: set[str], known: Mapping[str, Array]) -> Ca
     return model
 
 
-def _with_data(cov: Array) -> Array:
+def _vectors(array: Array, batch: int) -> Array:
+    """All axes behind the first `batch` as one."""
+    return array.reshape((*array.shape[:batch], -1))
+
+
+def _with_data(cov: Array, known: Array) -> Array:
     """A covariance with 1 / 2 pi at elements that are data: there their density is one, so they
     add nothing to F."""
-    known = jnp.diagonal(cov, axis1=-2, axis2=-1) == 0
     return cov + known[..., None] * jnp.eye(cov.shape[-1], dtype=cov.dtype) / (2 * jnp.pi)

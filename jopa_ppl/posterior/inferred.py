@@ -260,7 +260,11 @@ class Inferred:
         """The values of a site that was conditioned in part, NaN where it is latent; else None."""
         if not self.compiled.graph.program.sites[name].partial:
             return None
-        return jnp.where(self.variance(name) == 0, self.mean(name), jnp.nan)
+        present = getattr(self.bound, "present", None)
+        if present is None:                 # a file tells what was data by its variance alone
+            return jnp.where(self.variance(name) == 0, self.mean(name), jnp.nan)
+        return jnp.where(self.compiled.graph.variables[name].values(present[name]),
+                         self.mean(name), jnp.nan)
 
     def _completed(self, block: Belief) -> Any:
         """Moments of a block, what is not inferred in its place: data, or predicted."""
