@@ -16,9 +16,9 @@ from jax import Array
 
 from jopa_ppl.beliefs.layout import join, split
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.program.carry import Segment
 from jopa_ppl.program.program import Plate, Site
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import Segment
 
 
 def block_name(members: Iterable[str]) -> str:

@@ -27,8 +27,8 @@ from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.linalg import chain, elimination
 from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import symmetric
-from jopa_ppl.program.carry import Segment
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import Segment
 
 
 class Chain(NamedTuple):

@@ -12,7 +12,8 @@
                   ask of it is named in `expectations`
     arithmetic    a graph at data and beliefs: its evidence, statistics and F
     schedule, state, engine    the order of updates, what a sweep leaves, and the sweeps
-    beginnings, filtering    beliefs before the first sweep; the path of a filter
+    beginnings, tempering, filtering    beliefs before the first sweep; a way from there to far
+                  data; the path of a filter
     extrapolation sweeps that start ahead of where the last one ended
     plan, decision, value    decisions: their evidence and what follows from it; backward over
                   quadratic costs, step by step

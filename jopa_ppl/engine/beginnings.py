@@ -6,28 +6,21 @@ Pure functions of an `Engine`, its evidence and arrays.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, random
 
 from jopa_ppl.arrays import where
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.engine import filtering
 from jopa_ppl.engine.engine import LEAST_STEP, Engine, finite
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.schedule import Update
 from jopa_ppl.engine.state import State
+from jopa_ppl.engine.tempering import linearised, towards_data
 from jopa_ppl.graph.factor import Factor
 
-TEMPERED, TEMPERING = (1e-3, 1e-2, 1e-1), 3     # weights of data at the start, steps each
-LOOSE = (1e-8, 1e-6, 1e-4)                      # and of dynamics before these
 NUDGE = 0.1          # of a spread that globals begin off their priors
-AT_ONCE = 0.1        # nats that a whole step may be off by what it was linearised about
-TRIED, CLEARLY = 5, 1.0          # whole steps by which two beginnings are compared, and nats
 SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a prior
 
 
@@ -71,83 +64,11 @@ def start(engine: Engine, key: Array | None, bound: Evidence, scattered: bool = 
         far = seen + [f for f in bends if f.curved and f not in seen]
         # No scale of what has yet to be found, and nothing that has yet to fall into parts.
         if far and all((f.scored or f in far) and not f.fixed for f in bends):
-            moments = _if_finite(_towards_data(engine, update, far, moments, bound), moments,
+            moments = _if_finite(towards_data(engine, update, far, moments, bound), moments,
                                  update.block)
     zero, none = jnp.zeros(()), engine.digits(moments, engine.unwatched(moments))
     return State(moments, zero, jnp.zeros((), int), jnp.full((), -1), jnp.zeros((), bool),
                  none, zero, cancelled=(zero, zero))
-
-
-def _towards_data(engine: Engine, update: Update, far: list[Factor], moments: dict[str, Any],
-                  bound: Evidence) -> dict[str, Any]:
-    """A step from the mean alone; where the mean or few points are all that is asked for, many,
-    in which the factors `far` weigh little at first.
-
-    From afar a decoder is no guide: what one step makes of sharp pixels may be where it tells
-    nothing any more. And dynamics that leave no room hold states on a path that is wrong, and
-    linearised there. Where a whole step ends where the program is still as it was linearised,
-    as that of a filter mostly does, it begins with that; else, where all else is known, on the path
-    of a filter (`filtering`) as well, and where that ends with clearly less F, of all plates
-    together, it begins there. Masked priors count meanwhile, next to nothing: tails that weigh
-    little hold no belief.
-    """
-    block, factors = update.block, [linearised(f) for f in update.factors]
-    loose = () if all(f.site.observed for f in far) else LOOSE
-    two = filtering.fits(engine, block)
-    if not (two or loose) and any(f.message == "quadrature" for f in far):
-        return engine.step(block, factors, moments, bound)[0]
-    whole = not any(f.site.observed for f in far)
-    powers = np.array((*(1.0,) * whole, *np.repeat((*loose, *TEMPERED), TEMPERING)))
-    end, last, powers = len(powers), len(powers) - TEMPERING, np.append(powers, [1.0] * TRIED * two)
-    alone = [linearised(f) for f in far]
-    faint = {n: a._replace(weight=jnp.where(
-        bound.arrays[n].weight > 0, bound.arrays[n].weight, TEMPERED[0] * a.weight))
-        for n, a in bound.priors.items()}
-
-    def gap(old: dict[str, Any], new: dict[str, Any]) -> Array:
-        """How far the energy of the new beliefs is off, linearised at the old ones."""
-        about = [engine.stats(m, bound.clamps) for m in (old, new)]
-        first, second = (engine.energy(alone, engine.energy.linearised(alone, bound.arrays, s),
-                                       about[1]) for s in about)
-        return jnp.abs(first - second)
-
-    def weighed(power: Array | float) -> Evidence:
-        part = {f.name: bound.arrays[f.name]._replace(
-            weight=power * bound.arrays[f.name].weight) for f in far}
-        return bound._replace(arrays={**bound.arrays, **faint, **part})
-
-    def again(carry: tuple) -> tuple:
-        i, old, kept, _ = carry
-        new, _, size = engine.step(block, factors, old, weighed(jnp.asarray(powers)[i]))
-        kept = where(i < end, new, kept) if loose else new
-        if not whole:
-            return i + 1, new, kept, jnp.asarray(False)
-        stands = jax.lax.cond((i == 0) & (size == 1.0),
-                              lambda: gap(old, new) <= AT_ONCE, lambda: jnp.asarray(False))
-        back = (i == 0) & ~stands
-        return i + 1, where(back, moments, new), where(back, moments, kept), stands
-
-    def tempered(first: Array | int, begun: dict[str, Any]) -> tuple:
-        """The last beliefs, those that the search is to begin with, and whether a step will do."""
-        return jax.lax.while_loop(lambda c: (c[0] < len(powers)) & ~c[-1], again, (
-            jnp.asarray(first), begun, begun, jnp.asarray(False)))[1:]
-
-    if not two:
-        return tempered(0, moments)[1]
-
-    def better(carry: tuple) -> tuple:
-        i, best, least, _ = carry
-        begun = jax.lax.cond(i == 0, lambda: moments, lambda: {
-            **moments, block.name: filtering.begun(engine, block, moments, bound)})
-        now, kept, stands = tempered(jnp.where(i == 0, 0, last), begun)
-        local = engine.energy_of(block, factors, now, weighed(1.0))
-        f = -local.energy(local.own) - block.entropy(now[block.name], bound.clamps[block.name])
-        f = jnp.where(jnp.isnan(f), jnp.inf, f)
-        best = where(i == 0, kept, where(f < least - CLEARLY, now, best))
-        return i + 1, best, jnp.minimum(f, least), stands
-
-    return jax.lax.while_loop(lambda c: (c[0] < 2) & ~c[-1], better, (
-        jnp.zeros((), int), moments, jnp.asarray(jnp.inf), jnp.asarray(False)))[1]
 
 
 def _begun(engine: Engine, block: Belief, own: list[Factor], moments: dict[str, Any],
@@ -187,11 +108,6 @@ def _nudged(engine: Engine, block: Belief, bent: list[Factor], moments: dict[str
         return moved(most)
     least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
     return moved(halved(most, lambda size: score(moved(size)) >= least))
-
-
-def linearised(factor: Factor) -> Factor:
-    """The factor with its message taken at the mean alone, if it is not conjugate."""
-    return replace(factor, message="linearise") if factor.scored or factor.curved else factor
 
 
 def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:

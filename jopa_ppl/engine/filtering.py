@@ -33,8 +33,8 @@ from jopa_ppl.engine.steps import site_map
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.linalg.factors import at_mean, augment
 from jopa_ppl.linalg.families import inverse_and_logdet
-from jopa_ppl.program.carry import Segment
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import Segment
 
 LEAST, MOST = 3, 32     # steps from which it is worth while; numbers that a step, a site may have
 

@@ -23,8 +23,8 @@ from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.steps import spread_of
 from jopa_ppl.linalg.factors import augment
-from jopa_ppl.program.carry import in_segments
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import in_segments
 
 
 class Smoothed(NamedTuple):

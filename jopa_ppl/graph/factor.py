@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from jopa_ppl.beliefs import Belief, Variable
-from jopa_ppl.program.carry import Reader, Segment
+from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Plate, Program, Site
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import Segment
 
 RULES = ("linearise", "cubature", "quadrature")     # messages of factors that are not conjugate
 

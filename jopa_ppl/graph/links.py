@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from jopa_ppl.errors import StructureError, names
-from jopa_ppl.program.carry import Reader, Segment
+from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.determinants import check_matrix
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import Segment
 from jopa_ppl.proof.dependence import Dependence
 
 SUPPORTED = "Normal, MultivariateNormal, MatrixNormal, Gamma, Exponential and Wishart"

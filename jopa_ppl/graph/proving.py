@@ -9,9 +9,10 @@ from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import links as conjugacy
 from jopa_ppl.graph.discrete import is_discrete
 from jopa_ppl.graph.factor import RULES, Factor
-from jopa_ppl.program.carry import Reader, Segment
+from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import Segment
 from jopa_ppl.proof.dependence import Dependence
 
 

@@ -35,9 +35,10 @@ from jopa_ppl.posterior import draws, unconstrained
 from jopa_ppl.posterior.posterior import Posterior
 from jopa_ppl.posterior.storage import check, expect, flat
 from jopa_ppl.posterior.write import Kept, describe
-from jopa_ppl.program.carry import CarryForm, Reader, Segment
+from jopa_ppl.program.carry import CarryForm, Reader
 from jopa_ppl.program.program import Plate, Program, Scan, Site, Window, status_of
 from jopa_ppl.program.refs import Ref
+from jopa_ppl.program.segments import Segment
 from jopa_ppl.settings import ours
 
 # What a header holds (`storage.expect`).

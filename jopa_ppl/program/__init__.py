@@ -4,7 +4,8 @@
                   sites as NumPyro lets them be written, and what they may be called
     families, parameters    a row a family; a reader a distribution
     program, refs    what was traced, as data; a value as a step reads it
-    carry         where a step looks back to: segments, seeds, and outputs composed of steps
+    carry, segments    where a step looks back to: seeds, outputs composed of steps; and the steps
+                  that a factor speaks of
     fingerprint   what it is, as one hashable value
     determinants, loops, scan_inputs    matrices of latents; scans that draw nothing; inputs that
                   have to be data

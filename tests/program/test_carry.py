@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from jopa_ppl.program.carry import Segment
+from jopa_ppl.program.segments import Segment
 
 
 @pytest.mark.parametrize(("record", "segment", "label", "depth"), [
