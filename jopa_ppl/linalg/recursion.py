@@ -40,13 +40,15 @@ class Rules(NamedTuple):
 class Gains(NamedTuple):
     """z_g = step z_{g-1} + shift + root e, e ~ N(0, 1), once w_g has its conditional; (G, *b, ..).
     logdet: log|P| of the precision P of w_g given z_{g-1}, (G, *b); tied: P_ii (P^-1)_ii, (G, *b,
-    D), of which rounding takes as many digits."""
+    D), of which rounding takes as many digits; terms: of the precisions that later groups give to
+    z_{g-1}, the sums of their terms without signs, (G, *b, D)."""
 
     step: Array
     shift: Array
     root: Array
     logdet: Array
     tied: Array
+    terms: Array
 
 
 def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) -> Gains:
@@ -72,14 +74,16 @@ def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) 
         # Of z as it follows once w does: sums that an error of the gain enters in the second order.
         closed = F - _times(S, solved[:, :d])
         across = _times(transposed(C), closed)
-        V = symmetrised(_times(transposed(closed), _times(J, closed)) + across + transposed(across))
+        own = _times(transposed(closed), _times(J, closed))
+        terms = jnp.stack([own[i, i] + 2 * jnp.abs(across[i, i]) for i in range(d)])
+        V = symmetrised(own + across + transposed(across))
         return (V, _times(transposed(closed), b)), (closed, _times(S, solved[:, d:]), root, logdet,
-                                                  tied)
+                                                  tied, terms)
 
     start = jnp.zeros_like(lanes[0][0]), jnp.zeros_like(lanes[2][0])
-    _, (closed, shift, root, logdet, tied) = lax.scan(step, start, lanes, reverse=True)
+    _, (closed, shift, root, logdet, tied, terms) = lax.scan(step, start, lanes, reverse=True)
     return Gains(from_lanes(closed, 1), from_lanes(shift, 1)[..., 0], from_lanes(root, 1), logdet,
-                 jnp.moveaxis(tied, 1, -1))
+                 jnp.moveaxis(tied, 1, -1), jnp.moveaxis(terms, 1, -1))
 
 
 def marginals(diag: Array, off: Array, vector: Array, rules: Rules, free: Array
@@ -113,6 +117,8 @@ def marginals(diag: Array, off: Array, vector: Array, rules: Rules, free: Array
     wide, sums = ((A @ sd[:-1][..., None])[..., 0] for A in (before, jnp.abs(gains.step[1:])))
     unit = jnp.where(sd[1:] > 0, sd[1:], jnp.inf)
     tied = gains.tied.at[1:].max(jnp.maximum(wide / unit, (sums / unit)**2))
+    # Or of a precision, whose terms are larger than what is left of them.
+    tied = tied.at[:-1].max(gains.terms[1:] * sd[:-1]**2)
     return Marginals(mean, cov, cross[1:], gains.logdet.sum(0)), tied
 
 

@@ -14,7 +14,7 @@ from jax import Array
 
 import jopa_ppl as jp
 from jopa_ppl.engine.rounding import ENERGY, SILENT
-from jopa_ppl.errors import NumericalError
+from jopa_ppl.errors import NumericalError, NumericalWarning
 
 STEPS = 5
 VALUES = np.array([0.4, -0.2, 0.3, 0.5, -0.1])
@@ -112,6 +112,33 @@ def test_no_scales_come_back_wrong_without_a_word(seed: int) -> None:
         found = errors(y, sds, A)
         assert found is None or found[2] or (found[0] <= SILENT and found[1] <= ENERGY), (
             found, sds, A, y)
+
+
+def test_dynamics_that_enlarge_a_hundred_thousandfold_are_told() -> None:
+    """Spreads were 8e-6 of themselves off: what later steps tell is a rest of larger terms."""
+    A = np.array([[-6922.80532035, 304524.88143278], [-220732.38514543, -223901.28236881]])
+    found = errors(np.array([-0.045, -0.006, 0.029, -0.019, 0.007]),
+                   np.array([2.23e4, 6.31e-3, 1.72e-5, 1.893e3]), A)
+    assert found is not None and found[2] and found[0] > SILENT
+
+
+def test_data_that_are_the_sum_of_two_states_far_from_zero_are_told() -> None:
+    """F was 4e-4 nats off: the residual, with a scale of 4e-6, is what two numbers of 1e9 leave."""
+    y = np.array([-5.34963272e8, -2.07502983e8, 9.13374747e7, 9.19232779e8, 5.85124961e8])
+
+    def model(y: Array) -> None:
+        first = [jp.latent(n, dist.Normal(0.0, 1.8e-11)) for n in ("a0", "b0")]
+
+        def step(carry: Array, y: Array) -> tuple[Array, None]:
+            a = jp.latent("a", dist.Normal(-0.44 * carry[0], 4.9e7))
+            b = jp.latent("b", dist.Normal(-0.51 * carry[1] + 0.5 * a, 0.11))
+            jp.observe("y", dist.Normal(a + b, 4.3e-6), y)
+            return (a, b), None
+
+        jp.scan(step, tuple(first), y)
+
+    with jax.enable_x64(True), pytest.warns(NumericalWarning, match="nats of F"):
+        jp.VMP(model, progress=False).run(y)
 
 
 @pytest.mark.parametrize("prior, noise", [(1e8, 1e-2), (1e10, 1.0), (1e12, 0.1)])
