@@ -60,8 +60,15 @@ def marginals(diag: Array, off: Array, vector: Array, method: str = "auto") -> M
 
         Cov(z[o], z[n]) = -K S,    Cov(z[o]) = P^-1 + K S K',    S = Cov(z[neighbours]).
 
-    Shapes: see the module. Raises ValueError for shapes that do not fit together.
     Source: Rauch, Tung & Striebel 1965 in information form.
+
+    Args:
+        diag, off: the blocks of J, (G, *batch, D, D) and (G-1, *batch, D, D).
+        vector: v, (G, *batch, D).
+        method: one of `METHODS`; "auto" takes what is faster for these shapes on this device.
+
+    Raises:
+        ValueError: shapes that do not fit together, or an unknown method.
     """
     method = _check(diag, off, vector, method)
     run = _sequential if method == "sequential" else _parallel
@@ -77,7 +84,13 @@ def log_normaliser(diag: Array, off: Array, vector: Array, method: str = "auto")
         1/2 v' J^-1 v - 1/2 log|J| + G D / 2 log 2 pi
 
     Its derivative is made of the expected statistics: E[z] for v, -1/2 E[z z'] for diag and
-    -E[z[g+1] z[g]'] for off. Shapes and errors: see `marginals`.
+    -E[z[g+1] z[g]'] for off.
+
+    Args:
+        diag, off, vector, method: as in `marginals`, which tells what is raised.
+
+    Returns:
+        (*batch).
     """
     return _log_normaliser_forward(diag, off, vector, method)[0]
 
@@ -110,7 +123,11 @@ def sample(
     """Joint draws from N(0, J^-1), shape (*sample_shape, G, *batch, D).
 
     Each eliminated block is drawn given its neighbours, z[o] = L^-T eps - K z[neighbours] with
-    P = L L'. Shapes and errors: see `marginals`.
+    P = L L'.
+
+    Args:
+        diag, off, method: as in `marginals`, which tells what is raised.
+        sample_shape: of independent draws.
     """
     method = _check(diag, off, diag[..., 0], method)
     diag, off = to_lanes(diag, 1), to_lanes(off, 1)

@@ -70,9 +70,14 @@ def marginals(
 ) -> Moments:
     """Means, clique covariances and log|J| of the joint Gaussian of all variables.
 
-    Shapes: vectors[name] (*plates, dim), sizes[plate] the length of a plate; see `Term` and
-    `Moments`. NaN where J is not positive definite or a precision not positive semi-definite.
-    Raises ValueError for terms or vectors that do not fit the variables.
+    NaN where J is not positive definite or a precision not positive semi-definite.
+
+    Args:
+        variables: by name; sizes: lengths of plates; terms: of J, one at least; vectors: v by
+            variable, (*plates, dim).
+
+    Raises:
+        ValueError: terms or vectors do not fit the variables.
     """
     _check(variables, sizes, terms, vectors)
     cliques, homes = _merge(variables, sizes, terms)
@@ -112,7 +117,8 @@ def sample(
     """Joint draws from N(0, J^-1), name -> (*sample_shape, *plates, dim).
 
     J^-1 applied to a draw of N(0, J), the sum of a draw of N(0, Lambda) for each clique
-    (Papandreou & Yuille 2010, perturb and solve). Raises as `marginals`.
+    (Papandreou & Yuille 2010, perturb and solve). Arguments and errors: as in `marginals`;
+    sample_shape of independent draws.
     """
     _check(variables, sizes, terms, None)
     cliques, _ = _merge(variables, sizes, terms)

@@ -160,7 +160,16 @@ def _contract_slot(K: Array, vector: Array) -> Array:
 
 def moving(K: Array, slots: Sequence[Moments], nbatch: int
            ) -> Iterator[tuple[Array, str, str, list[tuple[Array, str]]]]:
-    """D_Q r for every non-empty set Q of slots: (tensor, its letters, their twins, covariances)."""
+    """D_Q r for every non-empty set Q of slots.
+
+    Args:
+        K: a tensor (*batch|1, n, 1 + p_1, .., 1 + p_k, L); slots: the k of them.
+        nbatch: number of batch axes.
+
+    Yields:
+        the derivative, (*batch, n, p of those in Q, L); letters of the axes of Q, and their twins;
+        the covariances of Q, each with both letters, as operands of `batch_einsum`.
+    """
     for size in range(1, len(slots) + 1):
         for chosen in combinations(range(len(slots)), size):
             part, kept = K, 0

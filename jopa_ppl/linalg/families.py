@@ -80,13 +80,23 @@ def unfactored(form: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
 
 
 def gaussian_update(mean: Array, gradient: Array, precision: Array) -> Gaussian:
-    """The exact update of a Gaussian belief from the gradient of the energy at its mean."""
+    """The exact update of a Gaussian belief from the gradient of the energy at its mean.
+
+    Args:
+        mean: where the belief was, (..., n).
+        gradient: dU/dm there, (..., n).
+        precision: J = -2 dU/dS, (..., n, n); its symmetric part is taken.
+    """
     cov, logdet = inverse_and_logdet(symmetric(precision))
     return Gaussian(mean + jnp.einsum("...ij,...j->...i", cov, gradient), symmetric(cov), logdet)
 
 
 def gaussian_entropy(logdet: Array, dims: Array | int) -> Array:
-    """1/2 (n log 2 pi e - log|J|)."""
+    """1/2 (n log 2 pi e - log|J|).
+
+    Args:
+        logdet: log|J|, (...); dims: n.
+    """
     return 0.5 * (dims * (jnp.log(2 * jnp.pi) + 1) - logdet)
 
 
@@ -110,6 +120,13 @@ def gamma_divergence(q: Gamma, shape: Array, rate: Array, log_rate: Array) -> Ar
     """KL(q || Gamma(shape, rate)), with E[rate] and E[log rate] of a rate that is latent.
 
     The divergence itself: of two terms of the size of `shape` its digits would not be left.
+
+    Args:
+        q: the belief, arrays of any shape.
+        shape, rate, log_rate: the other's a, E[rate] and E[log rate], which broadcast with them.
+
+    Returns:
+        one number an element.
     """
     gap = (q.b - rate) / q.b
     log = jnp.where(gap < 0.5, -jnp.log1p(-jnp.minimum(gap, 0.5)), jnp.log(q.b) - jnp.log(rate))
@@ -118,7 +135,16 @@ def gamma_divergence(q: Gamma, shape: Array, rate: Array, log_rate: Array) -> Ar
 
 
 def gamma_log_density(shape: Array, rate: Array, log_rate: Array, mean: Array, log: Array) -> Array:
-    """E[log Gamma(t; a, b)] = a E[log b] - log Gamma(a) + (a - 1) E[log t] - E[b] E[t]."""
+    """E[log Gamma(t; a, b)] = a E[log b] - log Gamma(a) + (a - 1) E[log t] - E[b] E[t].
+
+    Args:
+        shape: a, known.
+        rate, log_rate: E[b] and E[log b].
+        mean, log: E[t] and E[log t].
+
+    Returns:
+        one number an element; all arguments broadcast.
+    """
     return shape * log_rate - gammaln(shape) + (shape - 1) * log - rate * mean
 
 
@@ -139,7 +165,16 @@ def wishart_variance(q: Wishart) -> Array:
 
 
 def wishart_log_density(dof: Array, rate: Array, mean: Array, log: Array) -> Array:
-    """E[log W(W; nu, V)] with V the rate matrix (Bishop 2006, B.78)."""
+    """E[log W(W; nu, V)] with V the rate matrix (Bishop 2006, B.78).
+
+    Args:
+        dof: nu, (...).
+        rate: V, (..., n, n), known and positive definite.
+        mean, log: E[W] (..., n, n) and E[log|W|] (...).
+
+    Returns:
+        one number a matrix, (...).
+    """
     n = rate.shape[-1]
     logdet = 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(rate), axis1=-2, axis2=-1)).sum(-1)
     normaliser = 0.5 * dof * (logdet - n * jnp.log(2.0)) - multigammaln(dof / 2, n)
@@ -147,7 +182,15 @@ def wishart_log_density(dof: Array, rate: Array, mean: Array, log: Array) -> Arr
 
 
 def wishart_divergence(q: Wishart, dof: Array, rate: Array) -> Array:
-    """KL(q || W(dof, rate^-1)), as that of Gammas."""
+    """KL(q || W(dof, rate^-1)), as that of Gammas.
+
+    Args:
+        q: the belief about matrices (..., n, n).
+        dof, rate: of the other, (...) and (..., n, n).
+
+    Returns:
+        one number a matrix, (...).
+    """
     n = rate.shape[-1]
     root = jnp.linalg.cholesky(symmetric(q.rate))
     logdets = [2 * jnp.log(jnp.diagonal(c, axis1=-2, axis2=-1)).sum(-1)

@@ -39,12 +39,24 @@ def symmetrised(a: Array) -> Array:
 
 
 def pad(a: Array, before: int, after: int, axis: int = 0) -> Array:
-    """Zeros before and after along one axis."""
+    """Zeros before and after along one axis.
+
+    Args:
+        a: an array of any shape.
+        before, after: how many zeros; axis: the one that grows.
+    """
     return jnp.pad(a, [(before, after) if i == axis else (0, 0) for i in range(a.ndim)])
 
 
 def multiplied(a: Array, b: Array) -> Array:
-    """a @ b in every lane."""
+    """a @ b in every lane.
+
+    Args:
+        a: (D, K, *lanes); b: (K, M, *lanes).
+
+    Returns:
+        (D, M, *lanes).
+    """
     if a.shape[1] > 2 * UNROLL:
         return to_lanes(from_lanes(a) @ from_lanes(b))
     return sum(a[:, k, None] * b[k] for k in range(a.shape[1]))
@@ -53,7 +65,14 @@ def multiplied(a: Array, b: Array) -> Array:
 def eliminate(p: Array, neighbours: Array, rhs: Array) -> tuple[Array, Array]:
     """Condition blocks of precision p = L L' on their neighbours, J[o, n] = neighbours.
 
-    Returns L^-1 [neighbours, rhs, I] and log|p|; NaN where p is not positive definite.
+    Args:
+        p: (D, D, *lanes).
+        neighbours: (D, N, *lanes), N = 0 where there are none.
+        rhs: (D, M, *lanes).
+
+    Returns:
+        L^-1 [neighbours, rhs, I], (D, N + M + D, *lanes), and log|p|, (*lanes); NaN where p is not
+        positive definite.
     """
     d = p.shape[0]
     eye = jnp.eye(d, dtype=p.dtype).reshape(d, d, *(1,) * (p.ndim - 2))

@@ -55,8 +55,13 @@ def apply_covariance(q: Pencils, gradient: Array) -> Array:
 
 
 def variances(left: Array, right: Array, spread: Array) -> Array:
-    """The variance of every element of M, from R (*batch, n, i), T (*batch, p, j), D (*batch, i, j)
-    of its covariance: (*batch, n, p)."""
+    """The variance of every element of M, (*batch, n, p), from the factors of its covariance.
+
+    Args:
+        left: R, (*batch, n, i).
+        right: T, (*batch, p, j).
+        spread: D, (*batch, i, j).
+    """
     return jnp.einsum("...ia,...ab,...jb->...ij", left**2, spread, right**2)
 
 

@@ -100,7 +100,13 @@ def _spread(J: Array, cov: Array) -> Array:
 
 
 def curvature(score: Score, at: Moments, rule: str) -> Array:
-    """The positive part of C = -E_q[d^2 log p / dx^2], (*batch, n, n) of `at`."""
+    """The positive part of C = -E_q[d^2 log p / dx^2], (*batch, n, n).
+
+    Args:
+        score: the log density.
+        at: the belief about x, mean (*batch, n) and covariance (*batch, n, n).
+        rule: "linearise", "cubature" or "quadrature".
+    """
     return _positive(_bend(score, at, rule))
 
 
@@ -110,6 +116,13 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
     At `at`, the gradient of U - 1/2 <R, S> is the message. Straight pieces bend where they meet
     (Laplace), which is between the points: of these C is what the sum itself bends by. By element,
     all of it is in the parameters.
+
+    Args:
+        score, at, rule: as in `curvature`.
+
+    Returns:
+        (*batch, n, n), or by element (*batch, d, k, k) of its k parameters; no gradient goes
+        through it.
     """
     if by_element(score, at, rule):
         score, at, _ = _of_elements(score, at)
@@ -188,7 +201,13 @@ def expected_exp(log: Callable[[Array], Array], at: Moments) -> tuple[Array, Arr
 
 def drawn_score(score: Score, at: Moments, noise: Array) -> Array:
     """log p at draws of x, x = m + L noise with S = L L' (differentiable in all), by element of
-    the batch. `noise`: standard normal, of the shape of the mean."""
+    the batch.
+
+    Args:
+        score: the log density.
+        at: the belief about x, mean m (*batch, n) and covariance S (*batch, n, n).
+        noise: standard normal, of the shape of the mean.
+    """
     return score(draw(at, noise))
 
 
@@ -202,7 +221,13 @@ def draw(at: Moments, noise: Array) -> Array:
 
 
 def over_points(fn: Callable[[Array], Array], at: Moments, rule: str) -> Array:
-    """sum of w fn(x) over the points of a rule, one after the other: decoders are large."""
+    """sum of w fn(x) over the points of a rule, one after the other: decoders are large.
+
+    Args:
+        fn: x (*batch, n) -> an array of any shape, which the result has too.
+        at: the belief about x, mean (*batch, n) and covariance (*batch, n, n).
+        rule: "linearise" (the mean alone), "cubature" or "quadrature".
+    """
     n = at.mean.shape[-1]
     if rule == "linearise" or n == 0:
         return fn(at.mean)

@@ -52,8 +52,14 @@ class Gains(NamedTuple):
 
 
 def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) -> Gains:
-    """How every group follows the one before it. diag (G, *b, D, D) and off (G - 1, *b, D, D) of J,
-    vector b (G, *b, D), free (G, *b, D) of w."""
+    """How every group follows the one before it.
+
+    Args:
+        diag, off: the blocks of J, (G, *b, D, D) and (G - 1, *b, D, D), as `chain` has them.
+        vector: b, (G, *b, D).
+        rules: F and S of every group.
+        free: (G, *b, D), 1 where w is drawn, else 0.
+    """
     d, off = diag.shape[-1], jnp.concatenate([jnp.zeros_like(diag[:1]), off])
     within = rules.within * free[..., None, :]
     fixed = (1 - free)[..., None] * jnp.eye(d, dtype=diag.dtype)
@@ -88,8 +94,15 @@ def backward(diag: Array, off: Array, vector: Array, rules: Rules, free: Array) 
 
 def marginals(diag: Array, off: Array, vector: Array, rules: Rules, free: Array
               ) -> tuple[Marginals, Array]:
-    """Means, covariances, those of neighbours, and log|precision of all w| (*b); and how the
-    elements of w_g are tied (`Gains`)."""
+    """Means, covariances, those of neighbours, and log|precision of all w| (*b).
+
+    Args:
+        diag, off, vector, rules, free: as in `backward`.
+
+    Returns:
+        the moments of z, as `chain.marginals` gives them; and how the elements of a group are tied,
+        (G, *b, D): as `Gains` says, or by what cancels between neighbours where that is more.
+    """
     gains = backward(diag, off, vector, rules, free)
     spread = gains.root @ _flipped(gains.root)
     lanes = tuple(to_lanes(x, 1) for x in (gains.step, spread, gains.shift[..., None]))
@@ -133,7 +146,12 @@ def _means(gains: Gains, spread: Array, vector: Array) -> Array:
 
 
 def product(diag: Array, off: Array, z: Array) -> Array:
-    """J z, (G, *b, D)."""
+    """J z, (G, *b, D).
+
+    Args:
+        diag, off: the blocks of J, (G, *b, D, D) and (G - 1, *b, D, D).
+        z: (G, *b, D).
+    """
     found = (diag @ z[..., None])[..., 0]
     found = found.at[1:].add((off @ z[:-1][..., None])[..., 0])
     return found.at[:-1].add((_flipped(off) @ z[1:][..., None])[..., 0])
@@ -145,7 +163,11 @@ def _flipped(a: Array) -> Array:
 
 
 def sample(key: Array, diag: Array, off: Array, rules: Rules, free: Array) -> Array:
-    """A draw of z less its mean, (G, *b, D)."""
+    """A draw of z less its mean, (G, *b, D).
+
+    Args:
+        diag, off, rules, free: as in `backward`.
+    """
     noise = random.normal(key, diag.shape[:-1], diag.dtype)
     gains = backward(diag, off, jnp.zeros_like(noise), rules, free)
     return follow(noise, jnp.zeros_like(noise), Rules(gains.step, gains.root))
