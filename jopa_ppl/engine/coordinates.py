@@ -52,7 +52,13 @@ class Coordinates:
 def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: Sequence[Slot]
          ) -> Any:
     """The residual of a site as rows on h, (*batch|1, n, slots.., H), from its numbers and the
-    slots that they are about."""
+    slots that they are about.
+
+    Args:
+        coordinates: of the chain.
+        factor: of a site of its scan; arrays: its numbers.
+        table: its slots, the chain's among them or not; those of other blocks stay axes of K.
+    """
     names = next((n for b, n in table if b is coordinates.belief), [])
     slots = [b for b, _ in table if b is not None and b is not coordinates.belief]
     q = sum(len(coordinates.of(n)) for n in names)
@@ -78,7 +84,16 @@ def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: 
 
 
 def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArrays]) -> Any:
-    """The mask of a chain with how its members follow that are certain given the rest."""
+    """The mask of a chain with how its members follow that are certain given the rest.
+
+    Args:
+        energy: of the program; block: the chain.
+        mask: what of the chain is inferred.
+        arrays: the numbers of every factor, by name.
+
+    Returns:
+        the mask itself where nothing of the chain is certain, else a `Tied` one.
+    """
     found: dict[str, list[Array]] = {}
     for f in energy.graph.factors:
         if f.site.name not in block.members or not f.site.rules.certain:
@@ -95,7 +110,12 @@ def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArray
 
 
 def with_zeros(array: Array, at: int, count: int, axes: Sequence[int]) -> Array:
-    """An array with `count` zeros put in at a place along each of the axes."""
+    """An array with `count` zeros put in at a place along each of the axes.
+
+    Args:
+        array: of any shape; at: the place before which they stand.
+        count: how many, 0 for none; axes: along each of which.
+    """
     for axis in axes if count else ():              # a scatter goes element by element
         kept, rest = jnp.split(array, [at], axis)
         none = jnp.zeros_like(jax.lax.slice_in_dim(array, 0, 1, axis=axis))

@@ -46,7 +46,13 @@ class SiteMap(NamedTuple):
 def site_map(engine: Arithmetic, coordinates: Coordinates, factor: Factor, bound: Evidence,
              moments: dict) -> SiteMap:
     """The map of the site of a scan, residual = K h, from its numbers and the beliefs about what it
-    shares with other steps; axes (T or 1, *plates) in front, h as `coordinates` lays it out."""
+    shares with other steps; axes (T or 1, *plates) in front, h as `coordinates` lays it out.
+
+    Args:
+        engine: what computes with the graph; coordinates: of the chain.
+        factor: a Gaussian factor of the chain's scan, in one of its segments.
+        bound: the numbers of the run; moments: the belief about every block, by name.
+    """
     arrays = bound.arrays[factor.name]
     energy, stats = engine.energy, engine.stats(moments, bound.clamps)
     precision, _ = energy.noise(factor, arrays, stats)
@@ -63,6 +69,10 @@ def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
 
     Which one it is is one more thing that the map is uncertain of: it is linear in the indicator of
     that, of mean p and covariance diag(p) - p p'.
+
+    Args:
+        maps: one for each value, alike in n, H, slots and weight.
+        shares: of each, arrays (*batch) that broadcast.
     """
     batch = jnp.broadcast_shapes(*(s.shape for s in shares),
                                  *(m.K.shape[:s.ndim] for m, s in zip(maps, shares)))
@@ -90,6 +100,11 @@ def noise_covariance(engine: Arithmetic, factor: Factor, arrays: FactorArrays, m
 
     P is linear in every precision it is a product of, so E[P^-1] is P^-1 at their harmonic means,
     1 / E[1 / tau] = (a - 1) / b and (nu - n - 1) V^-1; at E[P] where they do not exist.
+
+    Args:
+        engine: what computes with the graph.
+        factor: of a Gaussian site; arrays: its numbers.
+        moments: the belief about every block, by name; stats: what is expected under them.
     """
     harmonic = dict(stats)
     for name in factor.noise:
@@ -109,7 +124,12 @@ def noise_covariance(engine: Arithmetic, factor: Factor, arrays: FactorArrays, m
 
 
 def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
-    """E[K' P K] over what K is uncertain of, (*batch, H, H); P is (n,) or (n, n)."""
+    """E[K' P K] over what K is uncertain of, (*batch, H, H).
+
+    Args:
+        K, slots: as of a `SiteMap`, (*batch|1, n, slots.., H).
+        precision: P, (*batch|1, n) of independent elements, or (*batch|1, n, n).
+    """
     nbatch = K.ndim - 2 - len(slots)
     mean = at_mean(K, slots)
     p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
@@ -118,7 +138,14 @@ def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
 
 
 def excess(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
-    """E[K' P K] less what it is at the mean of K."""
+    """E[K' P K] less what it is at the mean of K.
+
+    Args:
+        K, slots, precision: as in `quadratic`.
+
+    Returns:
+        (*batch, H, H); 0 without slots.
+    """
     nbatch = K.ndim - 2 - len(slots)
     if isinstance(K, MatrixProduct):
         if precision.ndim == nbatch + 1:
@@ -133,7 +160,15 @@ def excess(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
 
 
 def spread_of(K: Array, slots: Sequence[Moments], second: Array) -> Array:
-    """Covariance of K h that is due to K, for E[h h'] = second (H, H): (*batch, n, n)."""
+    """Covariance of K h that is due to K, (*batch, n, n).
+
+    Args:
+        K, slots: as of a `SiteMap`, (*batch|1, n, slots.., H).
+        second: E[h h'], (*batch, H, H).
+
+    Returns:
+        0 without slots.
+    """
     if isinstance(K, MatrixProduct):
         return K.spread_of(*slots, second)
     nbatch = K.ndim - 2 - len(slots)
@@ -145,7 +180,16 @@ def spread_of(K: Array, slots: Sequence[Moments], second: Array) -> Array:
 
 
 def to_chain_plates(array: Array, factor: Factor, block: Belief, tail: int) -> Array:
-    """Sum over the factor's plates that the chain has not, order the rest as the chain's."""
+    """Sum over the factor's plates that the chain has not, order the rest as the chain's.
+
+    Args:
+        array: (T or 1, *plates of the factor, *tail).
+        factor: of a site of the chain's scan; block: the belief about the chain.
+        tail: number of axes after the plates.
+
+    Returns:
+        (T or 1, *plates of the chain, *tail), 1 for a plate that the factor has not.
+    """
     have = [p.name for p in factor.plates]
     drop = tuple(1 + i for i, p in enumerate(have) if p not in block.plates)
     kept = [p for p in have if p in block.plates]

@@ -86,8 +86,13 @@ def corner(constant: Array, size: int) -> Array:
 
 
 def cost(site: SiteMap, weight: Array, logdet: Array) -> Array:
-    """E[-log p] of a Gaussian site, `weight` (.., n|1) times; logdet E[log P] (.., n) of a diagonal
-    precision, E[log|P|] (..) of a matrix."""
+    """E[-log p] of a Gaussian site, `weight` times, as a form (.., H, H).
+
+    Args:
+        site: its map.
+        weight: (.., n|1), of every element of independent ones.
+        logdet: E[log P] (.., n) of independent elements, E[log|P|] (..) of a matrix.
+    """
     n = site.K.shape[-2 - len(site.slots)]
     if site.independent:
         form = quadratic(site.K, site.slots, site.precision * weight)
@@ -99,7 +104,11 @@ def cost(site: SiteMap, weight: Array, logdet: Array) -> Array:
 
 
 def told(rule: Conditional, fix: tuple[Array, Array]) -> Conditional:
-    """How a site follows some elements of which are data: `fix_of` how it would without."""
+    """How a site follows some elements of which are data: `fix_of` how it would without.
+
+    Args:
+        rule: of means (.., n, H); fix: L (.., n, n) and d (.., n).
+    """
     L, d = fix
     mean = (L @ rule.mean).at[..., 0].add(d)
     cov, K = L @ rule.cov @ jnp.swapaxes(L, -1, -2), rule.K
@@ -117,6 +126,14 @@ def fix_of(site: SiteMap, given: Array, value: Array) -> tuple[Array, Array]:
     the mean that it would have without,
 
         z = L m + d + noise:    z_f = m_f + G (value - m_g),    G = -P_ff^-1 P_fg.
+
+    Args:
+        site: its map.
+        given: (.., n), 1 where it is data, else 0.
+        value: (.., n), the data; not read elsewhere.
+
+    Returns:
+        L (.., n, n) and d (.., n).
     """
     G = _regression(site, given)[0]
     data, n = given * value, given.shape[-1]
@@ -125,7 +142,16 @@ def fix_of(site: SiteMap, given: Array, value: Array) -> tuple[Array, Array]:
 
 
 def cost_of_data(site: SiteMap, logdet: Array, given: Array) -> Array:
-    """E[-log p(z_g | h)] of those elements of a site that are data, as a form in h."""
+    """E[-log p(z_g | h)] of those elements of a site that are data, as a form in h.
+
+    Args:
+        site: its map.
+        logdet: as in `cost`.
+        given: (.., n), 1 where it is data, else 0.
+
+    Returns:
+        (.., H, H).
+    """
     G, P, P_fg, logdet_f = _regression(site, given)
     inside = P * given[..., :, None] * given[..., None, :]
     form = quadratic(site.K, site.slots, symmetric(inside + jnp.swapaxes(P_fg, -1, -2) @ G))
@@ -147,7 +173,16 @@ def _regression(site: SiteMap, given: Array) -> tuple[Array, Array, Array, Array
 
 
 def average(form: Form, node: Node, where: np.ndarray) -> Form:
-    """Average out a site that nature draws; M and the noise may be uncertain."""
+    """Average out a site that nature draws; M and the noise may be uncertain.
+
+    Args:
+        form: what is to come after the site, Q (.., H, H).
+        node: the site.
+        where: its places in h, (n,).
+
+    Returns:
+        what is to come before it is drawn, of the same shape, zero on its places.
+    """
     Q = form.Q + node.cost
     Q_zz = Q[..., where[:, None], where[None, :]]
     out, lost = _substitute(Form(Q, form.lost), node.rule.mean, where)
@@ -157,7 +192,12 @@ def average(form: Form, node: Node, where: np.ndarray) -> Form:
 
 
 def followed(form: Form, node: Node, rule: Rule, where: np.ndarray) -> Form:
-    """Average out a decision that is taken by a rule."""
+    """Average out a decision that is taken by a rule.
+
+    Args:
+        form, node, where: as in `average`.
+        rule: gain (.., n, H), zero on the places of the decision itself.
+    """
     Q, n = form.Q + node.cost, (1.0 - node.given).sum(-1)
     out, lost = _substitute(Form(Q, form.lost), rule.gain, where)
     spread = (Q[..., where[:, None], where[None, :]] * rule.cov).sum((-1, -2))
@@ -166,9 +206,16 @@ def followed(form: Form, node: Node, rule: Rule, where: np.ndarray) -> Form:
 
 def decision(form: Form, node: Node, where: np.ndarray
              ) -> tuple[Form, Rule, tuple[Array, Array]]:
-    """Minimise a decision out; the rule by which it is taken, of covariance Q_zz^-1, and how many
-    eps of the covariance rounding takes (of its worst element, and the sum of squares; 0 where
-    nobody asks)."""
+    """Minimise a decision out.
+
+    Args:
+        form, node, where: as in `average`.
+
+    Returns:
+        the form that is left; the rule by which the decision is taken, of covariance Q_zz^-1; how
+        many eps of the covariance rounding takes, of its worst element and the sum of squares, 0
+        where nobody asks.
+    """
     n = len(where)
     eye = jnp.eye(n, dtype=form.Q.dtype)
     free = 1.0 - node.given

@@ -34,6 +34,13 @@ def latent(name: str, fn: dist.Distribution) -> Array:
     """A quantity to be inferred: `numpyro.sample(name, fn)`.
 
     Under `jp.condition` it becomes data, under `jp.given` it takes an earlier belief as its prior.
+
+    Args:
+        name: of the site, by which posteriors and queries know it.
+        fn: how it is drawn, any NumPyro distribution.
+
+    Returns:
+        a value of the site, of the shape of `fn` and of the plates around it.
     """
     return numpyro.sample(name, fn)
 
@@ -46,6 +53,17 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     site to be predicted; data of `jp.condition` take the place of obs=. A row of a
     MultivariateNormal is one event: a NaN in it leaves out all of it (VMP warns), but where the
     data come from `jp.condition(model, {name: y})` every entry is used.
+
+    Args:
+        name: of the site.
+        fn: how it is drawn, any NumPyro distribution.
+        obs: data, an array or a list of the shape of `fn` and of the plates around it (NaN or None
+            where missing); of a plate that subsamples, all of its elements. In a scan, those of
+            one step.
+
+    Returns:
+        the data, with a value that can be where one is missing; a value of the site where
+        `obs` is None.
 
     Raises:
         ShapeError: the trailing axes of `obs` are not the event shape of `fn`.
@@ -85,6 +103,15 @@ def check_event(name: str, fn: dist.Distribution, value: ArrayLike) -> None:
 
 def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> tuple[Any, Any]:
     """NumPyro's control-flow `scan`: same arguments, same results.
+
+    Args:
+        f: one step, (carry, x) -> (next carry, y), with the sites in it.
+        init: the first carry, a pytree of arrays.
+        xs: series, a pytree of arrays (T, ...), of which `f` gets one step at a time; or None.
+        length: T; None where `xs` tells it.
+
+    Returns:
+        the last carry, and the y of all steps, (T, ...).
 
     Raises:
         ShapeError: the series is empty, longer than `length`, or of unequal lengths.
@@ -159,6 +186,13 @@ def module(name: str, network: nnx.Module) -> nnx.Module:
     VMP uses the weights as they are, `jp.VariationalEM` and SVI train them. Declare it outside of
     scans and use the module that is returned; all its methods are there. What a network holds
     beside its parameters (batch statistics) stays as it is: call `network.eval()` first.
+
+    Args:
+        name: of the network; unique in the program.
+        network: an instance of `flax.nnx.Module`.
+
+    Returns:
+        the network with the weights that the parameter holds.
 
     Raises (when run):
         StructureError: it is no NNX module, or changes its own state (dropout, batch statistics in

@@ -108,7 +108,15 @@ class Condition(_Query, data=("values",)):
 
 
 def check_known(unknown: set[str], seen: set, where: str) -> None:
-    """Raise a SiteError for the first of the names that no site of the program has."""
+    """Refuse names that no site of the program has.
+
+    Args:
+        unknown: names that were asked for and not met; seen: all that were met.
+        where: what was called, for the message.
+
+    Raises:
+        SiteError: for the first of the unknown names, in order of the alphabet.
+    """
     if unknown:
         name = sorted(unknown)[0]
         raise SiteError(f"unknown site in {where}", site=name, found=f"'{name}'",
@@ -125,8 +133,18 @@ def condition(model: Callable, data: Mapping[str, ArrayLike]) -> Condition:
     where the data are NaN. SVI and NUTS take NaN for missing where nothing else is made of the
     site. The result compiles once for all data of the same shapes.
 
+    Args:
+        model: a program, or a query of one (`jp.condition`, `jp.given`).
+        data: {site: array}, of the shape of the site.
+
+    Returns:
+        a program of the same arguments.
+
     Raises:
-        DataError: a value holds infinities; SiteError (when run): a name is not in the program.
+        DataError: a value is None or holds infinities; ShapeError: it holds no real numbers.
+        JopaError: the model is not callable, or the data are no mapping.
+        SiteError, ShapeError (when run): a name is not in the program, or its data have not the
+            shape of the site.
     """
     check_model(model)
     if not isinstance(data, Mapping):

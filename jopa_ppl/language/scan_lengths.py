@@ -20,6 +20,9 @@ from jopa_ppl.errors import JopaError, ShapeError, names
 def check_lengths(f: Callable, init: Any, xs: Any, length: int | None) -> None:
     """Refuse series that do not fit a scan of `length` steps, naming the sites that see them.
 
+    Args:
+        f, init, xs, length: as of `jp.scan`.
+
     Raises:
         ShapeError: no series and no length, a series without a time axis, unequal lengths, or none;
             a length that is no whole number.
