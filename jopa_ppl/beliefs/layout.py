@@ -12,7 +12,11 @@ from jopa_ppl.program.program import Plate, Site
 
 
 def split(array: Array, site: Site, local: Sequence[Plate]) -> Array:
-    """(*lead, *site.shape) -> (*lead, *local plates, dims)."""
+    """(*lead, *site.shape) -> (*lead, *local plates, dims).
+
+    Args:
+        site: the array's; local: the plates that its vectors stand apart over.
+    """
     lead = array.ndim - len(site.shape)
     first = (*range(lead), *(lead + p.axis for p in local))
     rest = (i for i in range(array.ndim) if i not in first)
@@ -21,7 +25,12 @@ def split(array: Array, site: Site, local: Sequence[Plate]) -> Array:
 
 
 def join(vector: Array, site: Site, local: Sequence[Plate], lead: int = 0) -> Array:
-    """(*lead, *local plates or 1s, dims) -> (*lead, *site.shape), broadcast over the plates."""
+    """(*lead, *local plates or 1s, dims) -> (*lead, *site.shape), broadcast over the plates.
+
+    Args:
+        site: the vectors'; local: the plates that they stand apart over.
+        lead: number of axes in front of these.
+    """
     skip = {p.axis for p in local}
     rest = [n for i, n in enumerate(site.shape) if i not in skip]
     array = vector.reshape((*vector.shape[:lead + len(local)], *rest))
@@ -35,7 +44,12 @@ def dims(site: Site, local: Sequence[Plate]) -> int:
 
 
 def align(array: Array, lead: int, have: Sequence[str], want: Sequence[str], tail: int) -> Array:
-    """Put the plate axes of (*lead, *have, *tail) in the order `want`, size 1 where absent."""
+    """Put the plate axes of (*lead, *have, *tail) in the order `want`, size 1 where absent.
+
+    Args:
+        array: (*lead, *have, *tail), `lead` and `tail` axes in front and behind.
+        have: names of its plates, in order; want: those of the result, `have` among them.
+    """
     order = [have.index(p) for p in want if p in have]
     array = jnp.transpose(array, (*range(lead), *(lead + i for i in order),
                                   *range(array.ndim - tail, array.ndim)))

@@ -25,11 +25,19 @@ SETTLING = 30        # steps from a standard normal to the Gaussian nearest to a
 
 
 def start(engine: Engine, key: Array | None, bound: Evidence, scattered: bool = False) -> State:
-    """Beliefs before the first sweep: the priors; with a key, globals are nudged off them, or
-    `scattered`, as far as they are wide.
+    """Beliefs before the first sweep: the priors.
 
     Messages that approximate start from there too: chains from their roll-out, and sums over
     points, which may not be finite for a wide prior, after a step from the mean alone.
+
+    Args:
+        engine: of the program.
+        key: globals are nudged off their priors by it; None: they stay there.
+        bound: the numbers of the run.
+        scattered: they go as far as their priors are wide instead.
+
+    Returns:
+        a state of no sweep, whose F is not known yet.
     """
     prior = bound._replace(arrays={**bound.arrays, **bound.priors})
     moments = {b.name: b.zero() for b in engine.graph.blocks}

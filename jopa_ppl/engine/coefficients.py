@@ -28,7 +28,19 @@ def _first_row(block: MatrixBelief, refs: Sequence[Ref], row: Array) -> Array:
 def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[Ref]],
                         residual: Callable, parts: Mapping[Ref, tuple]) -> tuple[Any, Array | bool]:
     """The coefficients of a factor of a matrix, from one row of it; and whether they tell the
-    residual at a random point, where any other product would differ."""
+    residual at a random point, where any other product would differ.
+
+    Args:
+        block: the belief about the matrix; factor: one that it meets.
+        slots: the latents of every slot, the matrix's first.
+        residual: of the numbers of the matrix, of the other slot where there is one, and of what
+            is known.
+        parts: of every latent and known value, how many numbers an element has, and what makes it
+            of them.
+
+    Returns:
+        a `MatrixProduct` with batch axes of size 1, or of the matrix's own prior `MatrixEntries`.
+    """
     refs = factor.instances_of(block)
     if factor.site.name in block.members:
         constant = residual(jnp.zeros(parts[refs[0]][0]), jnp.zeros(0)).reshape(block.n, -1)
@@ -47,7 +59,11 @@ def matrix_coefficients(block: MatrixBelief, factor: Factor, slots: Sequence[Seq
 
 def is_product(block: MatrixBelief, factor: Factor, slots: Sequence[Sequence[Ref]],
                residual: Callable, parts: Mapping[Ref, tuple]) -> Array:
-    """Whether a mean that is not affine is a product M f(h), as far as a random point tells."""
+    """Whether a mean that is not affine is a product M f(h), as far as a random point tells.
+
+    Args:
+        block, factor, slots, residual, parts: as in `matrix_coefficients`.
+    """
     refs = factor.instances_of(block)
     size = sum(parts[n][0] for n in (*slots[-1], *factor.knowns))
     at, zero = _at(factor, slots, residual, parts), jnp.zeros(sum(parts[n][0] for n in refs))

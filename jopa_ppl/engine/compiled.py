@@ -240,8 +240,15 @@ class Compiled(Stages):
 
 def compiled_for(model: Callable, options: Options, args: tuple, kwargs: dict,
                  checked: bool = True) -> tuple[Compiled, Call]:
-    """The compiled program for these arguments (compiled once per program and shapes);
-    `checked` as in `Form`."""
+    """The compiled program for these arguments (compiled once per program and shapes).
+
+    Args:
+        model: a program, or a query of one; args, kwargs: what it is called with.
+        options: of the run; checked: as in `Form`.
+
+    Raises:
+        JopaError: JAX traces an argument. As `trace_program` and `build_graph`.
+    """
     call = split_call(model, args, kwargs)
     refuse_traced(call.dynamic)
     now = traced(call)
@@ -264,6 +271,11 @@ def _in_form(now: Traced, options: Options, form: Form) -> Compiled:
 def run(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array, progress: bool,
         init: Mapping[str, Any] | None = None) -> tuple[Compiled, Call, Ran]:
     """Compile where it is not, and run: `Compiled.run`; in a form that fits the numbers.
+
+    Args:
+        model, options, args, kwargs: as in `compiled_for`.
+        key: of the start; progress: whether a bar shows how far it is.
+        init: by decision, actions to begin with; None: those of the prior.
 
     Raises:
         JopaError: `init` where nothing is decided. As `Compiled.run`.

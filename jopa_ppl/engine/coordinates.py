@@ -92,7 +92,7 @@ def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArray
         arrays: the numbers of every factor, by name.
 
     Returns:
-        the mask itself where nothing of the chain is certain, else a `Tied` one.
+        the mask itself where nothing of the chain is certain, else what `Belief.tied` makes of it.
     """
     found: dict[str, list[Array]] = {}
     for f in energy.graph.factors:

@@ -85,8 +85,15 @@ def start(blocks: Sequence[Belief], moments: dict[str, Any], ahead: Ahead) -> di
 
 def after(blocks: Sequence[Belief], old: dict[str, Any], new: dict[str, Any], ahead: Ahead,
           worse: Array, moved: Array) -> Ahead:
-    """What a sweep from the beliefs `old` to `new` adds; `worse`: it was in vain, and the sweeps
-    before are forgotten, which told wrongly."""
+    """Where the next sweep starts, once one has led from the beliefs `old` to `new`.
+
+    Args:
+        blocks: those that are `followed`.
+        old, new: beliefs by block.
+        ahead: what the sweeps before told.
+        worse: whether it was in vain: the sweeps before are forgotten, which told wrongly.
+        moved: how far it went, in spreads.
+    """
     result, spreads = place(blocks, new)
     trail = ahead.trail.after(place(blocks, old)[0], result)
     trail = where(worse, Trail.of(result.size), trail)

@@ -45,7 +45,17 @@ class Smoothed(NamedTuple):
 
 def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool = False
               ) -> tuple[Any, Any]:
-    """lax.scan over the leading axis of the leaves; leaves with one entry serve all steps."""
+    """lax.scan over the leading axis of the leaves; leaves with one entry serve all steps.
+
+    Args:
+        step: (carry, leaves of one step) -> (next carry, output).
+        carry: the first one.
+        tree: a pytree of arrays (length or 1, ..).
+        length: number of steps; reverse: from the last to the first.
+
+    Returns:
+        the last carry, and the outputs (length, ..).
+    """
     leaves, treedef = jax.tree.flatten(tree)
     moving = [x.shape[0] == length and length > 1 for x in leaves]
 
@@ -61,8 +71,11 @@ def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool 
 def settled(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Smoothed:
     """The smoother's share of a chain, and where it holds: where some observation reaches.
 
-    `moments` and `bound` are completed ones; steps that nothing reaches have numbers here too,
-    which `roll` does not read.
+    Steps that nothing reaches have numbers here too, which `roll` does not read.
+
+    Args:
+        engine: of the program; block: a chain of it.
+        moments, bound: beliefs by block and the numbers of the run, completed (`complete`).
     """
     c, w = Coordinates(block), block.width
     free = jnp.concatenate(
@@ -102,13 +115,20 @@ def _states(belief: ChainBelief, stats: tuple[Array, Array, Array], c: Coordinat
 
 def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Conditional]]]],
          c: Coordinates, look: Array | None = None) -> tuple[Array, ...]:
-    """Mean (T, *plates, w) and covariance (T, *plates, w, w) of the sites of every step; with
-    `look` (*plates), steps that are rolled out, mean (*plates, H) and covariance of h there too,
-    and no step after the last of them.
+    """Mean and covariance of the sites of every step, and at some steps of h as a whole.
 
     Steps come from smoothing up to the first that it did not settle as a whole; from there on they
-    are rolled out one by one. `segments`: (number of steps, sites in program order with their
-    places in h).
+    are rolled out one by one.
+
+    Args:
+        start: what smoothing settled, (T, *plates, ..).
+        segments: (number of steps, sites in program order: their places in h, how they follow).
+        c: where sites lie in h.
+        look: (*plates), the steps that h is wanted of, and no step after the last of them.
+
+    Returns:
+        mean (T, *plates, w) and covariance (T, *plates, w, w); with `look` also mean (*plates, H)
+        and covariance (*plates, H, H) of h, of steps that are rolled out.
     """
     shift, z = c.shift()[1:], slice(c.size - c.width, c.size)
     whole = (start.free > 0).all(-1) & start.settled.all(-1)

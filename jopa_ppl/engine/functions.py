@@ -20,7 +20,12 @@ Mean = Callable[[Array, Array], Array]      # (step of its segment, h (*plates, 
 
 def mean_of(engine: Engine, f: Factor, block: ChainBelief, bound: Evidence, moments: Mapping
             ) -> Mean:
-    """The mean of one site, all that is outside its chain at its own mean."""
+    """The mean of one site, all that is outside its chain at its own mean.
+
+    Args:
+        engine: of the program; f: the site's factor; block: its chain.
+        bound: the numbers of the run; moments: beliefs by block.
+    """
     c, refs, own = Coordinates(block), f.instances_of(block), f.site.ref()
     want, shared = [p.name for p in f.plates], {}
     for r in f.latents:
@@ -39,7 +44,14 @@ def mean_of(engine: Engine, f: Factor, block: ChainBelief, bound: Evidence, mome
 
 def means_of(engine: Engine, block: ChainBelief, bound: Evidence, moments: Mapping
              ) -> list[dict[str, Mean]]:
-    """By segment of a chain's scan, the sites whose mean is not affine."""
+    """By segment of a chain's scan, the sites whose mean is not affine.
+
+    Args:
+        engine, block, bound, moments: as in `mean_of`.
+
+    Returns:
+        {site: mean} for every segment of the scan.
+    """
     scan = engine.graph.program.scans[block.scan]
     return [{f.site.name: mean_of(engine, f, block, bound, moments) for f in engine.graph.factors
              if f.segment == segment and f.curved and f.value is not None and not f.fixed}

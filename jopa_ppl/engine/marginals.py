@@ -41,7 +41,12 @@ def marginals(graph: Graph, shaped: dict) -> dict[str, Marginal]:
 
 
 def compiled_parts(compiled: Stages, state: State, bound: Evidence, plan: Any) -> tuple[dict, dict]:
-    """`parts` of a run that did not return them, compiled once per program."""
+    """`parts` of a run that did not return them, compiled once per program.
+
+    Args:
+        compiled: the program; state, bound: of the run.
+        plan: the plan that it came to, or None.
+    """
     stage = compiled.stage("marginals", lambda: jax.jit(partial(parts, compiled.engine),
                                                         compiler_options=once()))
     return stage(state.moments, bound, plan)
@@ -79,7 +84,15 @@ def _arrays(engine: Engine, moments: dict, bound: Evidence, plan: Any
 
 
 def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> list:
-    """The latent sites of every step of a chain, by segment: (steps, [(places in h, map)])."""
+    """The latent sites of every step of a chain, by segment.
+
+    Args:
+        engine: of the program; block: a chain of it.
+        moments, bound: beliefs by block, and the numbers of the run.
+
+    Returns:
+        (number of steps, [(places in h (n,), map)]) for every segment, sites in program order.
+    """
     c = Coordinates(block)
     scan = engine.graph.program.scans[block.scan]
     out = []
@@ -120,7 +133,11 @@ def forward(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence
 
 def at_own_path(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Evidence:
     """The evidence with what is not affine linearised where the chain is: at its smoothed means,
-    and ahead of what is seen at those that follow by the program's own functions."""
+    and ahead of what is seen at those that follow by the program's own functions.
+
+    Args:
+        engine, block, moments, bound: as in `chain_segments`.
+    """
     exact = means_of(engine, block, bound, moments)
     if not any(exact):
         return bound

@@ -71,8 +71,18 @@ class Plan(NamedTuple):
 def planned(decision: Decision, data: dict[str, Array], history: Array, given: dict[str, Array],
             tol: float) -> tuple[Evidence, State, Array, Plan]:
     """Evidence, then backward and forward: one pass where the program is affine, else along
-    paths until they settle; `given`: by decision, actions to begin with (T, *plates, n), NaN
-    where there are none."""
+    paths until they settle.
+
+    Args:
+        decision: what is decided upon.
+        data: the arrays of the call, by the program's keys.
+        history: (most passes,), for F of every policy that was tried.
+        given: by decision, actions to begin with (T, *plates, n), NaN where there are none.
+        tol: paths that no step improves by more than tol * max(1, |F|) have settled.
+
+    Returns:
+        the numbers of the run; its state, with the beliefs from the past; the history; the plan.
+    """
     engine, split = decision.engine, None
 
     def weigh(arrays: dict[str, FactorArrays], present: dict[str, Array]

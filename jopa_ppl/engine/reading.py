@@ -35,7 +35,13 @@ def read_series(graph: Graph, data: dict[str, Array]) -> tuple[dict[str, Array],
 
 def each_step(evaluate: Callable, outputs: Sequence[int], data: dict[str, Array],
               steps: dict[str, Array], length: int) -> list[Array]:
-    """Outputs that depend on data alone, for all steps at once: (T, ..) each."""
+    """Outputs that depend on data alone, for all steps at once: (T, ..) each.
+
+    Args:
+        evaluate: `Program.evaluate`; outputs: those wanted.
+        data: inputs by key; steps: those that have a value a step, (T, ..).
+        length: T.
+    """
     return jax.vmap(lambda s: evaluate(outputs, {**data, **s}), axis_size=length)(steps)
 
 

@@ -44,6 +44,14 @@ def towards_data(engine: Engine, update: Update, far: list[Factor], moments: Mom
     mostly does, it begins with that; else, where all else is known, on the path of a filter
     (`filtering`) as well, and where that ends with clearly less F, of all plates together, it
     begins there.
+
+    Args:
+        engine: of the program; update: the step of its schedule.
+        far: factors of the update, data or dynamics that are far from the prior.
+        moments: beliefs by block; bound: the numbers of the run.
+
+    Returns:
+        beliefs by block, of which that of the update is another.
     """
     block, factors = update.block, [linearised(f) for f in update.factors]
     two, loose = filtering.fits(engine, block), any(not f.site.observed for f in far)

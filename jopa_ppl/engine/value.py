@@ -130,7 +130,7 @@ def fix_of(site: SiteMap, given: Array, value: Array) -> tuple[Array, Array]:
     Args:
         site: its map.
         given: (.., n), 1 where it is data, else 0.
-        value: (.., n), the data; not read elsewhere.
+        value: (.., n), the data; any finite number elsewhere.
 
     Returns:
         L (.., n, n) and d (.., n).
@@ -181,7 +181,7 @@ def average(form: Form, node: Node, where: np.ndarray) -> Form:
         where: its places in h, (n,).
 
     Returns:
-        what is to come before it is drawn, of the same shape, zero on its places.
+        the same seen from before the site, zero on its places.
     """
     Q = form.Q + node.cost
     Q_zz = Q[..., where[:, None], where[None, :]]

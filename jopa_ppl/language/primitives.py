@@ -188,7 +188,7 @@ def module(name: str, network: nnx.Module) -> nnx.Module:
     beside its parameters (batch statistics) stays as it is: call `network.eval()` first.
 
     Args:
-        name: of the network; unique in the program.
+        name: of the network, by which its parameter is known.
         network: an instance of `flax.nnx.Module`.
 
     Returns:

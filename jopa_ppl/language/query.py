@@ -111,7 +111,8 @@ def check_known(unknown: set[str], seen: set, where: str) -> None:
     """Refuse names that no site of the program has.
 
     Args:
-        unknown: names that were asked for and not met; seen: all that were met.
+        unknown: names that were asked for and not met; seen: all that there are,
+            with unknown ones or without.
         where: what was called, for the message.
 
     Raises:
