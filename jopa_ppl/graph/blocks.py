@@ -47,8 +47,20 @@ def choose_blocks(program: Program, reader: Reader, variables: Mapping[str, Vari
     made of), one joint block for Gaussian globals that meet additively, one table for discrete
     latents that meet, one each for the rest.
 
+    Args:
+        program: the traced one; reader: of its scans.
+        variables: the latents by name; factors: all of the program.
+        sizes: of plates, by name.
+        override: blocks= of `jp.VMP`, or None.
+        method: the kernel of chains; structured: whether a matrix may have a belief of its own
+            form.
+
+    Returns:
+        in the order in which they are updated.
+
     Raises:
-        StructureError: two latents of one block multiply each other.
+        StructureError: two latents of one block multiply each other, or cannot share one.
+        SiteError: `override` names what is no latent, or one twice.
     """
     gaussian = [n for n, v in variables.items() if v.site.rules.location]
     added, multiplied = meetings(factors)

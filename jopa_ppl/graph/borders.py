@@ -16,8 +16,16 @@ MOST = 12            # numbers that join by themselves: a step costs the cube of
 
 def borders(program: Program, reader: Reader, factors: tuple[Factor, ...],
             override: tuple[tuple[str, ...], ...] | None) -> dict[int, tuple[str, ...]]:
-    """By scan, the latents outside of it that join its chain: those that `override`, blocks=, puts
-    there, or without it those that meet its states additively and multiply none of them."""
+    """By scan, the latents outside of it that join its chain: those that blocks= puts there, or
+    without it those that meet its states additively and multiply none of them.
+
+    Args:
+        program: the traced one; reader: of its scans; factors: all of them.
+        override: blocks=, or None.
+
+    Returns:
+        {index of the scan: latents}, without scans that none joins.
+    """
     found: dict[int, tuple[str, ...]] = {}
     for scan in program.scans:
         chain = {n for n in scan.sites if _gaussian(program, n)}

@@ -100,11 +100,15 @@ def build_graph(program: Program, blocks: tuple[tuple[str, ...], ...] | None = N
                 structured: bool = True) -> ShownGraph:
     """Prove the structure of a traced program and split its latents into blocks.
 
-    `chain`: the kernel of chains, one of `linalg.chain.METHODS`; `structured`: whether matrices may
-    have a belief of their own form (`graph.matrices`).
+    Args:
+        program: the traced one.
+        blocks, messages: as of `jp.VMP`; None: as they are found.
+        chain: the kernel of chains, one of `linalg.chain.METHODS`, or "funsor".
+        structured: whether matrices may have a belief of their own form (`graph.matrices`).
 
     Raises:
         StructureError: a factor is not conjugate; names the site, the operation, file and line.
+        SiteError: `messages` or `blocks` name no site.
     """
     messages = messages or {}
     for name in messages:

@@ -22,7 +22,16 @@ from jopa_ppl.program.refs import Ref
 def discrete_blocks(program: Program, reader: Reader, variables: Mapping[str, Variable],
                     factors: tuple[Factor, ...], sizes: Mapping[str, int], apart: set[str]
                     ) -> list[Belief]:
-    """Chains of the discrete sites of scans, and tables of those outside; `apart` join no other."""
+    """Chains of the discrete sites of scans, and tables of those outside.
+
+    Args:
+        program: the traced one; reader: of its scans.
+        variables: all latents by name; factors: all of the program; sizes: of plates.
+        apart: those that join no other by themselves, as blocks= names them.
+
+    Returns:
+        no belief about latents that stand alone outside of scans.
+    """
     discrete = [n for n, v in variables.items() if v.site.rules.discrete]
     chains = _chains(program, reader, variables, discrete, factors, sizes, apart)
     inside = {n for b in chains for n in b.members}

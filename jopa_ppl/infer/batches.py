@@ -106,7 +106,17 @@ def _batch_of(each: list[Posterior], sites: dict[str, tuple], told: _Told) -> Po
 @under_ours
 def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
               over: str | Sequence[str], key: Array) -> PosteriorBatch:
-    """See `VMP.run_batch`."""
+    """See `VMP.run_batch`.
+
+    Args:
+        model: the program; options: of every run; args, kwargs: what it is called with.
+        over: names of arguments or sites, whose arrays have an axis of runs in front.
+        key: of the start, one for all runs.
+
+    Raises:
+        SiteError: a name of `over` is no argument with arrays and no site with data.
+        ShapeError: their lengths differ, or are zero. As `VMP.run`, with the number of the run.
+    """
     try:
         over = (over,) if isinstance(over, str) else tuple(over)
     except TypeError:
@@ -167,7 +177,14 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
 def swept(more: Callable, state: State, bound: Evidence, history: Array, most: int,
           tell: Callable[[int], object] = lambda sweeps: None) -> tuple[State, Array]:
     """Runs side by side, by `more` in chunks, until each has settled or gone wrong, or has done
-    `most` sweeps; after a chunk `tell` is told how many there were."""
+    `most` sweeps.
+
+    Args:
+        more: (state, bound, history, until) -> (state, history), of all runs.
+        state, history: of all runs, which are in front; history (runs, most).
+        bound: the numbers of the runs.
+        tell: called after every chunk with the number of sweeps.
+    """
     until = 0
     while until < most and not np.asarray(state.converged | (state.bad >= 0)).all():
         until = min(until + CHUNK, most)

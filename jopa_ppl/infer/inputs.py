@@ -17,6 +17,12 @@ def frame_of(observation: Any, to_frame: Callable[[Any], NDArray] | None, copies
     """An observation as the program has it, NaN in its `shape` where it is lost: float32 of
     images, else float64.
 
+    Args:
+        observation: what the environment gave; None where it is lost.
+        to_frame: observation -> array; None: it is one already.
+        copies: how many environments run side by side, in front; None: one, without that axis.
+        shape: of the frames before; None of the first.
+
     Raises:
         DataError: the first one is lost. ShapeError: it is a dict, it is not of as many copies, or
             has another shape than those before it.

@@ -30,9 +30,18 @@ from jopa_ppl.settings import ours
 def best_of_starts(model: Callable, options: Options, args: tuple, kwargs: dict, key: Array,
                    starts: int, progress: bool
                    ) -> tuple[Compiled, Call, Ran, np.ndarray] | None:
-    """What `engine.compiled.run` gives, of the best start, and F that each came to, infinite of
-    those that failed. None where one start is to be run as usual: one pass is all there is, or
-    rounding takes the digits of a chain that may be drawn another way."""
+    """What `engine.compiled.run` gives, of the best start, and F that each came to.
+
+    Args:
+        model, options, args, kwargs: as of `engine.compiled.run`.
+        key: of the first start, and of the others by its splits.
+        starts: how many, two at least; progress: whether a bar shows how far it is.
+
+    Returns:
+        F is (starts,), infinite of those that failed. None where one start is to be run as usual:
+        one pass is all there is, or rounding takes the digits of a chain that may be drawn another
+        way.
+    """
     compiled, call = compiled_for(model, options, args, kwargs, checked=False)
     if compiled.single:
         return None

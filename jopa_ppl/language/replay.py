@@ -146,12 +146,17 @@ def replay(model: Callable, args: tuple, kwargs: dict, draws: dict[str, Array], 
            moments: bool = False) -> dict[str, Any]:
     """Run the program once per draw: {site: (num_samples, *site shape)}.
 
-    `keep_data`: whether observed values stay as they are (a program run on new data) or are
-    replicated (posterior predictive).
-    `window`: (first, stop), the only steps of scans whose sites are wanted; others are zeros.
-    `draw_gaps`: whether what is missing in the data that are kept is drawn from the site.
-    `moments`: mean and variance of every site given the draws it depends on, in place of its own.
-    `score`: log p(data | draw) of the sites that keep their data, (num_samples, *batch shape).
+    Args:
+        model, args, kwargs: the program, and what it is called with.
+        draws: of latents, {site: (num_samples, *site shape)}; the others are drawn.
+        key: of what is drawn; num_samples: how many, also where `draws` is empty.
+        keep_data: whether observed values stay as they are (a program run on new data) or are
+            replicated (posterior predictive).
+        score: log p(data | draw) of the sites that keep their data instead, (num_samples, *batch
+            shape).
+        window: (first, stop), the only steps of scans whose sites are wanted; others are zeros.
+        draw_gaps: whether what is missing in the data that are kept is drawn from the site.
+        moments: mean and variance of every site given the draws it depends on, in place of its own.
     """
     def run(values: dict[str, Array], key: Array) -> dict[str, Any]:
         replayed = _Replay(values, key, keep_data, draw_gaps, window, moments)

@@ -44,7 +44,13 @@ def features(pose: Array, velocity: Array, action: Array) -> Array:
 
 
 def following(A: Array, last: Array, pose: Array, action: Array, speed: float) -> Array:
-    """The mean of the pose after `pose`, (.., d)."""
+    """The mean of the pose after `pose`, (.., d).
+
+    Args:
+        A: (d, features).
+        last, pose: the last two, (.., d).
+        action: (.., du), without bounds; speed: as of `swing`.
+    """
     velocity = pose - last
     return pose + velocity + features(pose, velocity / speed, action) @ A.T
 

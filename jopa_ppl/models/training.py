@@ -38,8 +38,13 @@ def descend(recipe: Recipe, parameters: Any, data: Any, rng_key: Array, *, sever
             label: str = "training", progress: bool = True) -> tuple[Any, np.ndarray]:
     """The parameters after all steps, and the losses (steps,).
 
-    `several`: parameters have an axis of copies in front, which descend side by side, each for
-    itself, by the same draws: losses (steps, copies).
+    Args:
+        recipe: steps, optimiser and loss.
+        parameters: a pytree of arrays; data: another, handed to the loss.
+        rng_key: every step draws by a key of its own made of it.
+        several: parameters have an axis of copies in front, which descend side by side, each for
+            itself, by the same draws: losses (steps, copies).
+        label: of the bar; progress: whether it shows.
     """
     begin = jax.vmap(recipe.optimiser().init) if several else recipe.optimiser().init
     carry, losses = (parameters, jax.jit(begin, compiler_options=once())(parameters)), []

@@ -109,11 +109,15 @@ class VAE(nnx.Module):
 
 
 def free_energy(vae: VAE, pairs: Array, key: Array, *, beta: float, rho: float) -> Array:
-    """Nats a frame of neighbouring frames (B, 2, H, W, C), one draw each, the KL weighted by beta:
+    """Nats a frame of neighbouring frames, one draw each, the KL weighted by beta:
 
         -log p(y | z) + beta KL(q(z_1) q(z_2) || N(z_1; 0, I) N(z_2; rho z_1, (1 - rho^2) I))
 
     A decoder can undo any warp of the latent; the prior in time picks the one that moves evenly.
+
+    Args:
+        pairs: frames and those after them, (B, 2, H, W, C); key: of the draws.
+        beta: weight of the KL; rho: correlation of neighbouring latents a priori, below 1.
     """
     mean, std = vae.encode(pairs)
     z = mean + std * jax.random.normal(key, mean.shape, mean.dtype)
@@ -133,7 +137,16 @@ def train(frames: ArrayLike, rng_key: Array, *, d: int = 2, width: int = 4,
 
     Best is the lowest free energy on held-out pairs of frames among those with no collapsed latent
     (more than half of its variance is the posterior's own; compare the active units of Burda,
-    Grosse & Salakhutdinov 2016). Losses: (steps,).
+    Grosse & Salakhutdinov 2016).
+
+    Args:
+        frames: finite, in [0, 1], E >= 2 and T >= 2; a tenth of the episodes, or one, is held out.
+        d: number of latents; width, pixels: as of `VAE`.
+        inits: how many; steps: of Adam; batch: pairs of frames a step; rate: the largest.
+        beta, rho: as of `free_energy`.
+
+    Returns:
+        the VAE, and its losses (steps,).
 
     Raises:
         ValueError: frames are not (E, T, H, W, C) with E, T >= 2, or not finite; or `pixels`.
@@ -260,6 +273,12 @@ def covering(frames: np.ndarray, rng_key: Array, *, d: int = 2, count: int = 64,
 
     `sigma` is not trained: the errors of neighbouring pixels are alike, and a frame whose every
     pixel counts as fine as it can be drawn tells so much that dynamics are not heard beside it.
+
+    Args:
+        d: number of latents; width: as of `VAE`.
+        count: frames of the cover, at most.
+        blur: width of the blur, a share of the frame.
+        std: of each pose; sigma: standard deviation of a pixel.
     """
     vae = VAE(frames.shape[1:], d, width=width, sigma=sigma, rngs=nnx.Rngs(rng_key))
     some = jnp.asarray(cover(frames, min(count, len(frames))))

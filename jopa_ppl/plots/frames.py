@@ -126,6 +126,10 @@ def picture(frame: ArrayLike, *, title: str = "", edge: str = "0.7",
     """One frame (H, W), (H, W, 1) or (H, W, 3), framed in the colour `edge`.
 
     `ax.images[-1].set_data(..)` shows another one, as an animation does.
+
+    Args:
+        limits: values that are black and white, of a frame without colours.
+        ax: axes to draw in; None: new ones.
     """
     ax = axes_of(ax, (2.4, 2.6))
     ax.imshow(np.squeeze(np.asarray(frame)), cmap="gray", vmin=limits[0], vmax=limits[1],
@@ -150,7 +154,13 @@ def animate(draw: Callable[[int], Any], steps: Iterable[int], path: str | PathLi
             figure: Figure, fps: float = 20, dpi: int = 100) -> Path:
     """Write a GIF: for every step, `draw(step)` changes the figure, which is then photographed.
 
-    Returns the path. Folders are made where missing.
+    Args:
+        draw: called with each of the `steps`.
+        path: of the GIF; folders are made where missing.
+        figure: what is photographed; fps: pictures a second; dpi: dots an inch.
+
+    Returns:
+        the path.
     """
     from matplotlib.animation import PillowWriter
     path = Path(path)

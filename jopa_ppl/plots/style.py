@@ -89,7 +89,11 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
               ) -> Series:
     """A site's belief over time, first states (`x0`) in front; or given moments as such.
 
-    `index` picks one element of the plates between time and the vector.
+    Args:
+        source: a posterior, or means (T, *plates, d) or (T, *plates).
+        site: which one, of a posterior.
+        variance: of given means, in their shape, or None.
+        index: an element of the plates between time and the vector; None: there are none.
 
     Raises:
         ShapeError: the site is in no scan, or what is left is not (T,) or (T, d).
@@ -131,6 +135,10 @@ def _place(index: int | tuple | None) -> tuple:
 
 def picked(data: Any, index: int | tuple | None, plates: tuple[int, ...], event: int) -> np.ndarray:
     """Data (T, *plates, ..) of the element `index`; (T, ..) with at most `event` axes as they are.
+
+    Args:
+        data: with plates or without; index: as of `series_of`.
+        plates: their sizes; event: number of axes of a datum.
     """
     data = np.asarray(data)
     whole = data.ndim > 1 + event and data.shape[1:1 + len(plates)] == plates
