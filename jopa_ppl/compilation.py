@@ -100,6 +100,13 @@ def in_batches(fn: Callable, xs: Any, most: int) -> Any:
 
     Batches are of one size, the last one filled up: `lax.map(batch_size=)` compiles `fn` a second
     time for the elements that are left over.
+
+    Args:
+        fn: an element of `xs` -> a pytree of arrays.
+        xs: a pytree of arrays (count, ..).
+
+    Returns:
+        a pytree of arrays (count, ..).
     """
     count = len(jax.tree.leaves(xs)[0])
     batches = -(-count // most)

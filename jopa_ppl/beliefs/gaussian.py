@@ -24,7 +24,11 @@ def restrict(matrix: Array, free: Array) -> Array:
 
 
 def clamped(mean: Array, cov: Array, clamp: Clamp) -> tuple[Array, Array]:
-    """Moments with the elements that are data at their values, without spread."""
+    """Moments with the elements that are data at their values, without spread.
+
+    Args:
+        mean, cov: (*batch, n) and (*batch, n, n); clamp: of the same elements.
+    """
     return jnp.where(clamp.free > 0, mean, clamp.value), restrict(cov, clamp.free)
 
 
@@ -51,7 +55,13 @@ def square_root(cov: Array) -> Array:
 
 
 def log_density(square: Array, logdet: Array, free: Array) -> Array:
-    """log N from (z - m)' J (z - m), log|J| and how many elements are inferred."""
+    """log N from (z - m)' J (z - m), log|J| and how many elements are inferred.
+
+    Args:
+        square: (z - m)' J (z - m), a scalar.
+        logdet: log|J|, of any shape, which is added up.
+        free: how many elements are inferred, a scalar.
+    """
     return 0.5 * (jnp.sum(logdet) - square - free * jnp.log(2 * jnp.pi))
 
 

@@ -60,8 +60,13 @@ def align(array: Array, lead: int, have: Sequence[str], want: Sequence[str], tai
 
 
 def take(array: Array, pieces: Sequence[tuple[int, int]], axes: Sequence[int]) -> Array:
-    """The given (start, size) pieces along each of the trailing axes: slices, so that gradients
-    are pads instead of scatters."""
+    """The given pieces along each of some axes: slices, so that gradients are pads instead of
+    scatters.
+
+    Args:
+        array: of any shape.
+        pieces: (start, size) of each, in the order of the result; axes: counted from the end.
+    """
     for axis in axes:
         merged: list[list[int]] = []
         for start, size in pieces:

@@ -99,12 +99,16 @@ def _tell(block: MatrixBelief, refs: Sequence[Ref], at: Callable, parts: Mapping
 
 
 def expand_at(fn: Callable, points: Sequence[Array], copied: Sequence[bool]) -> Array:
-    """The coefficients (*batch, n, 1 + p_1, .., 1 + p_k) of fn(v_1, .., v_k) (*batch, n) linearised
-    in each v_i (*batch|1, p_i) at its point, every element of the batch for itself; `copied`: which
-    hold copies of one latent, whose slopes go forward (`Placement.copied`).
+    """The coefficients (*batch, n, 1 + p_1, .., 1 + p_k) of a function linearised in each of its
+    arguments at its point, every element of the batch for itself.
 
     Slopes are nested, the longest vector inside: the few tangents of the others go through one
     pass backward of its slope, where its many would go through all of theirs.
+
+    Args:
+        fn: (v_1, .., v_k) -> (*batch, n); points: v_i, (*batch|1, p_i).
+        copied: which of them hold copies of one latent, whose slopes go forward
+            (`Placement.copied`).
     """
     order = sorted(range(len(points)), key=lambda i: points[i].shape[-1])
     found = _nested(lambda *v: fn(*(v[order.index(i)] for i in range(len(points)))),
@@ -147,7 +151,11 @@ def _slope(fn: Callable, point: Array, copied: bool) -> tuple[Array, Array]:
 
 
 def expand(fn: Callable, sizes: Sequence[int]) -> Array:
-    """The coefficient tensor (*out, 1 + p_1, .., 1 + p_k) of a multi-affine fn(v_1, .., v_k)."""
+    """The coefficient tensor (*out, 1 + p_1, .., 1 + p_k) of a multi-affine fn(v_1, .., v_k).
+
+    Args:
+        fn: (v_1, .., v_k) -> (*out); sizes: p_i of each v_i (p_i,).
+    """
     if not sizes:
         return fn()
 

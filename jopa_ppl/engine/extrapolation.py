@@ -78,7 +78,12 @@ def beginning(blocks: Sequence[Belief], moments: dict[str, Any]) -> Ahead:
 
 
 def start(blocks: Sequence[Belief], moments: dict[str, Any], ahead: Ahead) -> dict[str, Any]:
-    """The beliefs that the next sweep starts from."""
+    """The beliefs that the next sweep starts from.
+
+    Args:
+        blocks: those that are `followed`.
+        moments: beliefs by block where the last sweep ended; ahead: what the sweeps tell.
+    """
     there = placed(blocks, moments, ahead.place)
     return where(ahead.tried, there, moments)
 

@@ -191,8 +191,15 @@ def roll(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Condi
 def walk(start: Smoothed, segments: list[tuple[int, list[tuple[np.ndarray, Any, Callable]]]],
          c: Coordinates) -> Array:
     """Means alone, h (T, *plates, H) of every step: what smoothing knows, and the rest in program
-    order. `segments`: (number of steps, sites); of every site its place in h, its numbers (axes:
-    time or 1), and what makes its mean of them and of h."""
+    order.
+
+    Args:
+        start: what smoothing settled, (T, *plates, ..).
+        segments: (number of steps, sites in program order); of every site its places in h, its
+            numbers (axes: time or 1), and what makes its mean (*plates, n) of those of a step and
+            of h (*plates, H).
+        c: where sites lie in h.
+    """
     carry, at, found = start.state_mean[0], 0, []
     for length, sites in segments:
         def step(mean: Array, inputs: Any, sites: list = sites) -> tuple[Array, Array]:

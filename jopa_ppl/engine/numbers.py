@@ -128,8 +128,13 @@ def _known(graph: Graph, factor: Factor, ref: Ref, outer: dict, series: list[Win
 
 
 def own_value(factor: Factor, source: Source, filler: Array | float = 0.0) -> Array:
-    """The data of the site itself, (*batch, n); zeros where it is latent. What is missing weighs
-    nothing: there the `filler` stands, which only has to be a value that can be."""
+    """The data of the site itself, (*batch, n); zeros where it is latent.
+
+    Args:
+        factor: of the site; source: the data of the run.
+        filler: what stands where data are missing, which weigh nothing: any value that can be, of a
+            shape that broadcasts to the site's.
+    """
     site, segment = factor.site, factor.segment
     if not site.observed or site.partial or "value" not in site.outputs:
         return jnp.zeros((*source.batch(factor), factor.dims))

@@ -58,7 +58,12 @@ NONE = Digits(0.0, 0.0, 0.0)     # of beliefs that are no Gaussians
 
 
 def digits(block: Belief, q: Any, precisions: Any) -> Digits:
-    """Of a block's belief, and the diagonal of J that its message has given to it."""
+    """Of a block's belief, and the diagonal of J that its message has given to it.
+
+    Args:
+        block: of Gaussians, or any other; q: the belief.
+        precisions: diagonals of J, in the form of `block.means`; None or empty: not asked for.
+    """
     if not jax.tree.leaves(precisions):
         return NONE
     tied, total, far = [], [], []

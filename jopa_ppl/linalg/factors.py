@@ -143,7 +143,11 @@ def augment(mean: Array) -> Array:
 
 
 def at_mean(K: Array, slots: Sequence[Moments]) -> Array:
-    """E[K], the coefficients at the slots' means: (*batch, n, l)."""
+    """E[K], the coefficients at the slots' means: (*batch, n, l).
+
+    Args:
+        K: (*batch|1, n, 1 + p_1, .., 1 + p_k, l), or a `MatrixProduct`; slots: the k of them.
+    """
     if isinstance(K, MatrixProduct):
         return K.at_mean(*slots)
     for slot in slots:

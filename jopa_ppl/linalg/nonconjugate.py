@@ -188,6 +188,10 @@ def expected_exp(log: Callable[[Array], Array], at: Moments) -> tuple[Array, Arr
 
     By Gauss-Hermite points of one latent; of more, exp(f(m) + J S J' / 2) and f(m), which is exact
     where f is affine (products of scales, each with a belief about its log).
+
+    Args:
+        log: f, x (*batch, n) -> (*batch, d).
+        at: the belief about x, mean (*batch, n) and covariance (*batch, n, n).
     """
     n = at.mean.shape[-1]
     if n == 1:
@@ -212,7 +216,12 @@ def drawn_score(score: Score, at: Moments, noise: Array) -> Array:
 
 
 def draw(at: Moments, noise: Array) -> Array:
-    """m + L noise; elements of no spread (data, or barren) stay at m."""
+    """m + L noise; elements of no spread (data, or barren) stay at m.
+
+    Args:
+        at: mean (*batch, n) and covariance (*batch, n, n).
+        noise: standard normal, (*batch, n).
+    """
     spread = jnp.diagonal(at.cov, axis1=-2, axis2=-1)
     fixed = spread <= 0
     ridge = jnp.where(fixed, 1.0, 1e-14 * spread)         # S may be singular but for rounding

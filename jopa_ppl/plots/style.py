@@ -96,7 +96,8 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
         index: an element of the plates between time and the vector; None: there are none.
 
     Raises:
-        ShapeError: the site is in no scan, or what is left is not (T,) or (T, d).
+        ShapeError: the site is in no scan, there is no such element, or what is left is not (T,) or
+            (T, d).
     """
     first = 0
     if isinstance(source, Posterior):

@@ -25,7 +25,13 @@ from jopa_ppl.settings import is_traced
 
 
 def beliefs(engine: Engine, moments: dict, bound: Evidence, values: dict[str, Array]) -> Array:
-    """log q of one draw {site: site shape}, over what is inferred (see `program` for the rest)."""
+    """log q of one draw {site: site shape}, over what is inferred (see `program` for the rest).
+
+    Args:
+        engine: of the program.
+        moments: beliefs by block; bound: the numbers of the run.
+        values: the draw.
+    """
     return sum(b.log_prob(moments[b.name], bound.clamps[b.name], values)
                for b in engine.graph.blocks)
 

@@ -18,8 +18,18 @@ from jopa_ppl.settings import ours
 
 def extended(compiled: Compiled, call: Call, beliefs: Earlier, sites: tuple[str, ...],
              steps: int, length: str) -> tuple[Compiled, Call, Ran]:
-    """A run that goes on for some steps of which nothing is seen, with the `beliefs` about `sites`
-    as they are; `length` as in `Posterior.forecast`, which tells what is raised."""
+    """A run that goes on for some steps of which nothing is seen, with beliefs about some
+    sites as they are.
+
+    Args:
+        compiled, call: the run that goes on.
+        beliefs: an earlier posterior; sites: latents that it is the prior of, as it is.
+        steps: how many more; length: as in `Posterior.forecast`.
+
+    Raises:
+        StructureError, DataError, StaleError: as in `Posterior.forecast`. DataError: series to come
+            hold whole numbers, which no NaN can be put after.
+    """
     scans = compiled.graph.program.scans
     joined = any(s.window for s in compiled.graph.program.sites.values())
     if len(scans) != 1 or compiled.decision is not None or joined:

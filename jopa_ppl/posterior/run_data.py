@@ -111,6 +111,15 @@ def replicates(graph: Graph, call: Call, draws: dict[str, Array], data: dict[str
     `posterior_predictive`: every site with data, at all its steps; `predictions`: the steps after
     the last one that has data, and sites without any; `log_likelihood`: log p(data | draw), NaN
     where the datum is missing.
+
+    Args:
+        graph, call: of the run.
+        draws: of its latents, {site: (draw, *site shape)}.
+        data: from `observed`, NaN where missing.
+        key: of what is drawn.
+
+    Raises:
+        StaleError: the program has changed since the run.
     """
     model, args, kwargs = call.program()
     program, count = graph.program, len(next(iter(draws.values())))

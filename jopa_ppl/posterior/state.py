@@ -56,6 +56,11 @@ class StateBelief(NamedTuple):
 def state(compiled: Compiled, moments: dict, bound: Evidence, step: int) -> StateBelief:
     """The belief about what the scan carries before `step`, by the first states' sites.
 
+    Args:
+        compiled: the program.
+        moments: beliefs by block; bound: the numbers of the run.
+        step: counted from 0, below the length of the scan.
+
     Raises:
         StructureError: the program has no scan whose first states are earlier values of its sites.
     """

@@ -151,7 +151,11 @@ def damaged(what: str, path: object) -> Iterator[None]:
 
 def check(wanted: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str, by: str,
           fix: str) -> None:
-    """Refuse tensors that are not exactly those wanted, {name: shape}.
+    """Refuse tensors that are not exactly those wanted.
+
+    Args:
+        wanted: {name: shape}; tensors: {name: array}.
+        where: what holds them; by: what wants them; fix: what to do, all for the message.
 
     Raises:
         FileError: tensors are missing, too many, or of another shape.

@@ -26,6 +26,10 @@ MOVES = {"reshape", "broadcast_in_dim", "squeeze", "convert_element_type", "copy
 def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Program) -> None:
     """Refuse a precision that is not linear in its latents, or forgets part of their determinants.
 
+    Args:
+        site: whose precision it is; key: of its output, "precision_matrix" say.
+        latents: that it is made of; program: that of the site.
+
     Raises:
         StructureError: names the site and the latents.
     """

@@ -20,7 +20,10 @@ def along(program: Program, outputs: Sequence[int], series: Callable[[str], str]
           ) -> list[Dependence | None]:
     """How outputs depend on what has a value for every step; None of one that mixes steps.
 
-    series: the name of an input that has, by its key; "" of what is a constant to the proof.
+    Args:
+        outputs: of the program's jaxpr.
+        series: the name of an input that has, by its key; "" of what is a constant to the
+            proof.
     """
     states = [variable(name, program.shapes[k], {0: TIME}) if (name := series(k))
               else constant(program.shapes[k]) for k in program.inputs]
@@ -46,7 +49,13 @@ def every_step(value: Array, length: int) -> Array:
 
 
 def one_step(site: Site, parameter: Array, at: Array | int) -> Array:
-    """A parameter at one step; weights and matrices may have fewer axes than the site, or one."""
+    """A parameter at one step; weights and matrices may have fewer axes than the site, or one.
+
+    Args:
+        site: with an axis of time in front.
+        parameter: of all steps, (T or 1, ..), or alike at all of them.
+        at: the step, counted from 0.
+    """
     rank = len(site.shape)
     if jnp.ndim(parameter) < rank or parameter.shape[0] not in (1, site.shape[0]):
         return parameter
@@ -61,8 +70,14 @@ def value_key(site: Site) -> str:
 
 def at_step(program: Program, scan: Scan, made: Mapping[str, bool], steps: Mapping[str, Array],
             at: Array) -> dict[str, Array]:
-    """Inputs of a scan at one step, made of what is given for all `steps`; each by whether it
-    differs from step to step once that is given."""
+    """Inputs of a scan at one step, by key.
+
+    Args:
+        program: that of the scan.
+        made: keys of inputs, each with whether it differs from step to step once `steps` are given.
+        steps: what they are made of, inputs of the program by key, of all steps.
+        at: the step, counted from 0.
+    """
     found = program.evaluate([scan.xs[k] for k in made], steps)
     return {k: jax.lax.dynamic_index_in_dim(x, at if moves else 0, 0, False)
             for (k, moves), x in zip(made.items(), found)}

@@ -101,12 +101,16 @@ class Described(OfFamily):
 
 def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array | float | None,
              rank: int, partial: bool, given: ArrayLike | None, step: bool = False) -> Described:
-    """Family and parameters of the site `name`, whose distribution and plates have `rank` axes;
-    `partial`: it is latent where its value is NaN; `given`: its value with NaN where missing;
-    `step`: it is drawn at every step of a scan.
+    """Family and parameters of a site.
+
+    Args:
+        name, fn: the site and its distribution; value: its data, or None.
+        scale: of `numpyro.handlers.scale`, or None; rank: axes of distribution and plates.
+        partial: it is latent where its value is NaN; given: its value with NaN where missing.
+        step: it is drawn at every step of a scan.
 
     Raises:
-        ShapeError: the value is not exactly of the site's shape, or is not real-valued.
+        ShapeError: the value is not exactly of the site's shape, or not real; `scale` does not fit.
     """
     shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
     params: dict[str, Array] = {}

@@ -53,7 +53,13 @@ def inside(program: Program, scan: Scan) -> set[int]:
 def reading(program: Program, scan: Scan, values: Mapping[str, Callable[[dict], Array]],
             shapes: Mapping[str, Any]) -> tuple[Program, dict[str, int]]:
     """The program whose steps of a scan read the given inputs as functions of the others, and the
-    outputs that their parameters have moved to, by the text of their old number."""
+    outputs that their parameters have moved to, by the text of their old number.
+
+    Args:
+        program: that of the scan.
+        values: by key of an input, what it is of all inputs by key.
+        shapes: inputs that are new, or of another shape, {key: shape and dtype}.
+    """
     def fn(given: dict[str, Array], _: list[Array], put: Put) -> None:
         put_steps(program, scan, {**given, **{k: value(given) for k, value in values.items()}}, put)
 
@@ -62,7 +68,12 @@ def reading(program: Program, scan: Scan, values: Mapping[str, Callable[[dict], 
 
 
 def put_steps(program: Program, scan: Scan, here: dict[str, Array], put: Put) -> None:
-    """Put what the steps of a scan are made of, with other inputs; by the text of its number."""
+    """Put what the steps of a scan are made of, with other inputs.
+
+    Args:
+        program: that of the scan; here: the inputs by key.
+        put: called with the text of an output's number and its value.
+    """
     chosen = sorted(inside(program, scan))
     for i, value in zip(chosen, program.evaluate(chosen, here)):
         put(str(i), value)

@@ -57,7 +57,13 @@ class Segment:
 
 
 def in_segments(scan: int, length: int, order: int, seeded: bool) -> list[Segment]:
-    """The segments of a scan: its first steps, then all others, alike; those alone if `seeded`."""
+    """The segments of a scan: its first steps, then all others, alike; those alone if `seeded`.
+
+    Args:
+        scan: its index; length: its steps.
+        order: how many steps it takes until one sees no more of the first carry.
+        seeded: whether the first carry is simply made of latents.
+    """
     early = 0 if seeded else min(order, length)
     found = [Segment(scan, t, 1, order, True) for t in range(early)]
     return found + [Segment(scan, early, length - early, order)] * (length > early)

@@ -200,7 +200,12 @@ class _Tracer(Messenger):
 
 def trace_program(model: Callable, args: tuple, kwargs: dict, dynamic: list[Array],
                   rebuild: Callable[[list[Array]], tuple[Callable, tuple, dict]]) -> Program:
-    """Trace `model(*args, **kwargs)`, whose array leaves are `dynamic` (rebuilt by `rebuild`).
+    """The program that `model(*args, **kwargs)` is, run once on placeholders for its arrays.
+
+    Args:
+        model, args, kwargs: the program, and what it is called with.
+        dynamic: the arrays in all of these, its data.
+        rebuild: other arrays in their place -> model, args, kwargs.
 
     Raises:
         SiteError, ShapeError, StructureError: the program cannot be read (see the message).

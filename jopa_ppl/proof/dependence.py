@@ -151,6 +151,9 @@ def settle(
     """The output's axes and all that is lost, from each operand's axes laid along the output's.
 
     A plate survives where it meets no other plate and stands on one axis only.
+
+    Args:
+        op: the equation; deps: its operands; rows: the axes of each, as many as the output has.
     """
     axes = []
     for i, size in enumerate(op.shape):
@@ -184,7 +187,12 @@ def _first(mappings: Iterable[Mapping]) -> dict:
 def union(
     op: Op, deps: Sequence[Dependence], rows: Sequence[Row], summed: bool = False
 ) -> Dependence:
-    """The sum (`summed`) of the operands or of their elements, or elements picked from them."""
+    """The sum (`summed`) of the operands or of their elements, or elements picked from them.
+
+    Args:
+        op, deps, rows: as in `settle`.
+        summed: whether elements are added up.
+    """
     axes, lost = settle(op, deps, rows)
     monomials = _first(d.monomials for d in deps)
     single = not any(monomials) or (not summed and all(d.single for d in deps))
@@ -208,7 +216,12 @@ def opaque(op: Op, deps: Sequence[Dependence], rows: Sequence[Row]) -> Dependenc
 def product(
     op: Op, a: Dependence, b: Dependence, rows: Sequence[Row], summed: bool = False
 ) -> Dependence:
-    """Products of elements of a and b, added up if `summed`: every monomial times every other."""
+    """Products of elements of a and b, added up if `summed`: every monomial times every other.
+
+    Args:
+        op: the equation; a, b: its operands; rows: the axes of each, as in `settle`.
+        summed: whether products are added up.
+    """
     axes, lost = settle(op, [a, b], rows)
     plates, elements = op.inputs
     same = {n for n in elements if not any((n, p) in lost for p in plates[n])}
