@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from jopa_ppl.errors import SiteError
 from jopa_ppl.program.program import Site
 
 
-def free_name(taken: Mapping[str, object], wanted: str) -> str:
+def free_name(taken: Container[str], wanted: str) -> str:
     """A name that no site has: the wanted one, or with dashes behind it."""
     while wanted in taken:
         wanted += "'"

@@ -28,20 +28,23 @@ from jopa_ppl.program.rewriting import Put, extended, reading
 def with_recursions(program: Program) -> Program:
     """The program with a latent for every leaf of a carry that is not the value of a site."""
     reader = Reader(program)
-    leaves = {}
+    leaves: dict[str, Site] = {}
     for scan in program.scans:
         data = reader.data_leaves(scan)
         if reader.order(scan, data) is None:
-            leaves |= {f"carry/{scan.index}/{i}": _site(program, scan, i, plates)
-                       for i, plates in enumerate(reader.axes_of_leaves(scan, data))
-                       if i not in data and program.is_real(f"carry/{scan.index}/{i}")}
+            for i, plates in enumerate(reader.axes_of_leaves(scan, data)):
+                key = f"carry/{scan.index}/{i}"
+                if i not in data and program.is_real(key):
+                    taken = {*program.sites, *(s.name for s in leaves.values())}
+                    leaves[key] = _site(program, scan, i, plates, taken)
     return _with_sites(program, leaves) if leaves else program
 
 
-def _site(program: Program, scan: Scan, leaf: int, plates: dict[int, str]) -> Site:
+def _site(program: Program, scan: Scan, leaf: int, plates: dict[int, str], taken: set[str]
+          ) -> Site:
     shape = program.shapes[f"carry/{scan.index}/{leaf}"]
     name = ".".join(filter(None, (f"carry{scan.index or ''}", scan.leaves[leaf])))
-    return Site(free_name(program.sites, name), "recursion", "latent", scan.index, shape, (),
+    return Site(free_name(taken, name), "recursion", "latent", scan.index, shape, (),
                 tuple(Plate(p, axis, shape[axis]) for axis, p in sorted(plates.items())),
                 {"loc": scan.carry[leaf]}, role="carry", described="a recursion")
 

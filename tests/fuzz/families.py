@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -45,8 +45,27 @@ def scan(seed: int) -> Program:
     return queries(w, w.finish(seed, "scan"))
 
 
-def inside_scan(w: Writer, T: int, most: int = 3) -> None:
+def continued(seed: int) -> Program:
+    """Two or three scans, each of which begins with what the one before it ended with."""
+    w = writer(seed)
+    w.sizes = {n: s for n, s in w.sizes.items() if n == "p" and s[1] == -1}
+    w.a.passed.pop("group", None)
     plates = ("p",) if w.sizes and w.chance(0.7) else ()
+    ended: list[Value] = []
+    for i in range(w.pick([2, 2, 2, 3])):
+        w.xs, end = [], f"end{i}"
+        chains = inside_scan(w, int(w.rng.integers(1, 4)), 2, plates, ended, end)
+        ended = [Value(f"{end}[{j}][{k}]", plates, c.shape) for j, c in enumerate(chains)
+                 for k in range(c.order)]
+    return w.finish(seed, "continued")
+
+
+def inside_scan(w: Writer, T: int, most: int = 3, plates: tuple[str, ...] | None = None,
+                ended: Sequence[Value] = (), end: str = "end") -> list[Chain]:
+    """A scan; with `plates`, one of several, that begins with what another one `ended` with."""
+    alone = plates is None
+    if plates is None:
+        plates = ("p",) if w.sizes and w.chance(0.7) else ()
     for _ in range(w.rng.integers(0, 2 if w.small else 3)):
         own = plates if w.chance(0.5) else ()
         shape = w.some_event()
@@ -56,7 +75,9 @@ def inside_scan(w: Writer, T: int, most: int = 3) -> None:
               for _ in range(w.pick([1, 1, 1, 2, 2, 3][:2 * most]))]
     outer, firsts, init = list(w.latents), [], []
     for c in chains:
-        leaves = [first_state(w, plates, c, firsts) for _ in c.lags]
+        leaves = [f"{w.term(w.pick(ended), plates, c.shape)} + jnp.zeros("
+                  f"{(*w.batch(plates), *c.shape)})" if ended and (not firsts or w.chance(0.8))
+                  else first_state(w, plates, c, firsts) for _ in c.lags]
         init.append(f"({', '.join(leaves)},)")
     w.latents = outer
     carry = [f"({', '.join(c.lags)},)" for c in chains]
@@ -78,9 +99,11 @@ def inside_scan(w: Writer, T: int, most: int = 3) -> None:
     first = ", ".join([*init, *(e[1] for e in extras)])
     series = f"({', '.join(w.xs)},)" if w.xs else "None"
     length = f", length={T}" if not w.xs or w.chance(0.5) else ""
-    w.write(f"end, out = scan(step, ({first},), {series}{length})")
+    w.write(f"{end}, out = scan(step, ({first},), {series}{length})")
     w.in_scan, w.latents, w.scalars = False, outer, []
-    after_scan(w, T, plates, chains[0], outs)
+    if alone:
+        after_scan(w, T, plates, chains[0], outs)
+    return chains
 
 
 def first_state(w: Writer, plates: tuple[str, ...], c: Chain, firsts: list[Value]) -> str:
@@ -217,7 +240,8 @@ def queries(w: Writer, program: Program) -> Program:
     return program
 
 
-FAMILIES: dict[str, Callable[[int], Program]] = {"tree": tree, "scan": scan, "learned": learned}
+FAMILIES: dict[str, Callable[[int], Program]] = {"tree": tree, "scan": scan, "learned": learned,
+                                                "continued": continued}
 
 
 def written(family: str, seed: int) -> Program:
