@@ -193,6 +193,48 @@ class ChainBelief(GaussianBelief):
         mean = jnp.where(mask.free > 0, q.mean + found.mean, mask.value)
         return Chain(mean, found.cov, found.cross, found.logdet, diag, off)
 
+    @property
+    def turns(self) -> dict[str, set[str]]:
+        found = {n: {n} for n in self.latents}
+        for name, ref in self.seeds.items():
+            if name in self.head and ref.site in self.node:
+                found[ref.site] |= found.pop(name)
+        return {n: alike for n, alike in found.items()
+                if not any(self.latents[a].site.partial for a in alike)}
+
+    def turned(self, q: Chain, by: Mapping[str, Array], mask: Clamp) -> Chain:
+        places = {n: ([self.head_at[a][0] for a in self.turns[n] if a in self.head],
+                      [self._place(n, j)[0] for j in range(self.k)] if n in self.node else [])
+                  for n in by}
+
+        def put(M: Array, start: int, R: Array) -> Array:
+            return M.at[start:start + len(R), start:start + len(R)].set(R)
+
+        def maps(by: Mapping[str, Array]) -> Array:
+            """One matrix a group, (G, D, D)."""
+            head = node = jnp.eye(self.dims)
+            for name, R in by.items():
+                for start in places[name][0]:
+                    head = put(head, start, R)
+                for start in places[name][1]:
+                    node = put(node, start, R)
+            return jnp.stack([head] * self.h + [node] * self.groups)
+
+        logdet = q.logdet
+        for name, R in by.items():
+            free = sum(part[..., start].sum(0) for part, starts in zip(
+                (mask.free[:self.h], mask.free[self.h:]), places[name]) for start in starts)
+            logdet -= 2 * jnp.linalg.slogdet(R)[1] * free
+        M = maps(by)
+        back = jnp.swapaxes(maps({n: jnp.linalg.inv(R) for n, R in by.items()}), -1, -2)
+        moved = lambda M, X: jnp.einsum("gij,g...jk,glk->g...il", M, X, M)
+        linked = lambda M, X: jnp.einsum("gij,g...jk,glk->g...il", M[1:], X, M[:-1])
+        unit = unit_where_fixed(mask.free)
+        cov, diag = (restrict(moved(m, X), mask.free) + unit for m, X in (
+            (M, q.cov), (back, q.diag)))
+        return Chain(jnp.einsum("gij,g...j->g...i", M, q.mean), cov, linked(M, q.cross), logdet,
+                     diag, linked(back, q.off))
+
     def _by_elimination(self, diag: Array, off: Array, vector: Array) -> chain.Marginals:
         """The same marginals by Funsor, every group a named variable."""
         plates = self.plates
