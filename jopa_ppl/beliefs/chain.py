@@ -206,34 +206,33 @@ class ChainBelief(GaussianBelief):
         places = {n: ([self.head_at[a][0] for a in self.turns[n] if a in self.head],
                       [self._place(n, j)[0] for j in range(self.k)] if n in self.node else [])
                   for n in by}
-
-        def put(M: Array, start: int, R: Array) -> Array:
-            return M.at[start:start + len(R), start:start + len(R)].set(R)
-
-        def maps(by: Mapping[str, Array]) -> Array:
-            """One matrix a group, (G, D, D)."""
-            head = node = jnp.eye(self.dims)
-            for name, R in by.items():
-                for start in places[name][0]:
-                    head = put(head, start, R)
-                for start in places[name][1]:
-                    node = put(node, start, R)
-            return jnp.stack([head] * self.h + [node] * self.groups)
-
-        logdet = q.logdet
+        h, unit, logdet = self.h, unit_where_fixed(mask.free), q.logdet
         for name, R in by.items():
             free = sum(part[..., start].sum(0) for part, starts in zip(
-                (mask.free[:self.h], mask.free[self.h:]), places[name]) for start in starts)
+                (mask.free[:h], mask.free[h:]), places[name]) for start in starts)
             logdet -= 2 * jnp.linalg.slogdet(R)[1] * free
+
+        def maps(by: Mapping[str, Array]) -> list[Array]:
+            """Of the head, and of every other group."""
+            found = [jnp.eye(self.dims)] * 2
+            for name, R in by.items():
+                for i, starts in enumerate(places[name]):
+                    for start in starts:
+                        at = slice(start, start + len(R))
+                        found[i] = found[i].at[at, at].set(R)
+            return found
+
+        def moved(M: list[Array], diag: Array, off: Array) -> tuple[Array, Array]:
+            head, node = M
+            diag = jnp.concatenate([head @ diag[:h] @ head.T, node @ diag[h:] @ node.T])
+            off = jnp.concatenate([node @ off[:h] @ head.T, node @ off[h:] @ node.T])
+            return restrict(diag, mask.free) + unit, off
+
         M = maps(by)
-        back = jnp.swapaxes(maps({n: jnp.linalg.inv(R) for n, R in by.items()}), -1, -2)
-        moved = lambda M, X: jnp.einsum("gij,g...jk,glk->g...il", M, X, M)
-        linked = lambda M, X: jnp.einsum("gij,g...jk,glk->g...il", M[1:], X, M[:-1])
-        unit = unit_where_fixed(mask.free)
-        cov, diag = (restrict(moved(m, X), mask.free) + unit for m, X in (
-            (M, q.cov), (back, q.diag)))
-        return Chain(jnp.einsum("gij,g...j->g...i", M, q.mean), cov, linked(M, q.cross), logdet,
-                     diag, linked(back, q.off))
+        back = [x.T for x in maps({n: jnp.linalg.inv(R) for n, R in by.items()})]
+        mean = jnp.concatenate([q.mean[:h] @ M[0].T, q.mean[h:] @ M[1].T])
+        cov, cross = moved(M, q.cov, q.cross)
+        return Chain(mean, cov, cross, logdet, *moved(back, q.diag, q.off))
 
     def _by_elimination(self, diag: Array, off: Array, vector: Array) -> chain.Marginals:
         """The same marginals by Funsor, every group a named variable."""

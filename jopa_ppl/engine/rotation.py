@@ -123,7 +123,8 @@ def sweep(turn: Turned, begun: dict[str, Any], clamps: dict[str, Any], bfgs: Bfg
 
     def again(i: Array, best: _Best) -> _Best:
         step = best.bfgs.step(best.slope)                # none at first
-        moved, bad, seen = over(turn.rest, turn(best.moments, clamps, step))
+        there = jax.lax.cond(i > 0, lambda q: turn(q, clamps, step), lambda q: q, best.moments)
+        moved, bad, seen = over(turn.rest, there)
         f, slope = jax.value_and_grad(lambda G: free_energy(turn(
             moved, clamps, G, small=True)))(jnp.zeros(turn.size))
         lower = f <= best.free_energy
