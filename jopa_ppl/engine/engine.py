@@ -190,7 +190,7 @@ class Engine(Arithmetic):
             else:
                 size = jnp.ones(())
                 moments, f, bad, watched, bfgs = rotation.sweep(
-                    turn, begun, bound.clamps, bfgs,
+                    turn, begun, s.free_energy, bound.clamps, bfgs,
                     lambda updates, q: self.sweep(q, bound, updates=updates)[:3],
                     lambda q: self.free_energy(q, bound), before)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)

@@ -28,6 +28,7 @@ from jopa_ppl.engine.schedule import Schedule, Update
 from jopa_ppl.linalg.bfgs import Bfgs
 
 MOST = 1024          # numbers in the matrices G of a program: states of 32 numbers
+WORTH = 0.01         # what a step has to promise, over what the sweep lowered F by itself
 
 
 class Turned(NamedTuple):
@@ -113,15 +114,23 @@ class _Best(NamedTuple):
     bfgs: Bfgs
 
 
-def sweep(turn: Turned, begun: dict[str, Any], clamps: dict[str, Any], bfgs: Bfgs,
+def sweep(turn: Turned, begun: dict[str, Any], before: Array, clamps: dict[str, Any], bfgs: Bfgs,
           over: Callable[[Sequence[Update], dict[str, Any]], tuple[dict[str, Any], Array, list]],
           free_energy: Callable[[dict[str, Any]], Array], unwatched: list[Any]
           ) -> tuple[dict[str, Any], Array, Array, list[Any], Bfgs]:
     """A sweep, and its second part again with states turned: beliefs, F, the position of a bad
-    update (or -1), what was watched, and what was learned. `over`: goes over updates."""
+    update (or -1), what was watched, and what was learned. `before`: F; `over`: goes over
+    updates."""
     moments, wrong, watched = over(turn.first, begun)
 
-    def again(i: Array, best: _Best) -> _Best:
+    def goes_on(at: tuple[Array, _Best]) -> Array:
+        i, best = at
+        promised = -0.5 * best.slope @ best.bfgs.step(best.slope)
+        worth = ~best.bfgs.told | (promised > WORTH * (before - best.free_energy))
+        return (i == 0) | ((i == 1) & worth)
+
+    def again(at: tuple[Array, _Best]) -> tuple[Array, _Best]:
+        i, best = at
         step = best.bfgs.step(best.slope)                # none at first
         there = jax.lax.cond(i > 0, lambda q: turn(q, clamps, step), lambda q: q, best.moments)
         moved, bad, seen = over(turn.rest, there)
@@ -131,11 +140,11 @@ def sweep(turn: Turned, begun: dict[str, Any], clamps: dict[str, Any], bfgs: Bfg
         learned = best.bfgs.after(step, slope - best.slope, lower)
         new = _Best(moved, f, slope, jnp.where(i == 0, bad, best.bad), seen, learned)
         kept = best._replace(bad=new.bad, bfgs=learned)
-        return where(lower, new, kept)
+        return i + 1, where(lower, new, kept)
 
     # One loop of two rounds: what it makes is compiled once.
-    best = jax.lax.fori_loop(0, 2, again, _Best(
+    _, best = jax.lax.while_loop(goes_on, again, (jnp.zeros((), int), _Best(
         moments, jnp.full((), jnp.inf), jnp.zeros(turn.size), wrong,
-        unwatched[len(turn.first):], bfgs))
+        unwatched[len(turn.first):], bfgs)))
     return (best.moments, best.free_energy, jnp.where(wrong >= 0, wrong, best.bad),
             watched + best.watched, best.bfgs)
