@@ -258,6 +258,16 @@ class Belief:
         """q at another place."""
         return q
 
+    @property
+    def turns(self) -> dict[str, set[str]]:
+        """Members that `turned` can multiply, and all that stands for them at some step; none where
+        elements are data in part."""
+        return {}
+
+    def turned(self, q: Any, by: Mapping[str, Array], mask: Any) -> Any:
+        """q under x -> R x for some of `turns`, of every step and every element of the plates."""
+        raise NotImplementedError
+
     def break_symmetry(self, q: Any, key: Array, size: Array | float) -> Any:
         """q with its means off by `size` of its spread, and narrow, where latents that start at the
         prior may stay there (products of two at zero); else q itself."""

@@ -193,6 +193,47 @@ class ChainBelief(GaussianBelief):
         mean = jnp.where(mask.free > 0, q.mean + found.mean, mask.value)
         return Chain(mean, found.cov, found.cross, found.logdet, diag, off)
 
+    @property
+    def turns(self) -> dict[str, set[str]]:
+        found = {n: {n} for n in self.latents}
+        for name, ref in self.seeds.items():
+            if name in self.head and ref.site in self.node:
+                found[ref.site] |= found.pop(name)
+        return {n: alike for n, alike in found.items()
+                if not any(self.latents[a].site.partial for a in alike)}
+
+    def turned(self, q: Chain, by: Mapping[str, Array], mask: Clamp) -> Chain:
+        places = {n: ([self.head_at[a][0] for a in self.turns[n] if a in self.head],
+                      [self._place(n, j)[0] for j in range(self.k)] if n in self.node else [])
+                  for n in by}
+        h, unit, logdet = self.h, unit_where_fixed(mask.free), q.logdet
+        for name, R in by.items():
+            free = sum(part[..., start].sum(0) for part, starts in zip(
+                (mask.free[:h], mask.free[h:]), places[name]) for start in starts)
+            logdet -= 2 * jnp.linalg.slogdet(R)[1] * free
+
+        def maps(by: Mapping[str, Array]) -> list[Array]:
+            """Of the head, and of every other group."""
+            found = [jnp.eye(self.dims)] * 2
+            for name, R in by.items():
+                for i, starts in enumerate(places[name]):
+                    for start in starts:
+                        at = slice(start, start + len(R))
+                        found[i] = found[i].at[at, at].set(R)
+            return found
+
+        def moved(M: list[Array], diag: Array, off: Array) -> tuple[Array, Array]:
+            head, node = M
+            diag = jnp.concatenate([head @ diag[:h] @ head.T, node @ diag[h:] @ node.T])
+            off = jnp.concatenate([node @ off[:h] @ head.T, node @ off[h:] @ node.T])
+            return restrict(diag, mask.free) + unit, off
+
+        M = maps(by)
+        back = [x.T for x in maps({n: jnp.linalg.inv(R) for n, R in by.items()})]
+        mean = jnp.concatenate([q.mean[:h] @ M[0].T, q.mean[h:] @ M[1].T])
+        cov, cross = moved(M, q.cov, q.cross)
+        return Chain(mean, cov, cross, logdet, *moved(back, q.diag, q.off))
+
     def _by_elimination(self, diag: Array, off: Array, vector: Array) -> chain.Marginals:
         """The same marginals by Funsor, every group a named variable."""
         plates = self.plates

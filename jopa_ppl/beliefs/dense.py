@@ -86,6 +86,19 @@ class DenseBelief(GaussianBelief):
         cov, logdet = unfactored(form, q.cov.shape)
         return Gaussian(mean, cov, -logdet)
 
+    @property
+    def turns(self) -> dict[str, set[str]]:
+        return {n: {n} for n, v in self.latents.items() if not v.site.partial}
+
+    def turned(self, q: Gaussian, by: Mapping[str, Array], mask: Clamp) -> Gaussian:
+        M, logdet = jnp.eye(self.dims), q.logdet
+        for name, R in by.items():
+            start, size = self.pieces[name]
+            M = M.at[start:start + size, start:start + size].set(R)
+            logdet -= 2 * jnp.linalg.slogdet(R)[1] * mask.free[..., start]
+        cov = restrict(M @ q.cov @ M.T, mask.free) + unit_where_fixed(mask.free)
+        return Gaussian(q.mean @ M.T, cov, logdet)
+
     def break_symmetry(self, q: Gaussian, key: Array, size: Array | float) -> Gaussian:
         noise = jnp.sqrt(diagonal(q.cov)) * random.normal(key, q.mean.shape, q.mean.dtype)
         return q._replace(mean=q.mean + size * noise, cov=NARROW * q.cov)

@@ -99,6 +99,11 @@ class RecursionBelief(ChainBelief):
         return Tied(mask.free, mask.value, found[..., 0], found[..., 1:1 + D],
                     found[..., 1 + D:] + drawn[..., None] * eye)
 
+    @property
+    def turns(self) -> dict[str, set[str]]:
+        """None: the rules by which members follow would turn as well."""
+        return {}
+
     def free_dims(self, mask: Clamp | Tied) -> Array:
         return jnp.sum(self._free(mask))
 

@@ -14,7 +14,8 @@
     schedule, state, engine    the order of updates, what a sweep leaves, and the sweeps
     beginnings, tempering, filtering    beliefs before the first sweep; a way from there to far
                   data; the path of a filter
-    extrapolation sweeps that start ahead of where the last one ended
+    extrapolation, rotation    slow sweeps: they start ahead of where the last one ended, and turn
+                  states
     plan, decision, value    decisions: their evidence and what follows from it; backward over
                   quadratic costs, step by step
     problem, paths   decisions whose states bend: the program along a path, and the search for one

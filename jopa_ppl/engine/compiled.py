@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.compilation import Packed, Stages, often, once
-from jopa_ppl.engine import extrapolation
+from jopa_ppl.engine import extrapolation, rotation
 from jopa_ppl.engine.beginnings import start
 from jopa_ppl.engine.decision import Decision
 from jopa_ppl.engine.engine import Engine
@@ -226,7 +226,8 @@ class Compiled(Stages):
             state, history = self.more(state, bound, history, min(sweeps + chunk, most))
             sweeps, done, bad = map(int, jax.device_get((state.sweep, state.converged, state.bad)))
             if self.followed and state.ahead is None and bool(state.pace.slow):
-                state = state._replace(ahead=extrapolation.beginning(self.followed, state.moments))
+                state = state._replace(ahead=extrapolation.beginning(self.followed, state.moments),
+                                       bfgs=rotation.beginning(self.schedule))
             spent = time.perf_counter() - clock
             chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
             if progress and (bar is not None or (not done and spent > 0.2)):

@@ -5,6 +5,7 @@ Everything here is a pure function of arrays; `compiled.py` jits it once per pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,11 @@ from jax import Array
 
 from jopa_ppl.arrays import where
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.engine import extrapolation
+from jopa_ppl.engine import extrapolation, rotation
 from jopa_ppl.engine.arithmetic import Arithmetic
 from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.rounding import POLISHED, Digits, digits
-from jopa_ppl.engine.schedule import Schedule
+from jopa_ppl.engine.schedule import Schedule, Update
 from jopa_ppl.engine.state import State
 from jopa_ppl.graph.factor import Factor, Graph
 
@@ -129,12 +130,16 @@ class Engine(Arithmetic):
         found = [digits(b, moments[b.name], J) for b, J in zip(self.blocks, watched)]
         return Digits(*map(jnp.asarray, zip(*found))) if found else Digits(*jnp.zeros((3, 0)))
 
-    def sweep(self, moments: dict[str, Any], bound: Evidence, damping: float | None = None
+    def sweep(self, moments: dict[str, Any], bound: Evidence, damping: float | None = None,
+              updates: Sequence[Update] | None = None
               ) -> tuple[dict[str, Any], Array, list[Any], Array]:
-        """One pass over the schedule: beliefs, the position of a bad update (or -1), the
-        precisions of every update (`watched_update`), and the smallest step that was taken."""
+        """One pass over the schedule, or over some of its `updates`: beliefs, the position of a bad
+        one (or -1), the precisions of every update (`watched_update`), and the smallest step that
+        was taken."""
         bad, watched, least = jnp.full((), -1), [], jnp.ones(())
         for i, step in enumerate(self.schedule.updates):
+            if updates is not None and step not in updates:
+                continue
             old, factors = moments, list(step.factors)
             if any(f.bends(step.block) for f in factors):
                 moments, found, size = self.step(step.block, factors, old, bound,
@@ -178,8 +183,16 @@ class Engine(Arithmetic):
             s, past, before, looked = carry
             begun = s.moments if s.ahead is None else extrapolation.start(
                 blocks, s.moments, s.ahead)
-            moments, bad, watched, size = self.sweep(begun, bound, damping)
-            f = self.free_energy(moments, bound, solved)
+            bfgs = s.bfgs
+            if bfgs is None:
+                moments, bad, watched, size = self.sweep(begun, bound, damping)
+                f = self.free_energy(moments, bound, solved)
+            else:
+                size = jnp.ones(())
+                moments, f, bad, watched, bfgs = rotation.sweep(
+                    turn, begun, s.free_energy, bound.clamps, bfgs,
+                    lambda updates, q: self.sweep(q, bound, updates=updates)[:3],
+                    lambda q: self.free_energy(q, bound), before)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
             vain, pace, ahead = jnp.zeros((), bool), s.pace, s.ahead
             if pace is not None:
@@ -203,10 +216,10 @@ class Engine(Arithmetic):
                 settled = (moved <= POLISHED) | (s.sweep + 1 >= PASSES)
             past = jnp.where(ok, past.at[s.sweep].set(f), past)
             f = jnp.where(ok, f, s.free_energy)
-            return State(kept, f, s.sweep + ok, bad, settled & ok, s.digits, moved, pace, ahead
-                         ), past, watched, looked | ~vain
+            return State(kept, f, s.sweep + ok, bad, settled & ok, s.digits, moved, pace, ahead,
+                         bfgs), past, watched, looked | ~vain
 
-        blocks = extrapolation.followed(self.schedule)
+        blocks, turn = extrapolation.followed(self.schedule), rotation.turned(self.schedule)
         exact = self.schedule.exact and not damping
         solved = next((u.block for u in self.schedule.updates if exact), None)
         state, history, watched, looked = jax.lax.while_loop(running, body, (

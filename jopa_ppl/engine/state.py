@@ -9,6 +9,7 @@ from jax import Array
 
 from jopa_ppl.engine.extrapolation import Ahead, Pace
 from jopa_ppl.engine.rounding import ENERGY, EPS, POLISHED, ROUND, SILENT, Digits
+from jopa_ppl.linalg.bfgs import Bfgs
 
 
 class State(NamedTuple):
@@ -16,8 +17,8 @@ class State(NamedTuple):
 
     `digits`: what rounding works on, by update; `moved`: of a program that one pass solves, the
     error that is left in its means, in spreads; `pace`: how fast sweeps converge, and `ahead`:
-    where the next one starts from, once they are slow (`extrapolation`); `cancelled`: as
-    `Arithmetic.cancelled` has it.
+    where the next one starts from, once they are slow (`extrapolation`), and `bfgs`, what is known
+    of how they turn states (`rotation`); `cancelled`: as `Arithmetic.cancelled` has it.
     """
 
     moments: dict[str, Any]
@@ -29,12 +30,13 @@ class State(NamedTuple):
     moved: Array | float = 0.0
     pace: Pace | None = None
     ahead: Ahead | None = None
+    bfgs: Bfgs | None = None
     cancelled: tuple[Array | float, Array | float] = (0.0, 0.0)
 
     @property
     def told(self) -> State:
         """What the host looks at: all but what is large."""
-        return self._replace(moments=None, pace=None, ahead=None)
+        return self._replace(moments=None, pace=None, ahead=None, bfgs=None)
 
     @property
     def lost(self) -> tuple[float, float]:

@@ -52,8 +52,10 @@ class VMP:
             programs that declare a network (jp.module), else "quadrature".
         extrapolate: whether the sweeps of a conjugate program that are slow start ahead of where
             the last one ended, as far as the sweeps before tell, wherever that lowers F (see
-            jopa_ppl.engine.extrapolation); not with `damping`. It needs fewer sweeps by far where
-            beliefs trade off against each other: states against the loading that they are seen by.
+            jopa_ppl.engine.extrapolation), and turn and scale states that are multiplied by other
+            latents (jopa_ppl.engine.rotation); not with `damping`. It needs fewer sweeps by far
+            where beliefs trade off against each other: states against the loading that they are
+            seen by.
         progress: show a bar when a run takes long.
         starts: where beliefs may settle in several places (mixtures, regimes), from how many starts
             to run, side by side; the one that comes to the least F is kept, and `posterior.starts`

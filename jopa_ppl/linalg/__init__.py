@@ -6,7 +6,7 @@ nothing of ours.
                   certainty; any structure, by Funsor
     matrix        W (x) S + U (x) V
     nonconjugate, slopes    messages of likelihoods; slopes of functions of a batch
-    extrapolation    where an iteration is going
+    extrapolation, bfgs    where an iteration is going; steps down a function, from its slopes
     lanes         small matrices side by side
 
 A kernel for chains: a function beside those of `chain.py`, from the blocks of a precision to

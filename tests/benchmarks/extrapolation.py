@@ -19,6 +19,7 @@ import numpyro.distributions as dist
 
 import jopa_ppl as jp
 from tests.engine.test_extrapolation import loading
+from tests.engine.test_rotation import relevant
 
 AFTER = (20, 50, 75, 100, 200, 500, 1000, 2000, 5000)
 
@@ -37,24 +38,6 @@ def by_element(y, d):
         with jp.plate("trials", N):
             jp.observe("y", dist.Normal(x @ C.T, 1 / jnp.sqrt(tau)).to_event(1), y)
             return jp.latent("x", dist.Normal(x @ A.T, 1 / jnp.sqrt(q)).to_event(1)), None
-
-    jp.scan(step, x0, y)
-
-
-def relevant(y, d):
-    """An LDS whose columns of A and C have precisions of their own (ARD), more states than needed;
-    as the demonstration `lssm` of BayesPy."""
-    n = y.shape[1]
-    alpha = jp.latent("alpha", dist.Gamma(1e-2, 1e-2).expand([d]).to_event(1))
-    A = jp.latent("A", dist.Normal(jnp.zeros((d, d)), 1 / jnp.sqrt(alpha)).to_event(2))
-    gamma = jp.latent("gamma", dist.Gamma(1e-2, 1e-2).expand([d]).to_event(1))
-    C = jp.latent("C", dist.Normal(jnp.zeros((n, d)), 1 / jnp.sqrt(gamma)).to_event(2))
-    tau = jp.latent("tau", dist.Gamma(1e-2, 1e-2))
-    x0 = jp.latent("x0", dist.Normal(jnp.zeros(d), 1.0).to_event(1))
-
-    def step(x, y):
-        jp.observe("y", dist.Normal(C @ x, 1 / jnp.sqrt(tau)).to_event(1), y)
-        return jp.latent("x", dist.Normal(A @ x, 1.0).to_event(1)), None
 
     jp.scan(step, x0, y)
 
