@@ -48,6 +48,18 @@ def smooth_trend(y: Any) -> None:
     scan(step, (level, slope), y)
 
 
+def named_alike(y: Any) -> None:
+    """Two leaves of the carry that are both written a.b."""
+    def step(carry: Any, y: Any) -> Any:
+        level, slope = carry["a.b"], carry["a"]["b"]
+        slope = slope + jp.latent("w", Normal(0, 0.3))
+        level = level + slope
+        jp.observe("y", Normal(level, 0.5), obs=y)
+        return {"a.b": level, "a": {"b": slope}}, None
+
+    scan(step, {"a.b": jp.latent("level", Normal(0, 2)), "a": {"b": 0.3}}, y)
+
+
 def companion(y: Any) -> None:
     F, g = jnp.array([[0.5, 0.3], [1.0, 0.0]]), jnp.array([1.0, 0.0])
 
@@ -162,6 +174,7 @@ def vectors(y: Any) -> None:
 
 PROGRAMS: dict[str, tuple[Callable, Any, dict[str, tuple]]] = {
     "smooth trend": (smooth_trend, Y, {"level": (), "slope": (), "w": (T,)}),
+    "named alike": (named_alike, Y, {"level": (), "w": (T,)}),
     "companion form": (companion, Y, {"x0": (2,), "w": (T,)}),
     "register of 12": (register, Y, {"x0": (12,), "x": (T,)}),
     "season": (season, Y, {"s0": (3,), "l0": (), "l": (T,), "w": (T,)}),
@@ -173,7 +186,7 @@ PROGRAMS: dict[str, tuple[Callable, Any, dict[str, tuple]]] = {
     "after the scan": (after_the_scan, Y, {"l0": (), "w": (T,)}),
     "vectors": (vectors, np.stack([Y, -Y], -1), {"x0": (2,), "w": (T, 2)}),
 }
-QUICK = ("companion form", "season", "in a plate")
+QUICK = ("named alike", "companion form", "season", "in a plate")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)

@@ -213,6 +213,31 @@ def test_what_they_share_is_learned() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["counts", "a sine"])
+def test_what_is_approximated_is_so_in_one_scan(kind: str) -> None:
+    """Counts of the exp of a state, and dynamics that bend: as a scan whose steps ask which."""
+    def body(name: str, seen: str, slope: Any, x: Any, y: Any) -> Any:
+        x = jp.latent(name, Normal(slope * (jnp.sin(x) if kind == "a sine" else x), 0.5))
+        fn = Normal(x, 0.3) if kind == "a sine" else dist.Poisson(jnp.exp(x))
+        jp.observe(seen, fn, obs=y)
+        return x, None
+
+    def two(y: Any, w: Any) -> None:
+        last, _ = scan(lambda x, y: body("x", "y", 0.9, x, y), jp.latent("x0", Normal(0, 1)), y)
+        scan(lambda x, y: body("z", "w", 0.5, x, y), last, w)
+
+    def one(y: Any, slopes: Any) -> None:
+        scan(lambda x, data: body("x", "y", data[1], x, data[0]), jp.latent("x0", Normal(0, 1)),
+             (y, slopes))
+
+    y, w = (Y, W) if kind == "a sine" else (np.array([1, 2, 0, 4, 3, 1]), np.array([5, 2, 3, 4]))
+    a = jp.VMP(two, progress=False).run(y, w)
+    b = jp.VMP(one, progress=False).run(np.concatenate([y, w]), np.repeat([0.9, 0.5], [6, 4]))
+    assert_allclose(a.free_energy[-1], b.free_energy[-1], atol=1e-8)
+    assert_allclose(np.concatenate([a.mean("x"), a.mean("z")]), b.mean("x"), atol=1e-7)
+
+
+@pytest.mark.slow
 def test_states_that_are_given() -> None:
     """The first scan's states as data: the second begins with the last of them."""
     known = RNG.normal(size=6)
