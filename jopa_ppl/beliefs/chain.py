@@ -301,9 +301,9 @@ class ChainBelief(GaussianBelief):
     def draw(self, q: Chain, key: Array, mask: Clamp) -> tuple[Chain, dict[str, Array]]:
         method = "auto" if self.method == "funsor" else self.method
         z = q.mean + chain.sample(key, q.diag, q.off, method=method)
-        return self.point(q, jnp.where(mask.free > 0, z, mask.value))
+        return self.without_spread(q, jnp.where(mask.free > 0, z, mask.value))
 
-    def point(self, q: Chain, z: Array) -> tuple[Chain, dict[str, Array]]:
+    def without_spread(self, q: Chain, z: Array) -> tuple[Chain, dict[str, Array]]:
         """A draw by group, as a q without spread and as values by site."""
         point = q._replace(mean=z, cov=jnp.zeros_like(q.cov), cross=jnp.zeros_like(q.cross))
         return point, {n: v.values(self.site(point, n)[0]) for n, v in self.latents.items()}

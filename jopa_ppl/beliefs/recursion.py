@@ -138,7 +138,7 @@ class RecursionBelief(ChainBelief):
              ) -> tuple[RecursionChain, dict[str, Array]]:
         J = q.diag - unit_where_fixed(mask.free)
         z = q.mean + recursion.sample(key, J, q.off, q.rules, self._free(mask))
-        return self.point(q, jnp.where(mask.free > 0, z, mask.value))
+        return self.without_spread(q, jnp.where(mask.free > 0, z, mask.value))
 
     def log_prob(self, q: RecursionChain, mask: Clamp | Tied, values: Mapping[str, Array]
                  ) -> Array:

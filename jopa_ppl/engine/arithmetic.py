@@ -43,7 +43,8 @@ class Arithmetic:
 
     # -- data ----------------------------------------------------------------------------------
 
-    def bind(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None) -> Evidence:
+    def evidence(self, data: dict[str, Array], weigh: Callable[..., Data] | None = None
+                 ) -> Evidence:
         """The numbers of every factor, from the program's data.
 
         `weigh` may change the weights of observed sites, and where sites in part are data, before

@@ -132,7 +132,7 @@ class Compiled(Stages):
             bound, state, history, plan = planned(self.decision, self.data(dynamic), history,
                                                   begun, self.options.tol)
         else:
-            bound = self.engine.bind(self.data(dynamic))
+            bound = self.engine.evidence(self.data(dynamic))
             # What one pass solves has no symmetry to break; and is not to be far away at first.
             state = start(self.engine, None if self.single else key, bound)
             if self.followed:
@@ -146,7 +146,7 @@ class Compiled(Stages):
     def fits(self, call: Call) -> bool:
         """Whether the numbers of a call have the form that its beliefs were chosen for."""
         unfit = self.stage("unfit", lambda: jax.jit(
-            lambda leaves: self.engine.bind(self.data(leaves)).checks["unfit"],
+            lambda leaves: self.engine.evidence(self.data(leaves)).checks["unfit"],
             compiler_options=once()))
         with ours():
             return not (self.checked and unfit(call.dynamic))

@@ -281,7 +281,7 @@ class Decision:
 
     def precisions(self, data: dict[str, Array], moments: dict) -> dict[str, Array]:
         """By site of the chain the largest precision that it has where it counts."""
-        bound, found = self.engine.bind(data), {}
+        bound, found = self.engine.evidence(data), {}
         stats = self.engine.stats(moments, bound.clamps)
         for f in self.in_scan:
             arrays = bound.arrays[f.name]

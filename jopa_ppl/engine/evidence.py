@@ -51,7 +51,7 @@ class Windows(NamedTuple):
 
 class Evidence(NamedTuple):
     """A program with its data: the numbers of every factor, and where each element of a latent is
-    inferred. A pytree; made by `Arithmetic.bind`, once a run; everything a sweep reads is in it.
+    inferred. A pytree, made once a run (`Arithmetic.evidence`); all that a sweep reads is in it.
 
     Attributes:
         arrays: by factor, its numbers; a weight of 0 where it says nothing (missing, masked, or of

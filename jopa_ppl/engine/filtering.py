@@ -24,7 +24,7 @@ from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.coordinates import Coordinates, on_h
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence, FactorArrays
-from jopa_ppl.engine.forward import over_time, settled
+from jopa_ppl.engine.forward import over_time, smoothed
 from jopa_ppl.engine.functions import affine, mean_of
 from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.engine.numbers import own_value, to_precision
@@ -85,7 +85,7 @@ def begun(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) ->
 def path(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Array:
     """Means (T, *plates, w) of the steps of a chain given all data, from the belief about its first
     state and at the means of everything else."""
-    c, start, bound = (Coordinates(block), settled(engine, block, moments, bound),
+    c, start, bound = (Coordinates(block), smoothed(engine, block, moments, bound),
                        engine.at(moments, bound))
     shift, state = c.shift()[1:], slice(1, 1 + c.state)
     carry, found = (start.state_mean[0], start.state_cov[0]), []

@@ -68,7 +68,7 @@ def over_time(step: Callable, carry: Any, tree: Any, length: int, reverse: bool 
                         reverse=reverse)
 
 
-def settled(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Smoothed:
+def smoothed(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence) -> Smoothed:
     """The smoother's share of a chain, and where it holds: where some observation reaches.
 
     Steps that nothing reaches have numbers here too, which `roll` does not read.

@@ -16,7 +16,7 @@ from jopa_ppl.engine.conditional import own_conditional
 from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import roll, settled, walk
+from jopa_ppl.engine.forward import roll, smoothed, walk
 from jopa_ppl.engine.functions import affine, means_of
 from jopa_ppl.engine.state import State
 from jopa_ppl.engine.steps import SiteMap, mixture, site_map
@@ -124,7 +124,7 @@ def _map_of(engine: Engine, c: Coordinates, factors: list[Factor], bound: Eviden
 def forward(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence
             ) -> tuple[Array, Array]:
     """Smoothed moments of the sites of every step, predicted ones where no observation reaches."""
-    c, start = Coordinates(block), settled(engine, block, moments, bound)
+    c, start = Coordinates(block), smoothed(engine, block, moments, bound)
     bound = at_own_path(engine, block, moments, bound)
     segments = [(n, [(w, own_conditional(s, w)) for w, s in sites])
                 for n, sites in chain_segments(engine, block, moments, bound)]
@@ -150,7 +150,7 @@ def at_own_path(engine: Engine, block: ChainBelief, moments: dict, bound: Eviden
             (where, jnp.arange(steps), own[name]) if name in own
             else (where, own_conditional(site, where).mean, affine)
             for name, (where, site) in zip(names, sites)]))
-    path = walk(settled(engine, block, moments, bound), segments, c)
+    path = walk(smoothed(engine, block, moments, bound), segments, c)
     stats = engine.stats(moments, bound.clamps)[block.name]
     means = block.with_means(stats, path[..., c.size - c.width:])
     return engine.at(moments, bound, **{block.name: means})

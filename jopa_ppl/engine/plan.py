@@ -91,7 +91,7 @@ def planned(decision: Decision, data: dict[str, Array], history: Array, given: d
         *both, split = decision.split(arrays, present)
         return tuple(both)
 
-    bound = engine.bind(data, weigh)
+    bound = engine.evidence(data, weigh)
     goal = jnp.stack([(w > 0).any() for w in split.later.values()] or [False]).any()
     free = (split.first < decision.length * len(decision.order)).any()
     apart = jnp.stack([(bound.arrays[f.name].weight > 0).any() for f in decision.of_apart]

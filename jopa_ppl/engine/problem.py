@@ -12,7 +12,7 @@ from jopa_ppl.engine.complete import complete
 from jopa_ppl.engine.conditional import Conditional
 from jopa_ppl.engine.decision import Affine, Decision, Policy, Solved, Split
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import roll, settled
+from jopa_ppl.engine.forward import roll, smoothed
 from jopa_ppl.engine.value import Rule
 from jopa_ppl.program.refs import Ref
 
@@ -25,7 +25,7 @@ class Problem:
         self.step = split.first // len(decision.order)
         engine, block = decision.engine, decision.block
         self.stats = engine.stats(moments, bound.clamps)
-        self.start = settled(engine, block, *complete(engine, moments, bound, (block,)))
+        self.start = smoothed(engine, block, *complete(engine, moments, bound, (block,)))
         here = engine.at(moments, bound) if decision.curved else bound
         self.affine = decision.nodes(here, moments, split)
         *_, h, S = self.rolled(self.affine, self.own, self.step)

@@ -196,14 +196,14 @@ class Learner:
 
     def _begin(self, leaves: list[Array], key: Array) -> dict[str, Any]:
         engine = self.full.engine
-        return start(engine, key, engine.bind(self.full.data(leaves))).moments
+        return start(engine, key, engine.evidence(self.full.data(leaves))).moments
 
     def _e_step(self, leaves: list[Array], moments: dict[str, Any], key: Array, sweeps: int
                 ) -> tuple[Evidence, dict[str, Any], Array, Array, Digits]:
         """Evidence, beliefs, F, its standard error, what rounding worked on in the last sweep."""
         self.traces += 1
         engine = self.full.engine
-        bound = engine.bind(self.full.data(leaves))
+        bound = engine.evidence(self.full.data(leaves))
 
         def sweep(_: Array, now: tuple[dict, list]) -> tuple[dict, list]:
             moments, _, watched, _ = engine.sweep(now[0], bound, self.em.damping)
@@ -216,7 +216,7 @@ class Learner:
     def _loss(self, weights: Weights, call: Call, index: Array | None, moments: dict[str, Any],
               key: Array) -> Array:
         engine = self.small.engine
-        bound = engine.bind(self.small.data(self.leaves(call, weights, index)))
+        bound = engine.evidence(self.small.data(self.leaves(call, weights, index)))
         factors = self.factors if index is None else scored(engine)
         for block in self._blocks(engine):
             moments = engine.update(block, engine.energy.touching(block), moments, bound)

@@ -21,7 +21,7 @@ def evidence(parts: Split) -> Callable[[list[Array]], Array]:
 
     def make() -> Callable[[list[Array]], Array]:
         engine = compiled.engine
-        bind = lambda leaves: engine.bind(compiled.data(leaves))
+        bind = lambda leaves: engine.evidence(compiled.data(leaves))
 
         def both(*leaves: Array) -> tuple[Array, ...]:
             found, gradient = exact.value_and_gradient(engine, factors, bind, leaves)
@@ -53,7 +53,7 @@ def drawn(parts: Split) -> Callable[..., Sequence[Array]]:
         engine = compiled.engine
 
         def draw(key: Array, *leaves: Array) -> list[Array]:
-            bound = engine.bind(compiled.data(leaves))
+            bound = engine.evidence(compiled.data(leaves))
             found = draws.draw_sites(engine, exact.solve(engine, bound), bound, None,
                               random.wrap_key_data(key))
             return [found[n] for n in sites]

@@ -67,7 +67,7 @@ def _stages(compiled: Compiled) -> tuple[Callable, Callable]:
     """The beginnings of all starts, and their sweeps: the evidence is one."""
     def begin(dynamic: list[Array], key: Array, others: Array) -> tuple[Evidence, State]:
         engine = compiled.engine
-        bound = engine.bind(compiled.data(dynamic))
+        bound = engine.evidence(compiled.data(dynamic))
         rest = jax.vmap(lambda key: start(engine, key, bound, scattered=True))(others)
         return bound, jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]),
                                    start(engine, key, bound), rest)

@@ -18,7 +18,7 @@ from jopa_ppl.engine.conditional import Conditional, own_conditional
 from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import Smoothed, over_time, settled
+from jopa_ppl.engine.forward import Smoothed, over_time, smoothed
 from jopa_ppl.engine.functions import affine, means_of
 from jopa_ppl.engine.marginals import chain_segments
 from jopa_ppl.engine.state import State
@@ -78,7 +78,7 @@ def _trajectory(engine: Engine, block: ChainBelief, fixed: dict, bound: Evidence
     moments, bound = complete(engine, fixed, bound, (block,))
     c, (smooth, noise) = Coordinates(block), random.split(key)
     drawn, _ = block.draw(moments[block.name], smooth, bound.clamps[block.name])
-    given = settled(engine, block, {**moments, block.name: drawn}, bound)
+    given = smoothed(engine, block, {**moments, block.name: drawn}, bound)
     plan = plan if plan is not None and plan.about(block) else None
     here = engine.at({**moments, block.name: drawn}, bound)
     nodes = _path(engine, block, fixed, plan, given, noise, c, here)

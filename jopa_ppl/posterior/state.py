@@ -19,7 +19,7 @@ from jopa_ppl.engine.conditional import own_conditional
 from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.forward import roll, settled
+from jopa_ppl.engine.forward import roll, smoothed
 from jopa_ppl.engine.marginals import at_own_path, chain_segments
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.language.given import JointBelief
@@ -86,7 +86,7 @@ def _moments(engine: Engine, block: ChainBelief, moments: dict, bound: Evidence,
              ) -> tuple[Array, Array]:
     """Mean and covariance of the values that the head's sites have `step` steps later."""
     moments, bound = complete(engine, moments, bound)
-    c, start = Coordinates(block), settled(engine, block, moments, bound)
+    c, start = Coordinates(block), smoothed(engine, block, moments, bound)
     places = np.concatenate([c.of(block.seeds[n]) for n in block.head]) - 1
     look = jnp.broadcast_to(step, block.batch)
 
