@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+import gymnasium
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -53,10 +54,32 @@ def simulate(T: int, N: int, d: int, n: int, noise: float) -> np.ndarray:
     return np.array(found)
 
 
+def frames(T: int, N: int, pixels: int) -> np.ndarray:
+    """(T, N, pixels^2): frames of Gymnasium's Pendulum-v1 at random torques, small and grey, less
+    their mean over time."""
+    found = []
+    for seed in range(N):
+        env = gymnasium.make("Pendulum-v1", render_mode="rgb_array")
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+        own = []
+        for _ in range(T):
+            env.step(env.action_space.sample())
+            grey = env.render().mean(-1) / 255
+            size = len(grey) // pixels
+            own.append(grey[:size * pixels, :size * pixels].reshape(
+                pixels, size, pixels, size).mean((1, 3)).ravel())
+        env.close()
+        found.append(own)
+    y = np.moveaxis(np.array(found), 0, 1)
+    return y - y.mean((0, 1))
+
+
 CASES: dict[str, tuple[Callable, Callable[[], tuple]]] = {
     "trials": (loading, lambda: (simulate(60, 6, 3, 5, 0.3), 3)),
     "by element": (by_element, lambda: (simulate(60, 6, 3, 5, 0.3), 3)),
     "channels": (loading, lambda: (simulate(100, 1, 8, 73, 1.0), 8)),
+    "frames": (loading, lambda: (frames(50, 2, 8), 4)),
     "relevant": (relevant, lambda: (simulate(120, 1, 4, 12, 1.0)[:, 0], 6)),
 }
 
