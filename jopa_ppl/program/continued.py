@@ -37,10 +37,17 @@ def _pairs(program: Program) -> Iterator[tuple[Scan, Scan]]:
                     f"ys/{second.index}/")
         others = [i for s in program.sites.values() for i in s.everything]
         others += [i for s in program.scans for i in (*s.xs.values(), *s.carry, *s.ys)]
+        others += [i for s in program.scans if s.index != second.index for i in s.init
+                   if s.index <= second.index or first.index in _begins_at(program, s)]
         read = any(k.startswith(returned) for k in program.needs(others))
         if not read and all(map(_continues, (program.sites[n] for s in (first, second)
                                              for n in s.sites))):
             yield first, second
+
+
+def _begins_at(program: Program, scan: Scan) -> set[int]:
+    """The scans whose last carry a scan begins with."""
+    return {int(k.split("/")[1]) for k in program.needs(scan.init) if k.startswith("after/")}
 
 
 def _continues(site: Site) -> bool:

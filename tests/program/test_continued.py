@@ -300,6 +300,15 @@ def test_densities_files_and_arviz(tmp_path: Any) -> None:
     assert "y" not in tree["predictions"]
 
 
+def test_two_that_begin_at_one_end_are_refused() -> None:
+    def fork(y: Any, w: Any, v: Any) -> None:
+        last, _ = scan(steps("x", "y", 0.9), jp.latent("x0", Normal(0, 1)), y)
+        scan(steps("z", "w", 0.5), last, w)
+        scan(steps("s", "v", 1.0), last, v)
+
+    refused(StructureError, fork, Y, W, V, says=("what a scan returned",))
+
+
 def test_what_cannot_be() -> None:
     found = jp.VMP(a_regime_change, progress=False).run(Y, W)
     with pytest.raises(StructureError, match="several scans, one after the other"):
