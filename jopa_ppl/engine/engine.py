@@ -5,7 +5,6 @@ Everything here is a pure function of arrays; `compiled.py` jits it once per pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from jopa_ppl.engine import extrapolation, rotation
 from jopa_ppl.engine.arithmetic import Arithmetic
 from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.rounding import POLISHED, Digits, digits
-from jopa_ppl.engine.schedule import Schedule, Update
+from jopa_ppl.engine.schedule import Schedule
 from jopa_ppl.engine.state import State
 from jopa_ppl.graph.factor import Factor, Graph
 
@@ -131,15 +130,12 @@ class Engine(Arithmetic):
         return Digits(*map(jnp.asarray, zip(*found))) if found else Digits(*jnp.zeros((3, 0)))
 
     def sweep(self, moments: dict[str, Any], bound: Evidence, damping: float | None = None,
-              updates: Sequence[Update] | None = None
+              part: slice = slice(None)
               ) -> tuple[dict[str, Any], Array, list[Any], Array]:
-        """One pass over the schedule, or over some of its `updates`: beliefs, the position of a bad
-        one (or -1), the precisions of every update (`watched_update`), and the smallest step that
-        was taken."""
+        """One pass over the schedule, or a part of it: beliefs, the position of a bad update (or
+        -1), the precisions of every update (`watched_update`), and the smallest step taken."""
         bad, watched, least = jnp.full((), -1), [], jnp.ones(())
-        for i, step in enumerate(self.schedule.updates):
-            if updates is not None and step not in updates:
-                continue
+        for i, step in list(enumerate(self.schedule.updates))[part]:
             old, factors = moments, list(step.factors)
             if any(f.bends(step.block) for f in factors):
                 moments, found, size = self.step(step.block, factors, old, bound,
@@ -191,7 +187,7 @@ class Engine(Arithmetic):
                 size = jnp.ones(())
                 moments, f, bad, watched, bfgs = rotation.sweep(
                     turn, begun, s.free_energy, bound.clamps, bfgs,
-                    lambda updates, q: self.sweep(q, bound, updates=updates)[:3],
+                    lambda part, q: self.sweep(q, bound, part=part)[:3],
                     lambda q: self.free_energy(q, bound), before)
             bad = jnp.where((bad < 0) & ~jnp.isfinite(f), len(self.schedule.updates), bad)
             vain, pace, ahead = jnp.zeros((), bool), s.pace, s.ahead

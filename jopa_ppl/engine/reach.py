@@ -35,11 +35,6 @@ def _shape(graph: Graph, name: str) -> tuple[int, ...]:
     return tuple(p.size for p in graph.variables[name].local)
 
 
-def _inside(site: Site, length: int) -> Array:
-    """The steps of its scan that a site stands in, (T,)."""
-    return jnp.zeros(length, bool).at[site.window.steps].set(True)
-
-
 class Activity:
     """For every site, where it counts: (T,) * plates for sites of a scan, plates outside."""
 
@@ -88,8 +83,8 @@ class Activity:
         zero = {n: jnp.zeros((order, *(p.size for p in graph.program.sites[n].axes)), bool)
                 for n in names}
 
-        inside = {n: _inside(graph.program.sites[n], scan.length) for n in names
-                  if graph.program.sites[n].window}
+        inside = {s.name: s.around(jnp.ones(s.window.length, bool))
+                  for s in map(graph.program.sites.get, names) if s.window}
 
         def back(later: dict[str, Array], data: tuple[dict[str, Array], ...]
                  ) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -15,7 +15,7 @@ variational Bayesian linear state-space model"), who derive R's own F for one pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,12 +32,11 @@ WORTH = 0.01         # what a step has to promise, over what the sweep lowered F
 
 
 class Turned(NamedTuple):
-    """What is turned, {site: dims} by block, and the updates up to the last of these blocks, and
-    after it."""
+    """What is turned, {site: dims} by block, and how many updates there are up to the last of these
+    blocks."""
 
     sites: tuple[tuple[Belief, dict[str, int]], ...]
-    first: tuple[Update, ...]
-    rest: tuple[Update, ...]
+    first: int
 
     @property
     def size(self) -> int:
@@ -73,7 +72,7 @@ def turned(schedule: Schedule) -> Turned | None:
             break
     if not found:
         return None
-    turn = Turned(tuple(found), schedule.updates[:last], schedule.updates[last:])
+    turn = Turned(tuple(found), last)
     return turn if turn.size <= MOST else None
 
 
@@ -115,13 +114,13 @@ class _Best(NamedTuple):
 
 
 def sweep(turn: Turned, begun: dict[str, Any], before: Array, clamps: dict[str, Any], bfgs: Bfgs,
-          over: Callable[[Sequence[Update], dict[str, Any]], tuple[dict[str, Any], Array, list]],
+          over: Callable[[slice, dict[str, Any]], tuple[dict[str, Any], Array, list]],
           free_energy: Callable[[dict[str, Any]], Array], unwatched: list[Any]
           ) -> tuple[dict[str, Any], Array, Array, list[Any], Bfgs]:
     """A sweep, and its second part again with states turned: beliefs, F, the position of a bad
     update (or -1), what was watched, and what was learned. `before`: F; `over`: goes over
-    updates."""
-    moments, wrong, watched = over(turn.first, begun)
+    a part of the updates."""
+    moments, wrong, watched = over(slice(turn.first), begun)
 
     def goes_on(at: tuple[Array, _Best]) -> Array:
         i, best = at
@@ -133,7 +132,7 @@ def sweep(turn: Turned, begun: dict[str, Any], before: Array, clamps: dict[str, 
         i, best = at
         step = best.bfgs.step(best.slope)                # none at first
         there = jax.lax.cond(i > 0, lambda q: turn(q, clamps, step), lambda q: q, best.moments)
-        moved, bad, seen = over(turn.rest, there)
+        moved, bad, seen = over(slice(turn.first, None), there)
         f, slope = jax.value_and_grad(lambda G: free_energy(turn(
             moved, clamps, G, small=True)))(jnp.zeros(turn.size))
         lower = f <= best.free_energy
@@ -145,6 +144,6 @@ def sweep(turn: Turned, begun: dict[str, Any], before: Array, clamps: dict[str, 
     # One loop of two rounds: what it makes is compiled once.
     _, best = jax.lax.while_loop(goes_on, again, (jnp.zeros((), int), _Best(
         moments, jnp.full((), jnp.inf), jnp.zeros(turn.size), wrong,
-        unwatched[len(turn.first):], bfgs)))
+        unwatched[turn.first:], bfgs)))
     return (best.moments, best.free_energy, jnp.where(wrong >= 0, wrong, best.bad),
             watched + best.watched, best.bfgs)

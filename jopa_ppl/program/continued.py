@@ -6,7 +6,7 @@ the program: data weigh nothing there, and latents are neither inferred (`engine
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import jax
@@ -33,21 +33,20 @@ def _pairs(program: Program) -> Iterator[tuple[Scan, Scan]]:
         if len(sources) != 1 or any(k.startswith("ys/") for k in begun):
             continue
         first = program.scans[sources.pop()]
-        returned = (f"after/{first.index}/", f"ys/{first.index}/", f"after/{second.index}/",
-                    f"ys/{second.index}/")
-        others = [i for s in program.sites.values() for i in s.everything]
-        others += [i for s in program.scans for i in (*s.xs.values(), *s.carry, *s.ys)]
-        others += [i for s in program.scans if s.index != second.index for i in s.init
-                   if s.index <= second.index or first.index in _begins_at(program, s)]
-        read = any(k.startswith(returned) for k in program.needs(others))
+        inside = [i for s in program.sites.values() for i in s.everything]
+        inside += [i for s in program.scans for i in (*s.xs.values(), *s.carry, *s.ys)]
+        begins = [i for s in program.scans if s.index != second.index for i in s.init]
+        # A third may begin at the end of both; of the first alone there would be nothing left.
+        read = _reads(program, [*inside, *begins], first) or _reads(program, inside, second)
         if not read and all(map(_continues, (program.sites[n] for s in (first, second)
                                              for n in s.sites))):
             yield first, second
 
 
-def _begins_at(program: Program, scan: Scan) -> set[int]:
-    """The scans whose last carry a scan begins with."""
-    return {int(k.split("/")[1]) for k in program.needs(scan.init) if k.startswith("after/")}
+def _reads(program: Program, outputs: Sequence[int], scan: Scan) -> bool:
+    """Whether outputs depend on what a scan returns."""
+    returned = f"after/{scan.index}/", f"ys/{scan.index}/"
+    return any(k.startswith(returned) for k in program.needs(outputs))
 
 
 def _continues(site: Site) -> bool:
@@ -69,7 +68,7 @@ def _continued(program: Program, first: Scan, second: Scan) -> Program:
             put(f"first {i}", jnp.where(before, outputs[o], jnp.zeros_like(outputs[o])))
         for i, (o, begins) in enumerate(zip(second.carry, begun)):
             put(f"second {i}", jnp.where(before, begins, outputs[o]).astype(outputs[o].dtype))
-            put(f"begins {i}", jnp.zeros_like(outputs[o]))
+            put(f"unused {i}", jnp.zeros_like(outputs[o]))
         for scan in (first, second):
             ends = (0, second.length) if scan is first else (first.length, 0)
             for key, o in scan.xs.items():
@@ -88,7 +87,7 @@ def _continued(program: Program, first: Scan, second: Scan) -> Program:
              for n, s in program.sites.items()}
     xs = {k: places[k] for s in (first, second) for k in s.xs}
     carry = lambda scan, what: tuple(places[f"{what} {i}"] for i in range(len(scan.carry)))
-    second = replace(second, init=carry(second, "begins"), carry=carry(second, "second"))
+    second = replace(second, init=carry(second, "unused"), carry=carry(second, "second"))
     one = replace(
         first, length=length, sites=(*first.sites, *second.sites), xs=xs | {step: places[step]},
         init=(*first.init, *second.init), carry=(*carry(first, "first"), *second.carry),
