@@ -151,11 +151,16 @@ def weight_of(factor: Factor, source: Source) -> Array:
     evaluate = source.evaluator(factor)
     site = factor.site
     batch = tuple(p.size for p in factor.plates)
-    if "weight" not in site.outputs:
+    if not site.weighted:
         return jnp.ones((*source.batch(factor), 1))
 
     def one(step: Array | int) -> Array:
-        (weight,) = evaluate([site.outputs["weight"]], {}, step)
+        weight = jnp.ones(())
+        if "weight" in site.outputs:
+            (weight,) = evaluate([site.outputs["weight"]], {}, step)
+        if site.window is not None:
+            at = step + factor.segment.start
+            weight = jnp.where(site.nearest(at) == at, weight, 0.0)
         weight = weight.reshape((1,) * (len(site.shape) - weight.ndim) + weight.shape)
         axes = {p.axis for p in factor.plates}
         if all(n == 1 for i, n in enumerate(weight.shape) if i not in axes):

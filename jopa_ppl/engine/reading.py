@@ -113,7 +113,7 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
     values = {Ref(n): v for n, v in outer.items()} | values
     windows = []
     if segment.scan is not None:
-        first = step + segment.start
+        first = factor.site.nearest(step + segment.start)
         for back in range(segment.depth, -1, -1):
             # Before step 0 only latents reach back (the seeds of the carry), so data never count.
             at = jnp.maximum(first - back, 0).astype(jnp.uint32)

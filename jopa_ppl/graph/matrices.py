@@ -51,7 +51,7 @@ def _is_prior(f: Factor) -> bool:
     return (f.touched == (f.site.ref(),) and not f.noise and not f.plates and not f.site.partial
             and not f.scored
             and (f.site.outputs.keys() >= {"scale"} or f.site.outputs.keys() >= {"row", "column"})
-            and "weight" not in f.site.outputs)
+            and not f.site.weighted)
 
 
 def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
@@ -62,5 +62,5 @@ def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
     affine = f.message == "exact" or (f.curved and f.message == "linearise" and not f.spread
                                       and latents.keys().isdisjoint(r.site for r in f.curved))
     return (affine and not f.noise_varying and f.dims == n and alike and apart
-            and f.segment.scan is not None and not f.site.partial and "weight" not in f.site.outputs
+            and f.segment.scan is not None and not f.site.partial and not f.site.weighted
             and all(len(p) <= 2 for p in products))

@@ -10,6 +10,7 @@ from jopa_ppl.graph import links as conjugacy
 from jopa_ppl.graph.discrete import is_discrete
 from jopa_ppl.graph.factor import RULES, Factor
 from jopa_ppl.program.carry import Reader
+from jopa_ppl.program.continued import obstacles
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.program.segments import Segment
@@ -45,13 +46,14 @@ def barren(program: Program, reader: Reader) -> tuple[str, ...]:
             if lost := [n for n in strays if n in alive]:
                 raise StructureError(
                     "it depends on what a scan returned", site=lost[0],
-                    found="the final carry or the stacked outputs of a scan, in a way that is not "
-                          "step by step",
+                    found="; ".join(obstacles(program)) or "the final carry or the stacked outputs "
+                          "of a scan, in a way that is not step by step",
                     expected="a Gaussian whose first axis is time and whose every element sees its "
                              "own step alone, or an observed Gaussian of the last carry",
                     fix="move the statement into the body of the scan; where a scan begins with "
                         "what another one returned, write one over all steps, whose body asks "
-                        "which, with t among its inputs: jnp.where(t < T, mean, other_mean)")
+                        "which, with t among its inputs: jnp.where(t < T, mean, other_mean); of "
+                        "two that begin there, let that one carry both states")
             return tuple(n for n in program.sites if n not in alive)
         alive |= more
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jopa_ppl.errors import names
 from jopa_ppl.program.fused import renumbered
 from jopa_ppl.program.program import Program, Scan, Site, Window
 from jopa_ppl.program.rewriting import Put, extended
@@ -25,22 +26,39 @@ def with_continued_scans(program: Program) -> Program:
     return program
 
 
+def obstacles(program: Program) -> list[str]:
+    """Why scans that begin where another one ended do not go on with it, in words."""
+    found = [_obstacle(program, *pair) for pair in _begun(program)]
+    return list(dict.fromkeys(why for why in found if why))
+
+
 def _pairs(program: Program) -> Iterator[tuple[Scan, Scan]]:
-    """Scans, and those that begin at their ends and alone read what they return."""
+    return (pair for pair in _begun(program) if not _obstacle(program, *pair))
+
+
+def _begun(program: Program) -> Iterator[tuple[Scan, Scan]]:
+    """Scans, and those that begin at their ends."""
     for second in program.scans:
         begun = {k for k in program.needs(second.init) if k.startswith(("after/", "ys/"))}
         sources = {int(k.split("/")[1]) for k in begun}
-        if len(sources) != 1 or any(k.startswith("ys/") for k in begun):
-            continue
-        first = program.scans[sources.pop()]
-        inside = [i for s in program.sites.values() for i in s.everything]
-        inside += [i for s in program.scans for i in (*s.xs.values(), *s.carry, *s.ys)]
-        begins = [i for s in program.scans if s.index != second.index for i in s.init]
-        # A third may begin at the end of both; of the first alone there would be nothing left.
-        read = _reads(program, [*inside, *begins], first) or _reads(program, inside, second)
-        if not read and all(map(_continues, (program.sites[n] for s in (first, second)
-                                             for n in s.sites))):
-            yield first, second
+        if len(sources) == 1 and not any(k.startswith("ys/") for k in begun):
+            yield program.scans[sources.pop()], second
+
+
+def _obstacle(program: Program, first: Scan, second: Scan) -> str:
+    """Why the second does not go on with the first; empty where it does."""
+    inside = [i for s in program.sites.values() for i in s.everything]
+    inside += [i for s in program.scans for i in (*s.xs.values(), *s.carry, *s.ys)]
+    begins = [i for s in program.scans if s.index != second.index for i in s.init]
+    # A third may begin at the end of both; of the first alone there would be nothing left.
+    if _reads(program, [*inside, *begins], first) or _reads(program, inside, second):
+        return ("a scan that begins where another one ended, and something else that reads what "
+                "one of them returned")
+    sites = [program.sites[n] for s in (first, second) for n in s.sites]
+    if others := [s.name for s in sites if not _continues(s)]:
+        return (f"a scan that begins where another one ended, with sites in one of them that are "
+                f"neither data nor Gaussian latents unknown at every step: {names(others)}")
+    return ""
 
 
 def _reads(program: Program, outputs: Sequence[int], scan: Scan) -> bool:
@@ -58,7 +76,6 @@ def _continues(site: Site) -> bool:
 def _continued(program: Program, first: Scan, second: Scan) -> Program:
     step, own = f"xs/{first.index}/#joined", {first.index: 0, second.index: first.length}
     length = first.length + second.length
-    data = [n for s in (first, second) for n in s.sites if program.sites[n].observed]
 
     def fn(given: dict[str, Array], outputs: list[Array], put: Put) -> None:
         before = given[step] < first.length
@@ -73,17 +90,11 @@ def _continued(program: Program, first: Scan, second: Scan) -> Program:
             ends = (0, second.length) if scan is first else (first.length, 0)
             for key, o in scan.xs.items():
                 put(key, jnp.pad(outputs[o], [ends, *[(0, 0)] * (outputs[o].ndim - 1)], "edge"))
-        for name in data:
-            site = program.sites[name]
-            weight = (outputs[site.outputs["weight"]] if "weight" in site.outputs
-                      else jnp.ones((1,) * len(site.shape)))
-            here = before if site.scan == first.index else ~before
-            put(f"{name} weight", jnp.where(here, weight, jnp.zeros_like(weight)))
         put(step, jnp.arange(length))
 
     shapes = {step: jax.ShapeDtypeStruct((), jnp.arange(1).dtype)}
     program, places = extended(program, shapes, fn)
-    sites = {n: _in_window(s, places, own, program, length) if s.scan in own else s
+    sites = {n: _in_window(s, own, program, length) if s.scan in own else s
              for n, s in program.sites.items()}
     xs = {k: places[k] for s in (first, second) for k in s.xs}
     carry = lambda scan, what: tuple(places[f"{what} {i}"] for i in range(len(scan.carry)))
@@ -95,9 +106,6 @@ def _continued(program: Program, first: Scan, second: Scan) -> Program:
     return renumbered(replace(program, sites=sites), one, second)
 
 
-def _in_window(site: Site, places: dict[str, int], own: dict[int, int], program: Program,
-               whole: int) -> Site:
+def _in_window(site: Site, own: dict[int, int], program: Program, whole: int) -> Site:
     start, length, _ = site.window or (0, program.scans[site.scan].length, 0)
-    weight = f"{site.name} weight"
-    outputs = site.outputs | ({"weight": places[weight]} if weight in places else {})
-    return replace(site, outputs=outputs, window=Window(own[site.scan] + start, length, whole))
+    return replace(site, window=Window(own[site.scan] + start, length, whole))

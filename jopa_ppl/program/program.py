@@ -132,6 +132,19 @@ class Site(OfFamily):
         return jnp.pad(series, [(start, whole - start - length), *[(0, 0)] * (series.ndim - 1)])
 
     @property
+    def weighted(self) -> bool:
+        """Whether its steps or elements may have weights of their own."""
+        return "weight" in self.outputs or self.window is not None
+
+    def nearest(self, step: Array | int) -> Array | int:
+        """The step nearest to a step of its scan in which it stands: what data make of it at the
+        others weighs nothing, but has to be numbers that can be."""
+        if self.window is None:
+            return step
+        start, length, _ = self.window
+        return jnp.clip(step, start, start + length - 1)
+
+    @property
     def axes(self) -> tuple[Plate, ...]:
         """The batch axes that message passing runs over: plates, and for matrix-valued families
         every other batch axis (elements of a Normal outside plates are one diagonal event)."""

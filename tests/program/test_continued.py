@@ -95,6 +95,23 @@ def integrators(y: Any, w: Any) -> None:
     scan(then, level, w)
 
 
+def scales_by_time(y: Any, w: Any) -> None:
+    """Scales that are made of a counter, and would be 0 outside of their scans."""
+    def step(carry: Any, y: Any) -> Any:
+        x, t = carry
+        x, _ = steps("x", "y", 0.9)(x, y)
+        jp.observe("v", Normal(x, 6.0 - t), obs=1.0)
+        return (x, t + 1.0), None
+
+    def then(carry: Any, w: Any) -> Any:
+        z, t = carry
+        z = jp.latent("z", Normal(0.5 * z, t))
+        jp.observe("w", Normal(z, 0.3), obs=w)
+        return (z, t), None
+
+    scan(then, scan(step, (jp.latent("x0", Normal(0, 1)), 0.0), y)[0], w)
+
+
 def after_both(y: Any, w: Any) -> None:
     """Sites written after the scans, of their steps and of the last one."""
     def step(x: Any, y: Any) -> Any:
@@ -111,11 +128,12 @@ SHAPES = {"x0": (), "x": (6,), "z": (4,), "s": (3,)}
 CASES = [(a_regime_change, (Y, W), SHAPES), (three_regimes, (Y, W, V), SHAPES),
          (a_jump_between, (Y, W), SHAPES | {"jump": ()}),
          (of_other_sizes, (PAIRS, TRIPLES), {"x0": (2,), "x": (5, 2), "z": (4, 3)}),
+         (scales_by_time, (Y, W), SHAPES),
          (integrators, (Y, W), {"l0": (), "a": (6,), "b": (4,)}),
          (after_both, (Y, W), SHAPES)]
 
 
-QUICK = (three_regimes, of_other_sizes)
+QUICK = (three_regimes, of_other_sizes, scales_by_time)
 
 
 @pytest.mark.parametrize(("model", "data", "shapes"), [
@@ -306,7 +324,41 @@ def test_two_that_begin_at_one_end_are_refused() -> None:
         scan(steps("z", "w", 0.5), last, w)
         scan(steps("s", "v", 1.0), last, v)
 
-    refused(StructureError, fork, Y, W, V, says=("what a scan returned",))
+    refused(StructureError, fork, Y, W, V, says=("what a scan returned", "carry both",
+                                                 "something else that reads"))
+
+    def both(yw: Any, v: Any) -> None:
+        """The way out: one scan over all steps, that carries both states."""
+        def step(carry: Any, data: Any) -> Any:
+            (x, s), (t, seen, v) = carry, data
+            first = t < 6
+            x, _ = steps("x", "y", jnp.where(first, 0.9, 0.5))(x, seen)
+            s, _ = steps("s", "v", 1.0)(s, v)
+            return (x, jnp.where(first, x, s)), None
+
+        x0 = jp.latent("x0", Normal(0, 1))
+        scan(step, (x0, x0), (jnp.arange(10), yw, v))
+
+    v = np.append(V, 0.4)
+    exact = dense_gaussian(fork, (Y, W, v), {}, {"x0": (), "x": (6,), "z": (4,), "s": (4,)})
+    found = jp.VMP(both, progress=False).run(np.append(Y, W), np.append(np.full(6, np.nan), v))
+    assert_allclose(found.free_energy[-1], -exact.evidence, atol=1e-10)
+    assert_allclose(found.mean("s")[6:], exact.mean["s"], atol=1e-10)
+
+
+def test_what_stands_in_the_way_is_named() -> None:
+    def tossed(y: Any, w: Any) -> None:
+        def step(x: Any, w: Any) -> Any:
+            k = jp.latent("k", dist.Bernoulli(0.3))
+            x = jp.latent("z", Normal(0.5 * x + k, 0.5))
+            jp.observe("w", Normal(x, 0.3), obs=w)
+            return x, None
+
+        scan(step, scan(steps("x", "y", 0.9), jp.latent("x0", Normal(0, 1)), y)[0], w)
+
+    refused(StructureError, tossed, Y, W, says=("neither data nor Gaussian latents", "'k'"))
+    part = jp.condition(a_regime_change, {"z": np.array([np.nan, 1.0, np.nan, np.nan])})
+    refused(StructureError, part, Y, W, says=("unknown at every step: 'z'",))
 
 
 def test_what_cannot_be() -> None:
