@@ -86,6 +86,13 @@ class Factor:
         return self.segment.scan is not None
 
     @property
+    def stands(self) -> bool:
+        """Whether its site stands in any of its steps."""
+        first = self.segment.start
+        return self.site.window is None or (
+            first < self.site.window.steps.stop and self.site.first < first + self.segment.length)
+
+    @property
     def bent(self) -> tuple[Ref, ...]:
         """The latents that it is not conjugate in."""
         return self.latents if self.scored else (*self.spread, *self.curved)

@@ -49,7 +49,7 @@ def graph_table(graph: Graph) -> str:
         [(f.name, f.family, "data" if f.site.observed else f.site.name, terms(f),
           ", ".join([*f.noise, *map(str, f.spread)])
           or ("known" if f.message == "exact" else f.message))
-         for f in graph.factors])
+         for f in graph.factors if f.stands])
     text = f"{variables}\n\n{factors}"
     if graph.predicted:
         text += "\n\npredicted afterwards (nothing observed depends on them): " + ", ".join(

@@ -97,8 +97,8 @@ def _strips(posterior: Posterior, decode: Callable | None, site: str, observed: 
         raise ShapeError("no decoder", site=site, found="decode=None",
                          expected="a function from states (T, d) to frames",
                          fix="pass decode=vae.decode, or pass the frames themselves")
-    steps, mean, _, plates = series_of(posterior, site, None, index)
-    mean = mean[steps >= 0]
+    steps, mean, _, plates, first = series_of(posterior, site, None, index)
+    mean = mean[steps >= first]
     if observed is None:
         return {"belief": np.asarray(decode(mean))}
     observed = picked(observed, index, plates, event=3)

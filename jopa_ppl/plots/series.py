@@ -42,7 +42,7 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
         ShapeError: the site is no series of vectors, or `observed` not about its elements;
         JopaError: `level` is no probability.
     """
-    steps, mean, sd, plates = series_of(source, site, variance, index)
+    steps, mean, sd, plates, first = series_of(source, site, variance, index)
     dots = None if observed is None else _dots(observed, index, plates, mean.shape[1])
     ax, scale = axes_of(ax), dt or 1
     names = labels or ([site] if mean.shape[1] == 1 else
@@ -57,11 +57,11 @@ def trajectories(source: Posterior | ArrayLike, site: str = "x", *,
     if dots is not None:
         size = 4 if np.isfinite(dots[:, 0]).sum() < 100 else 2.5
         for i in range(dots.shape[1]):
-            ax.plot(scale * np.arange(len(dots)), dots[:, i], "o", ms=size, mew=size / 8,
+            ax.plot(scale * (first + np.arange(len(dots))), dots[:, i], "o", ms=size, mew=size / 8,
                     mec="white", color=COLOURS[i % len(COLOURS)], clip_on=False, zorder=3)
         ax.plot([], [], "o", color="0.4", ms=4, label="observed")
         there = np.flatnonzero(~np.isnan(dots).all(1))
-        seen = there[-1] + 1 if seen is None and len(there) else seen
+        seen = first + there[-1] + 1 if seen is None and len(there) else seen
     if sd is not None:
         ax.fill_between([], [], [], color="0.4", alpha=0.3, lw=0, label=f"{level:.0%} band")
     if seen is not None and seen < steps[-1]:
@@ -90,7 +90,7 @@ def plan(source: Posterior | ArrayLike, site: str = "u", *, variance: ArrayLike 
     Raises:
         ShapeError: the site is no series of vectors; JopaError: `level` is no probability.
     """
-    steps, mean, sd, _ = series_of(source, site, variance, index)
+    steps, mean, sd, *_ = series_of(source, site, variance, index)
     ax, scale = axes_of(ax), dt or 1
     edges = scale * np.append(steps, steps[-1] + 1)
     drawn = len([a for a in ax.lines if a.get_gid() == "plan"])

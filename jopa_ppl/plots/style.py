@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 class Series(NamedTuple):
     """A belief over time: steps (T,), mean (T, d), sd (T, d) or None; sizes of the plates of which
-    `index` picked an element."""
+    `index` picked an element; the step of the first datum about it."""
 
     steps: np.ndarray
     mean: np.ndarray
     sd: np.ndarray | None
     plates: tuple[int, ...] = ()
+    first: int = 0
 
 
 def axes_of(ax: Axes | None, size: tuple[float, float] = (6.4, 3.2)) -> Axes:
@@ -99,18 +100,19 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
         ShapeError: the site is in no scan, there is no such element, or what is left is not (T,) or
             (T, d).
     """
-    first = 0
+    first = begins = 0
     if isinstance(source, Posterior):
         moments = [np.asarray(source.mean(site)), np.asarray(source.variance(site))]
         heads = {r.back: n for n, r in source.compiled.graph.reader.seeds if r.site == site}
         for back in sorted(heads):              # the nearest first state stands next to x[0]
             moments = [np.concatenate([np.asarray(get(heads[back]))[None], m])
                        for get, m in zip((source.mean, source.variance), moments)]
-        if source.compiled.graph.program.sites[site].scan is None:
+        if (own := source.compiled.graph.program.sites[site]).scan is None:
             raise ShapeError("no series of vectors", site=site, found="a site outside scans",
                              expected="a site of a scan", fix="plot the site inside the scan")
         # A state of step t holds after it: x[0] is the state when datum 1 is observed.
-        first = int(roles(source).get(site) == "state") - len(heads)
+        begins = own.first
+        first = begins + int(roles(source).get(site) == "state") - len(heads)
     else:
         moments = [np.asarray(source)] + ([] if variance is None else [np.asarray(variance)])
     plates = moments[0].shape[1:1 + len(_place(index))]
@@ -127,7 +129,7 @@ def series_of(source: Any, site: str, variance: Any = None, index: int | tuple |
                          fix="pick one trajectory with index=")
     steps = first + np.arange(len(moments[0]))
     sd = np.sqrt(moments[1]) if len(moments) > 1 else None
-    return Series(steps, moments[0], sd, plates)
+    return Series(steps, moments[0], sd, plates, begins)
 
 
 def _place(index: int | tuple | None) -> tuple:

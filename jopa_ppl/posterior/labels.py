@@ -69,7 +69,7 @@ def time_axis(program: Program, site: Site) -> str:
 
 def _span(site: Site) -> tuple[int, int]:
     """Its scan, and the first step of it that it stands in."""
-    return site.scan, 0 if site.window is None else site.window.start
+    return site.scan, site.first
 
 
 def site_axes(source: Any, ranks: Mapping[str, int] | None = None) -> dict[str, list[str]]:
@@ -123,6 +123,5 @@ def step_coords(program: Program, axes: Mapping[str, Iterable[str]]) -> dict[str
     found = {}
     for scan in program.scans:
         for site in (s for s in map(program.sites.get, scan.sites) if s.is_series):
-            first = _span(site)[1]
-            found[next(iter(axes[site.name]))] = first + np.arange(program.length_of(site))
+            found[next(iter(axes[site.name]))] = site.first + np.arange(program.length_of(site))
     return found

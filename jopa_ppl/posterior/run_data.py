@@ -132,14 +132,13 @@ def replicates(graph: Graph, call: Call, draws: dict[str, Array], data: dict[str
                         if n in ran},
         "log_likelihood": {}}
     last = {s.scan: 0 for s in seen}
-    first = {s.name: 0 if s.window is None else s.window.start for s in seen}
     for s in seen:
         if not s.is_series:
             continue
         steps = np.flatnonzero(~np.isnan(data[s.name].reshape(len(data[s.name]), -1)).all(1))
-        last[s.scan] = max([last[s.scan], *(first[s.name] + steps + 1)])
+        last[s.scan] = max([last[s.scan], *(s.first + steps + 1)])
     for s in seen:
-        if s.is_series and (to_come := last[s.scan] - first[s.name]) < program.length_of(s):
+        if s.is_series and (to_come := last[s.scan] - s.first) < program.length_of(s):
             found["predictions"][s.name] = np.asarray(ran[s.name])[:, max(to_come, 0):]
         score = np.array(scores[s.name])
         event = tuple(range(score.ndim - 1, data[s.name].ndim))

@@ -132,6 +132,11 @@ class Site(OfFamily):
         return jnp.pad(series, [(start, whole - start - length), *[(0, 0)] * (series.ndim - 1)])
 
     @property
+    def first(self) -> int:
+        """The first step of its scan that it stands in."""
+        return 0 if self.window is None else self.window.start
+
+    @property
     def weighted(self) -> bool:
         """Whether its steps or elements may have weights of their own."""
         return "weight" in self.outputs or self.window is not None

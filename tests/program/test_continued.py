@@ -318,6 +318,16 @@ def test_densities_files_and_arviz(tmp_path: Any) -> None:
     assert "y" not in tree["predictions"]
 
 
+def test_pictures_and_tables_number_steps_as_arviz_does() -> None:
+    found = jp.VMP(a_regime_change, progress=False).run(Y, W)
+    ax = jp.plots.trajectories(found, "z", observed=W[:, None])
+    lines = {line.get_label(): line.get_xdata() for line in ax.lines}
+    assert list(lines["z"]) == [7, 8, 9, 10]       # a state holds after its step
+    assert [list(x) for x in lines.values()].count([6, 7, 8, 9]) == 1
+    table = str(jp.compile(a_regime_change, Y, W).graph)
+    assert "x[0]" in table and "z[t]" in table and "z[0]" not in table and "w[0]" not in table
+
+
 def test_two_that_begin_at_one_end_are_refused() -> None:
     def fork(y: Any, w: Any, v: Any) -> None:
         last, _ = scan(steps("x", "y", 0.9), jp.latent("x0", Normal(0, 1)), y)
