@@ -134,14 +134,23 @@ class Compiled(Stages):
         else:
             bound = self.engine.evidence(self.data(dynamic))
             # What one pass solves has no symmetry to break; and is not to be far away at first.
-            state = start(self.engine, None if self.single else key, bound)
-            if self.followed:
-                state = state._replace(pace=Pace(jnp.zeros(()), jnp.zeros((), bool)))
+            state = self.begun(None if self.single else key, bound)
             if self.single:
                 state, history = self._more(state, bound, history, until)
         sites = parts(self.engine, state.moments, bound, plan) if self.single else None
         told = self.told.pack((state.told, history, bound.checks))
         return bound, state, history, plan, sites, told
+
+    def begun(self, key: Array | None, bound: Evidence, scattered: bool = False) -> State:
+        """No sweep yet; arguments as of `beginnings.start`."""
+        state = start(self.engine, key, bound, scattered)
+        pace = Pace(jnp.zeros(()), jnp.zeros((), bool)) if self.followed else None
+        return state._replace(pace=pace)
+
+    def ahead(self, state: State) -> State:
+        """A slow run, whose sweeps start ahead from now on and turn its states."""
+        return state._replace(ahead=extrapolation.beginning(self.followed, state.moments),
+                              bfgs=rotation.beginning(self.schedule))
 
     def fits(self, call: Call) -> bool:
         """Whether the numbers of a call have the form that its beliefs were chosen for."""
@@ -226,8 +235,7 @@ class Compiled(Stages):
             state, history = self.more(state, bound, history, min(sweeps + chunk, most))
             sweeps, done, bad = map(int, jax.device_get((state.sweep, state.converged, state.bad)))
             if self.followed and state.ahead is None and bool(state.pace.slow):
-                state = state._replace(ahead=extrapolation.beginning(self.followed, state.moments),
-                                       bfgs=rotation.beginning(self.schedule))
+                state = self.ahead(state)
             spent = time.perf_counter() - clock
             chunk = max(10, min(1000, int((sweeps - begun) * 0.3 / max(spent, 1e-4))))
             if progress and (bar is not None or (not done and spent > 0.2)):

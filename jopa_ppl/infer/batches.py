@@ -147,7 +147,7 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
         for i, (_, _, checks) in enumerate(rows):
             _in_run(i, lambda i=i, checks=checks: compiled.refuse(call_of(i), checks))
         if not compiled.single:
-            state, history = swept(more, state, bound, history, options.max_iters)
+            state, history = swept(compiled, more, state, bound, history)
         told, past = jax.device_get((state.told, history))
         leaves, form = jax.tree.flatten(told)
         each = list(map(form.unflatten, zip(*leaves)))
@@ -174,21 +174,24 @@ def run_batch(model: Callable, options: Options, args: tuple, kwargs: dict,
     return PosteriorBatch(make, shaped, told, transformed)
 
 
-def swept(more: Callable, state: State, bound: Evidence, history: Array, most: int,
+def swept(compiled: Compiled, more: Callable, state: State, bound: Evidence, history: Array,
           tell: Callable[[int], object] = lambda sweeps: None) -> tuple[State, Array]:
-    """Runs side by side, by `more` in chunks, until each has settled or gone wrong, or has done
-    `most` sweeps.
+    """Runs side by side, by `more` in chunks, until each has settled or gone wrong, or has done all
+    its sweeps. Once one of them is slow, all start ahead.
 
     Args:
+        compiled: the program that is run.
         more: (state, bound, history, until) -> (state, history), of all runs.
         state, history: of all runs, which are in front; history (runs, most).
         bound: the numbers of the runs.
         tell: called after every chunk with the number of sweeps.
     """
-    until = 0
+    until, most = 0, compiled.options.max_iters
     while until < most and not np.asarray(state.converged | (state.bad >= 0)).all():
         until = min(until + CHUNK, most)
         state, history = more(state, bound, history, until)
+        if compiled.followed and state.ahead is None and np.asarray(state.pace.slow).any():
+            state = jax.vmap(compiled.ahead)(state)
         tell(until)
     return state, history
 

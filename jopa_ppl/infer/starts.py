@@ -18,7 +18,6 @@ from jax import Array, random
 from tqdm.auto import tqdm
 
 from jopa_ppl.compilation import often, once
-from jopa_ppl.engine.beginnings import start
 from jopa_ppl.engine.compiled import Compiled, Options, Ran, compiled_for
 from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.signature import Call
@@ -53,7 +52,7 @@ def best_of_starts(model: Callable, options: Options, args: tuple, kwargs: dict,
         history = jnp.full((starts, most), jnp.nan)
         with tqdm(total=most, desc=f"VMP, {starts} starts", unit="sweep", leave=False,
                   delay=1.0, disable=not progress) as bar:
-            state, history = swept(more, state, bound, history, most,
+            state, history = swept(compiled, more, state, bound, history,
                                    lambda sweeps: bar.update(sweeps - bar.n))
         came = np.where(np.asarray(state.bad) < 0, np.asarray(state.free_energy), np.inf)
         state, past = jax.tree.map(lambda x: x[int(np.argmin(came))], (state, history))
@@ -66,11 +65,10 @@ def best_of_starts(model: Callable, options: Options, args: tuple, kwargs: dict,
 def _stages(compiled: Compiled) -> tuple[Callable, Callable]:
     """The beginnings of all starts, and their sweeps: the evidence is one."""
     def begin(dynamic: list[Array], key: Array, others: Array) -> tuple[Evidence, State]:
-        engine = compiled.engine
-        bound = engine.evidence(compiled.data(dynamic))
-        rest = jax.vmap(lambda key: start(engine, key, bound, scattered=True))(others)
+        bound = compiled.engine.evidence(compiled.data(dynamic))
+        rest = jax.vmap(lambda key: compiled.begun(key, bound, scattered=True))(others)
         return bound, jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]),
-                                   start(engine, key, bound), rest)
+                                   compiled.begun(key, bound), rest)
 
     def made() -> tuple[Any, Any]:
         return (jax.jit(begin, compiler_options=once()),

@@ -6,12 +6,14 @@ import copy
 import pickle
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
 
 import jopa_ppl as jp
+from tests.engine.test_rotation import channels, relevant
 from tests.faults import act, drift, series
 
 GOALS = np.stack([np.asarray(jp.sparse(4, {0: [0.0, 0.0], 3: [g, -g]})) for g in (0.5, 1.0, 2.0)])
@@ -133,3 +135,19 @@ def test_a_batch_is_copied_as_its_posteriors_are(again):
     same(copied, list(plans), ("u", "x", "x0"))
     assert (copied.converged == plans.converged).all() and len(copied) == len(plans)
     np.testing.assert_allclose(copied[1].mean("u"), plans[1].mean("u"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::jopa_ppl.errors.ConvergenceWarning")
+def test_slow_runs_start_ahead_side_by_side():
+    """Each comes to where it does alone, far below what as many plain sweeps come to."""
+    with jax.enable_x64(True):
+        data = np.stack([channels(), 1.3 * channels()[::-1]])
+        quick, plain = (jp.VMP(relevant, progress=False, max_iters=150, extrapolate=e)
+                        for e in (True, False))
+        batch, slow = (v.run_batch(data, 4, over="y") for v in (quick, plain))
+        alone = [quick.run(y, 4).free_energy[-1] for y in data]
+        np.testing.assert_allclose(batch.free_energy, alone, atol=1e-3)
+        assert batch.converged.all() and (slow.free_energy > batch.free_energy + 0.3).all()
+        several = jp.VMP(relevant, progress=False, max_iters=150, starts=3).run(data[0], 4)
+        assert several.starts.min() < alone[0] + 1e-3 and several.converged
