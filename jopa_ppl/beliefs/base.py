@@ -104,8 +104,10 @@ class Belief:
         note: what `jp.explain` says of it. rank: its place in a sweep.
         gaussian: whether its statistics are a mean and centred second moments.
         structured: whether it is sparse, and so no array of all pairs of members is formed.
-        checked: whether `fits` has to be asked of the numbers of every run.
+        checked: whether factors have coefficients in a form of its own (`linalg.coefficients`),
+            and `fits` has to be asked whether the numbers of a run have it.
         follows: whether it is completed by a message of the program (`following`).
+        extrapolates: whether it has `coordinates`, so that sweeps can start ahead of it.
         parts: what a marginal of a site is told by, and files hold of it.
         layout_form: the form of its `layout`, as `posterior.storage.expect` has them.
 
@@ -117,7 +119,10 @@ class Belief:
     Some answer more, where a factor asks it of them alone: discrete ones `share`, the probability
     of the values that a copy of a factor has, and `following`; precisions `harmonic` and `at_log`,
     E[1 / x]^-1 and the statistics at a log; chains `seeds`, the latents that stand for an earlier
-    value of a site, {latent: which}.
+    value of a site, {latent: which}; those that extrapolate `coordinates(q)`, numbers without
+    bounds that tell where q is, (n,), and spreads to measure moves in, and `at_coordinates(q, at)`,
+    q at another place; those that are checked `own_coefficients` and `own_slopes`
+    (`MatrixBelief`).
     """
 
     kind: ClassVar[str]
@@ -131,6 +136,7 @@ class Belief:
     structured: ClassVar[bool] = False
     checked: ClassVar[bool] = False
     follows: ClassVar[bool] = False
+    extrapolates: ClassVar[bool] = False
 
     scan: int | None = None
     order: int = 1
@@ -248,15 +254,6 @@ class Belief:
     def moved(self, old: Any, new: Any) -> Array:
         """How far the means went, root mean square, in standard deviations."""
         raise NotImplementedError
-
-    def coordinates(self, q: Any) -> tuple[Array, Array]:
-        """Numbers without bounds that tell where q is, (n,), and spreads to measure moves in; of
-        none where sweeps do not start ahead of it (`engine.extrapolation`)."""
-        return jnp.zeros(0), jnp.zeros(0)
-
-    def at_coordinates(self, q: Any, at: Array) -> Any:
-        """q at another place."""
-        return q
 
     @property
     def turns(self) -> dict[str, set[str]]:

@@ -68,7 +68,7 @@ def log_density(square: Array, logdet: Array, free: Array) -> Array:
 class GaussianBelief(Belief):
     """A Gaussian: q has a `mean`, a `cov` of the pairs that its form keeps, and `logdet` of J."""
 
-    family, gaussian = "gaussian", True
+    family, gaussian, extrapolates = "gaussian", True, True
     parts = ("mean", "cov")
 
     def at_mean(self, stats: tuple) -> tuple:

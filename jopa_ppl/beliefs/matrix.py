@@ -7,7 +7,8 @@ second from the priors. See `linalg.matrix` for how it is solved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,14 +16,29 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
+from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.beliefs.base import Factor, Variable
 from jopa_ppl.beliefs.gaussian import NARROW, GaussianBelief, log_density
 from jopa_ppl.language.distributions import MatrixSpread
 from jopa_ppl.linalg import matrix
+from jopa_ppl.linalg.coefficients import Coefficients
 from jopa_ppl.linalg.families import diagonal, symmetric
-from jopa_ppl.linalg.matrix import MatrixMoments
+from jopa_ppl.linalg.matrix import MatrixEntries, MatrixMoments, MatrixProduct
+from jopa_ppl.linalg.slopes import expand_at
 from jopa_ppl.program.refs import Ref
+
+
+class Own(NamedTuple):
+    """Coefficients of a factor in a form of the belief's own.
+
+    K: the coefficients; fits: whether they are all there is to the residual; noise: the precision
+    (n,) of the elements of this residual and its logarithm, where it is not that of the site.
+    """
+
+    K: Coefficients | Array
+    fits: Array | bool = True
+    noise: tuple[Array, Array] | None = None
 
 
 class Terms(NamedTuple):
@@ -116,10 +132,65 @@ class MatrixBelief(GaussianBelief):
         return np.concatenate([np.arange(self.p)[self.columns[r.site]]
                                for r in factor.instances_of(self)])
 
-    def first_row(self, places: np.ndarray, row: Array) -> dict[Ref, Array]:
-        """The members' values where M is zero but for these places of its first row."""
-        M = jnp.zeros((self.n, self.p), row.dtype).at[0, places].set(row)
-        return {Ref(n): v for n, v in self._values(M).items()}
+    def own_coefficients(self, factor: Factor, residual: Callable, sizes: tuple[int, int],
+                         roots: Callable[[], list[Array]]) -> Own:
+        """The coefficients of a factor: of a site that it meets `MatrixProduct`, with batch axes of
+        size 1 (0 of a mean that is not affine, whose `own_slopes` are taken at every belief), and
+        of its own prior `MatrixEntries`.
+
+        Args:
+            factor: one that the matrix is in.
+            residual: (*1, n) of vectors: the matrix's members one after another, the main slot
+                where there is another block, and what is known.
+            sizes: of the last two.
+            roots: gives the Cholesky factors of the covariance of rows and of columns, of a prior
+                that has these.
+        """
+        if factor.site.name in self.members:
+            constant = residual(jnp.zeros(self.latents[factor.site.name].dims), jnp.zeros(0))
+            constant = constant.reshape(self.n, -1)
+            if "row" not in factor.site.outputs:
+                return Own(MatrixEntries(constant, *(jnp.eye(n) for n in constant.shape)))
+            rows, columns = (solve_triangular(x, jnp.eye(len(x), dtype=x.dtype), lower=True)
+                             for x in roots())
+            logdet = 2 * (jnp.log(jnp.diagonal(rows)).sum() / len(rows)
+                          + jnp.log(jnp.diagonal(columns)).sum() / len(columns))
+            one = jnp.ones(constant.size)
+            return Own(MatrixEntries(constant, rows, columns), noise=(one, logdet * one))
+        refs, main = factor.instances_of(self), sizes[0]
+        p = sum(self.latents[r.site].dims for r in refs) // self.n
+
+        def product(M: Array, h: Array) -> Array:
+            found = residual(self._vector(refs, M), h[:main], h[main:])
+            return found[(0,) * (found.ndim - 1)]
+
+        about = product, self.n, p, sum(sizes)
+        if factor.curved:
+            return Own(jnp.zeros(()), matrix.is_product(*about))
+        found, fits = matrix.probed(*about)
+        lead = (None,) * (factor.in_time + len(factor.plates))
+        return Own(jax.tree.map(lambda x: x[lead] if lead else x, found), fits)
+
+    def own_slopes(self, factor: Factor, residual: Callable, points: Sequence[Array],
+                   copied: Sequence[bool]) -> MatrixProduct:
+        """The coefficients of a mean M f(h), linearised in h: from its first row.
+
+        Args:
+            factor: whose mean it is.
+            residual: (*batch, n) of the members' values, {ref: value}, and vectors.
+            points: of the other slots, to linearise at; copied: as `linalg.slopes.expand_at` asks.
+        """
+        at, lead = self.places(factor), (1,) * (factor.in_time + len(factor.plates))
+
+        def at_row(row: Array, *points: Array) -> Array:
+            M = jnp.zeros((self.n, self.p), row.dtype).at[0, at].set(row)
+            return residual({Ref(n): v for n, v in self._values(M).items()}, *points)
+
+        none = jnp.zeros(len(at))
+        constant = expand_at(partial(at_row, none), points, copied)
+        carried = expand_at(lambda *v: at_row(*v)[..., :1], [none, *points], [False, *copied])
+        return MatrixProduct(constant, jnp.eye(self.n).reshape((*lead, self.n, self.n)),
+                             carried[..., 0, 1:, :])
 
     def terms(self, message: tuple) -> Terms:
         """The precision that a message gives."""
@@ -161,6 +232,12 @@ class MatrixBelief(GaussianBelief):
         """Numbers in the order of the members' elements, (n p,), as M."""
         sizes = np.cumsum([v.dims for v in self.latents.values()])[:-1]
         return jnp.concatenate([x.reshape(self.n, -1) for x in jnp.split(vector, sizes)], -1)
+
+    def _vector(self, refs: Sequence[Ref], M: Array) -> Array:
+        """The elements of some members one after another, from these side by side, (n, p)."""
+        sizes = [self.latents[r.site].dims // self.n for r in refs]
+        pieces = jnp.split(M, np.cumsum(sizes)[:-1], -1)
+        return jnp.concatenate([x.ravel() for x in pieces])
 
     def _values(self, M: Array) -> dict[str, Array]:
         return {n: M[:, self.columns[n]].reshape(v.site.shape) for n, v in self.latents.items()}

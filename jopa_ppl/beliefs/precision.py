@@ -26,7 +26,7 @@ from jopa_ppl.linalg.families import (
 class PrecisionBelief(Belief):
     """A belief about one site, one of its family for every element of the site's batch."""
 
-    rank = 3
+    rank, extrapolates = 3, True
 
     @property
     def shape(self) -> tuple[int, ...]:

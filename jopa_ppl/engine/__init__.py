@@ -5,8 +5,7 @@
     evidence, reading, numbers    the numbers of every factor; the program's own functions at data;
                   the numbers made of these
     reach         which latents data reach; the rest follows the program and adds nothing to F
-    densities, coefficients    what a family of factors answers; what a residual multiplies its
-                  latents by
+    densities     what a family of factors answers
     likelihoods, bent   what a factor that is not conjugate is made of, and its expectations
     energy        U = E_q[log p], a factor at a time; every message is its gradient. What factors
                   ask of it is named in `expectations`

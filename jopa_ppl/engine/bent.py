@@ -19,15 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jopa_ppl.beliefs import Belief, MatrixBelief
-from jopa_ppl.engine.coefficients import expand_at
+from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.evidence import FactorArrays, Slot
 from jopa_ppl.engine.expectations import Expectations, Message, Stats
 from jopa_ppl.engine.likelihoods import Placement
 from jopa_ppl.graph.factor import Factor, Graph
-from jopa_ppl.linalg.factors import Moments, expected_square, side_by_side
-from jopa_ppl.linalg.matrix import MatrixProduct
+from jopa_ppl.linalg.coefficients import Tensor
+from jopa_ppl.linalg.factors import Moments, side_by_side
 from jopa_ppl.linalg.nonconjugate import Score, expected_exp, over_points
+from jopa_ppl.linalg.slopes import expand_at
 from jopa_ppl.program.refs import Ref
 
 
@@ -105,39 +105,21 @@ class Bent:
     def linearised(self, arrays: FactorArrays, stats: Stats, everywhere: bool) -> FactorArrays:
         """The numbers with coefficients at the present means; `everywhere`: also where the factor
         weighs nothing."""
-        points, matrix = [], None
-        for block, _ in self.slots:
-            if isinstance(block, MatrixBelief):
-                matrix = block
-                continue
+        own = next((b for b, _ in self.slots if b.checked), None)
+        others, points = [(b, refs) for b, refs in self.slots if b is not own], []
+        for block, _ in others:
             mean = jax.lax.stop_gradient(block.view(stats[block.name], self.factor).mean)
             bent = any(b is block for b, _ in self.curved.slots)
             points.append(mean if bent else jnp.zeros_like(mean))
-        refs = [r for b, refs in self.slots for r in refs if not isinstance(b, MatrixBelief)]
-        place = self.curved.place(arrays)._replace(refs=refs)
-        K = (self._expanded(place, points) if matrix is None
-             else self._product(place, matrix, points))
-        if not everywhere:
-            K = (_seen(arrays, K) if matrix is None else
-                 K._replace(constant=_seen(arrays, K.constant), carried=_seen(arrays, K.carried)))
-        if not self.main:
-            K = jax.tree.map(lambda K: K[..., None], K)
-        return arrays._replace(K=K)
-
-    def _product(self, place: Placement, block: MatrixBelief, points: list[Array]
-                 ) -> MatrixProduct:
-        """`_expanded`, of a mean M f(h) with M a matrix's: from its first row."""
-        lead, columns = (1,) * (place.arrays.offset.ndim - 1), block.places(self.factor)
-
-        def residual(row: Array, *points: Array) -> Array:
-            return place.residual(_beside(*points), block.first_row(columns, row))
-
-        none, points = jnp.zeros(len(columns)), [place.in_time(p) for p in points]
-        copied = place.copied_of(points)
-        constant = expand_at(partial(residual, none), points, copied)
-        carried = expand_at(lambda *v: residual(*v)[..., :1], [none, *points], [False, *copied])
-        carried = carried[..., 0, 1:, :]
-        return MatrixProduct(constant, jnp.eye(block.n).reshape((*lead, block.n, block.n)), carried)
+        place = self.curved.place(arrays)._replace(refs=[r for _, refs in others for r in refs])
+        if own is None:
+            K = self._expanded(place, points)
+            K = Tensor(K if self.main else K[..., None])
+        else:
+            points = [place.in_time(p) for p in points]
+            K = own.own_slopes(self.factor, lambda values, *v: place.residual(_beside(*v), values),
+                               points, place.copied_of(points))
+        return arrays._replace(K=K if everywhere else K.on_h(partial(_seen, arrays)))
 
     def square(self, arrays: FactorArrays, stats: Stats, rule: str, keep: list[bool],
                diagonal: bool) -> Array:
@@ -175,14 +157,15 @@ class Bent:
         def square(h: Array) -> Array:
             main = given(h)
             K = self._expanded(place, [jnp.zeros_like(v.mean) for v in (*views, main)], h)
-            return expected_square(_seen(arrays, K), arrays.offset, arrays.weight, views, main,
-                                   none, keep, diagonal)
+            return Tensor(_seen(arrays, K)).square(arrays.offset, arrays.weight, views, main, none,
+                                                   keep, diagonal)
 
         return square
 
     @staticmethod
     def _expanded(place: Placement, points: list[Array], *last: Array) -> Array:
-        """Coefficients of the residual, linearised at the points of the slots, `last` fixed."""
+        """Coefficients of the residual, linearised at the points of the slots, `last` fixed, as one
+        array."""
         points = [place.in_time(p) for p in points]
         return expand_at(lambda *vectors: place.residual(_beside(*vectors, *last)), points,
                          place.copied_of(points))

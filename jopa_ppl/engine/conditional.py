@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from jopa_ppl.engine.coordinates import on_h
 from jopa_ppl.engine.steps import SiteMap
-from jopa_ppl.linalg.factors import Moments, at_mean
+from jopa_ppl.linalg.coefficients import Coefficients
+from jopa_ppl.linalg.factors import Moments
 
 
 class Conditional(NamedTuple):
@@ -21,18 +21,18 @@ class Conditional(NamedTuple):
         mean: E[M], (.., n, H), H the size of h (`steps.Coordinates` says what lies where).
         cov: E[C], (.., n, n): of unknown precisions that of their inverse.
         K, slots: where M is uncertain, its coefficients and the moments of what they multiply, as
-            of a `SiteMap`: `spread_of(K, slots, E[h h'])` is what that adds to the covariance. A
+            of a `SiteMap`: `K.spread_of(slots, E[h h'])` is what that adds to the covariance. A
             decision's gain is a conditional too, and has none.
     """
 
     mean: Array
     cov: Array
-    K: Array | None = None
+    K: Coefficients | None = None
     slots: tuple[Moments, ...] = ()
 
 
 def own_conditional(site: SiteMap, where: np.ndarray) -> Conditional:
     """A latent site drawn by the program: its residual is z - M h."""
-    K = on_h(lambda K: K.at[..., where].set(0.0), site.K)
+    K = site.K.on_h(lambda K: K.at[..., where].set(0.0))
     uncertain = K if site.slots else None
-    return Conditional(-at_mean(K, site.slots), site.covariance, uncertain, site.slots)
+    return Conditional(-K.at_mean(site.slots), site.covariance, uncertain, site.slots)

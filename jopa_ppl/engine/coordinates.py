@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jopa_ppl.beliefs.layout import align
 from jopa_ppl.engine.energy import Energy
 from jopa_ppl.engine.evidence import FactorArrays, Slot
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.linalg.matrix import MatrixProduct
+from jopa_ppl.linalg.coefficients import Coefficients, with_constant
 from jopa_ppl.program.refs import Ref
 
 
@@ -50,7 +50,7 @@ class Coordinates:
 
 
 def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: Sequence[Slot]
-         ) -> Any:
+         ) -> Coefficients:
     """The residual of a site as rows on h, (*batch|1, n, slots.., H), from its numbers and the
     slots that they are about.
 
@@ -60,7 +60,6 @@ def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: 
         table: its slots, the chain's among them or not; those of other blocks stay axes of K.
     """
     names = next((n for b, n in table if b is coordinates.belief), [])
-    slots = [b for b, _ in table if b is not None and b is not coordinates.belief]
     q = sum(len(coordinates.of(n)) for n in names)
     known, offset = arrays.known, arrays.offset
 
@@ -68,19 +67,15 @@ def rows(coordinates: Coordinates, factor: Factor, arrays: FactorArrays, table: 
         if not known.shape[-1]:
             return K[..., :1 + q]
         seen = known.reshape((*known.shape[:-1], *(1,) * (K.ndim - known.ndim), known.shape[-1]))
-        return _with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
+        return with_constant(K[..., :1 + q], (K[..., 1 + q:] * seen).sum(-1))
 
-    K = on_h(without_known, arrays.K)
-    if factor.value is None and isinstance(K, MatrixProduct):
-        K = K._replace(constant=_with_constant(K.constant, offset))
-    elif factor.value is None:
-        constant = offset.reshape((*offset.shape, *(1,) * len(slots)))
-        pads = [(0, 0)] * offset.ndim + [(0, n - 1) for n in K.shape[offset.ndim:-1]]
-        K = _with_constant(K, jnp.pad(constant, pads))
+    K = arrays.K.on_h(without_known)
+    if factor.value is None:
+        K = K.plus(offset)
     where = np.concatenate([[0], *(coordinates.of(n) for n in names)]).astype(int)
     spread = np.zeros((len(where), coordinates.size))
     spread[np.arange(len(where)), where] = 1
-    return on_h(lambda K: jnp.einsum("...l,lh->...h", K, spread), K)
+    return K.on_h(lambda K: jnp.einsum("...l,lh->...h", K, spread))
 
 
 def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArrays]) -> Any:
@@ -99,7 +94,7 @@ def tied(energy: Energy, block: Belief, mask: Any, arrays: dict[str, FactorArray
         if f.site.name not in block.members or not f.site.rules.certain:
             continue
         c, table = Coordinates(block), energy.slots[f.name]
-        K = -rows(c, f, arrays[f.name], table)
+        K = -rows(c, f, arrays[f.name], table).at_mean(())
         K = align(K, 1, [p.name for p in f.plates], block.plates, 2)
         K = K.at[..., c.of(f.site.ref())].set(0.0)
         shape = (f.segment.length, *block.batch, *K.shape[-2:])
@@ -122,16 +117,3 @@ def with_zeros(array: Array, at: int, count: int, axes: Sequence[int]) -> Array:
         array = jnp.concatenate([kept, *[none] * count, rest], axis)
     return array
 
-
-def on_h(fn: Callable[[Array], Array], K: Any) -> Any:
-    """Coefficients with `fn` on their last axis, that of h."""
-    if isinstance(K, MatrixProduct):
-        return K._replace(constant=fn(K.constant), carried=fn(K.carried))
-    return fn(K)
-
-
-def _with_constant(K: Array, constant: Array) -> Array:
-    shape = jnp.broadcast_shapes(K.shape[:-1], constant.shape)
-    first = jnp.broadcast_to(K[..., 0], shape) + constant
-    rest = jnp.broadcast_to(K[..., 1:], (*shape, K.shape[-1] - 1))
-    return jnp.concatenate([first[..., None], rest], -1)

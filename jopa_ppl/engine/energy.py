@@ -20,7 +20,6 @@ from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.factors import (
     Moments,
     batch_einsum,
-    expected_square,
 )
 from jopa_ppl.linalg.nonconjugate import Score, remainder
 from jopa_ppl.program.refs import Ref
@@ -158,8 +157,8 @@ class Energy:
             *slots, main = *views, Moments(jnp.zeros((*one, 0)), jnp.zeros((*one, 0, 0)))
         else:
             *slots, main = views
-        return expected_square(arrays.K, arrays.offset, arrays.weight, slots, main,
-                               arrays.known, keep, diagonal)
+        return arrays.K.square(arrays.offset, arrays.weight, slots, main, arrays.known, keep,
+                               diagonal)
 
     def noise(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
               ) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.beliefs import Belief
+from jopa_ppl.linalg.coefficients import Coefficients
 from jopa_ppl.program.refs import Ref
 
 Slot = tuple[Belief | None, list[Ref]]       # a block, and its latents that a factor touches
@@ -18,15 +19,15 @@ class FactorArrays(NamedTuple):
     """What a factor needs besides beliefs. Batch axes: time (of a site of a scan), plates.
 
     K (*batch|1, n, slots.., main): coefficients of the residual r = offset - K x, a slot for each
-    block that enters it, `main` the main block's numbers and those of `known`; of a Gamma or a
-    Dirichlet its concentration. It may have a form of its own (`linalg.matrix`).
+    block that enters it, `main` the main block's numbers and those of `known`, in whatever form
+    (`linalg.coefficients`); of a Gamma or a Dirichlet its concentration, an array.
     offset (*batch, n): the site's own data. weight (*batch, n|1): 0 where it says nothing.
     known (*batch|1, m): data in the place of latents; a scalar where there are none.
     precision (*batch, n), or (*batch, n, n), and logdet (*batch): where they are data.
     env: all data that the site's own functions read (`reading.evaluate_in`).
     """
 
-    K: Array
+    K: Coefficients | Array
     offset: Array
     weight: Array
     known: Array
@@ -87,6 +88,8 @@ def without_gaps(a: FactorArrays) -> FactorArrays:
     seen = (a.weight > 0).any(-1)
 
     def quiet(x: Array) -> Array:
+        if x.ndim < batch:      # a mean that is not affine has no coefficients (`Bent.linearised`)
+            return x
         here = seen
         for axis in range(batch):
             if x.shape[axis] < seen.shape[axis]:
@@ -94,9 +97,5 @@ def without_gaps(a: FactorArrays) -> FactorArrays:
         here = here.reshape((*here.shape, *(1,) * (x.ndim - batch)))
         return jnp.where(jnp.isnan(x) & ~here, 0.0, x)
 
-    # A mean that is not affine has no coefficients yet (`Bent.linearised`).
-    K = jax.tree.map(quiet, a.K) if a.K.ndim > batch else a.K
-    a = a._replace(K=K, known=quiet(a.known))
-    if a.precision is None or a.precision.ndim < batch:
-        return a
-    return a._replace(precision=quiet(a.precision), logdet=quiet(a.logdet))
+    return a._replace(**{n: jax.tree.map(quiet, getattr(a, n))
+                         for n in ("K", "known", "precision", "logdet")})

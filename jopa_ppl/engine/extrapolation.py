@@ -52,8 +52,7 @@ def followed(schedule: Schedule) -> tuple[Belief, ...]:
     of them. None in others, whose steps look for the least F themselves."""
     if any(f.bends(u.block) for u in schedule.updates for f in u.factors):
         return ()
-    sizes = lambda b: jax.eval_shape(lambda: b.coordinates(b.zero())[0]).size
-    return tuple(u.block for u in schedule.updates[1:] if sizes(u.block))
+    return tuple(u.block for u in schedule.updates[1:] if u.block.extrapolates)
 
 
 def place(blocks: Sequence[Belief], moments: dict[str, Any]) -> tuple[Array, Array]:

@@ -21,7 +21,7 @@ from jax import Array
 from jopa_ppl.beliefs import Belief, ChainBelief
 from jopa_ppl.beliefs.gaussian import square_root
 from jopa_ppl.beliefs.layout import align
-from jopa_ppl.engine.coordinates import Coordinates, on_h
+from jopa_ppl.engine.coordinates import Coordinates
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.engine.forward import over_time, smoothed
@@ -31,7 +31,7 @@ from jopa_ppl.engine.numbers import own_value, to_precision
 from jopa_ppl.engine.reading import Source
 from jopa_ppl.engine.steps import site_map
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.linalg.factors import at_mean, augment
+from jopa_ppl.linalg.factors import augment
 from jopa_ppl.linalg.families import inverse_and_logdet
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.program.segments import Segment
@@ -133,7 +133,7 @@ def _sites(engine: Engine, c: Coordinates, segment: Segment, moments: dict, boun
             offset = own_value(f, Source(engine.graph, engine.energy.slots, {}, {}, bound.series))
         else:
             site = site_map(engine, c, f, bound, moments)
-            K, cov, offset = at_mean(site.K, site.slots), site.covariance, arrays.offset
+            K, cov, offset = site.K.at_mean(site.slots), site.covariance, arrays.offset
         places = np.zeros(0, int)
         weight, value = (align(x, 1, have, block.plates, 1) for x in (arrays.weight, offset))
         if name in block.members:
@@ -142,7 +142,7 @@ def _sites(engine: Engine, c: Coordinates, segment: Segment, moments: dict, boun
             weight, value = (
                 jnp.broadcast_to(x[name][segment.steps] if name in x else 0.0, shape).astype(float)
                 for x in (bound.present, bound.values))
-            K = None if K is None else on_h(lambda K, at=places: K.at[..., at].set(0.0), K)
+            K = None if K is None else K.at[..., places].set(0.0)
         if f.curved or f.scored:
             mean = mean_of(engine, f, block, bound, moments)
             residual = lambda own, h, mean=mean: own[1] - mean(own[0], h)

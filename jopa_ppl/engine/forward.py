@@ -21,7 +21,6 @@ from jopa_ppl.engine.conditional import Conditional
 from jopa_ppl.engine.coordinates import Coordinates, with_zeros
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.evidence import Evidence
-from jopa_ppl.engine.steps import spread_of
 from jopa_ppl.linalg.factors import augment
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.program.segments import in_segments
@@ -251,6 +250,6 @@ def follow(h: Array, S: Array, where: np.ndarray, rule: Conditional) -> tuple[Ar
     across = jnp.einsum("...nh,...hk->...nk", rule.mean, S)
     own = jnp.einsum("...nh,...mh->...nm", across, rule.mean) + rule.cov
     if rule.K is not None:
-        own = own + spread_of(rule.K, rule.slots, S + h[..., :, None] * h[..., None, :])
+        own = own + rule.K.spread_of(rule.slots, S + h[..., :, None] * h[..., None, :])
     S = S.at[..., where, :].set(across).at[..., :, where].set(jnp.swapaxes(across, -1, -2))
     return h.at[..., where].set(z), S.at[..., where[:, None], where[None, :]].set(own)

@@ -1,7 +1,7 @@
 """From data to the numbers of each factor: coefficients, offsets, weights. Once per run.
 
-The coefficient tensor of a residual is probed by `jax.jacfwd` at zero: exact, since the residual
-was proved multi-affine. It is evaluated for every step or plate only where it differs there.
+The coefficients of a residual are probed by `jax.jacfwd` at zero: exact, since the residual was
+proved multi-affine. They are evaluated for every step or plate only where they differ there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.beliefs import MatrixBelief
 from jopa_ppl.beliefs.layout import align, dims, join, split
-from jopa_ppl.engine.coefficients import expand, is_product, matrix_coefficients
 from jopa_ppl.engine.evidence import FactorArrays, Windows
 from jopa_ppl.engine.reading import Source, by_step
 from jopa_ppl.graph.factor import Factor, Graph
-from jopa_ppl.linalg.matrix import MatrixEntries
+from jopa_ppl.linalg.coefficients import Tensor
+from jopa_ppl.linalg.slopes import expand
 from jopa_ppl.program.refs import Ref
 
 # Parameters that are symmetric matrices.
@@ -52,34 +51,29 @@ def gaussian_numbers(factor: Factor, source: Source) -> FactorArrays:
         own = values[factor.value] if factor.value is not None else 0.0
         return split(own - mean, site, factor.plates)
 
+    *others, main, seen = (sum(parts[n][0] for n in s) for s in (*slots, factor.knowns))
+
     def coefficients(step: Array | int) -> Array:
-        sizes = [sum(parts[n][0] for n in s) for s in (*slots, factor.knowns)]
-        *others, main, seen = sizes
         fn = lambda *v: residual(step, *v[:-1], v[-1][:main], v[-1][main:])
         return expand(fn, [*others, main + seen])
 
-    fits: Array | bool = True
-    if factor.curved:           # made at every belief (`Energy.linearised`)
+    fits, noise_of_form = True, None
+    if blocks[0] is not None and blocks[0].checked:
+        K, fits, noise_of_form = blocks[0].own_coefficients(
+            factor, partial(residual, 0), (main, seen),
+            lambda: evaluate([site.outputs["row"], site.outputs["column"]], {}, 0))
+    elif factor.curved:                                 # made at every belief (`Bent.linearised`)
         K = jnp.zeros(())
-        if isinstance(blocks[0], MatrixBelief):
-            fits = is_product(blocks[0], factor, slots, partial(residual, 0), parts)
-    elif isinstance(blocks[0], MatrixBelief):
-        K, fits = matrix_coefficients(blocks[0], factor, slots, partial(residual, 0), parts)
     else:
         K = by_step(factor, factor.varying_in_time, coefficients)
-    for i, plate in enumerate(factor.plates):
-        if plate.name not in factor.varying and isinstance(K, Array) and not factor.curved:
-            K = jax.lax.slice_in_dim(K, 0, 1, axis=timed + i)
+        for i, plate in enumerate(factor.plates):
+            if plate.name not in factor.varying:
+                K = jax.lax.slice_in_dim(K, 0, 1, axis=timed + i)
+        K = Tensor(K)
     offset = own_value(factor, source)
     precision = logdet = None
-    if isinstance(K, MatrixEntries) and "row" in site.outputs:        # whitened, side by side
-        roots = evaluate([site.outputs["row"], site.outputs["column"]], {}, 0)
-        rows, columns = (solve_triangular(x, jnp.eye(len(x), dtype=x.dtype), lower=True)
-                         for x in roots)
-        K = MatrixEntries(K.constant, rows, columns)
-        precision = jnp.ones(factor.dims)
-        logdet = 2 * (jnp.log(jnp.diagonal(rows)).sum() / len(rows)
-                      + jnp.log(jnp.diagonal(columns)).sum() / len(columns)) * precision
+    if noise_of_form is not None:
+        precision, logdet = noise_of_form
     elif not (factor.noise or factor.spread):
         def data_noise(step: Array | int) -> tuple[Array, Array]:
             (given,) = evaluate([noise], {}, step)

@@ -19,9 +19,9 @@ from jopa_ppl.engine.arithmetic import Arithmetic
 from jopa_ppl.engine.coordinates import Coordinates, rows
 from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.graph.factor import Factor
-from jopa_ppl.linalg.factors import Moments, at_mean, batch_einsum, moving
+from jopa_ppl.linalg.coefficients import Coefficients, Tensor
+from jopa_ppl.linalg.factors import Moments, batch_einsum
 from jopa_ppl.linalg.families import inverse_and_logdet
-from jopa_ppl.linalg.matrix import MatrixProduct
 
 
 class SiteMap(NamedTuple):
@@ -31,7 +31,7 @@ class SiteMap(NamedTuple):
     precision E[P] (n,) or (n, n) and covariance E[P^-1] (n, n); weight (*batch, n|1).
     """
 
-    K: Array
+    K: Coefficients
     slots: tuple[Moments, ...]
     precision: Array
     covariance: Array
@@ -79,7 +79,7 @@ def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
     lead = len(batch)
     p = jnp.stack([jnp.broadcast_to(s, batch) for s in shares], -1)
     indicator = Moments(p, p[..., None] * jnp.eye(len(maps)) - p[..., :, None] * p[..., None, :])
-    Ks = [jnp.broadcast_to(m.K, (*batch, *m.K.shape[lead:])) for m in maps]
+    Ks = [jnp.broadcast_to(m.K.array, (*batch, *m.K.shape[lead:])) for m in maps]
     K = jnp.stack([jnp.zeros_like(Ks[0]), *Ks], lead + 1)
 
     def mean(parts: Sequence[Array]) -> Array:
@@ -91,7 +91,7 @@ def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
                       for m in maps])
     covariance = mean([jnp.broadcast_to(m.covariance, (*batch, *m.covariance.shape[-2:]))
                        for m in maps])
-    return SiteMap(K, (indicator, *maps[0].slots), precision, covariance, maps[0].weight)
+    return SiteMap(Tensor(K), (indicator, *maps[0].slots), precision, covariance, maps[0].weight)
 
 
 def noise_covariance(engine: Arithmetic, factor: Factor, arrays: FactorArrays, moments: dict,
@@ -123,7 +123,7 @@ def noise_covariance(engine: Arithmetic, factor: Factor, arrays: FactorArrays, m
     return inverse_and_logdet(precision)[0]
 
 
-def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
+def quadratic(K: Coefficients, slots: Sequence[Moments], precision: Array) -> Array:
     """E[K' P K] over what K is uncertain of, (*batch, H, H).
 
     Args:
@@ -131,52 +131,10 @@ def quadratic(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
         precision: P, (*batch|1, n) of independent elements, or (*batch|1, n, n).
     """
     nbatch = K.ndim - 2 - len(slots)
-    mean = at_mean(K, slots)
+    mean = K.at_mean(slots)
     p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
     total = batch_einsum([(mean, "nl"), (precision, p), (mean, other + "k")], "lk", [True] * nbatch)
-    return total + excess(K, slots, precision)
-
-
-def excess(K: Array, slots: Sequence[Moments], precision: Array) -> Array:
-    """E[K' P K] less what it is at the mean of K.
-
-    Args:
-        K, slots, precision: as in `quadratic`.
-
-    Returns:
-        (*batch, H, H); 0 without slots.
-    """
-    nbatch = K.ndim - 2 - len(slots)
-    if isinstance(K, MatrixProduct):
-        if precision.ndim == nbatch + 1:
-            precision = precision[..., None] * jnp.eye(precision.shape[-1], dtype=precision.dtype)
-        return K.excess(*slots, precision)
-    p, other = ("n", "n") if precision.ndim == nbatch + 1 else ("nm", "m")
-    total = jnp.zeros(())
-    for part, a, b, spreads in moving(K, slots, nbatch):
-        total += batch_einsum([(part, "n" + a + "l"), (precision, p), (part, other + b + "k"),
-                               *spreads], "lk", [True] * nbatch)
-    return total
-
-
-def spread_of(K: Array, slots: Sequence[Moments], second: Array) -> Array:
-    """Covariance of K h that is due to K, (*batch, n, n).
-
-    Args:
-        K, slots: as of a `SiteMap`, (*batch|1, n, slots.., H).
-        second: E[h h'], (*batch, H, H).
-
-    Returns:
-        0 without slots.
-    """
-    if isinstance(K, MatrixProduct):
-        return K.spread_of(*slots, second)
-    nbatch = K.ndim - 2 - len(slots)
-    total = jnp.zeros(())
-    for part, a, b, spreads in moving(K, slots, nbatch):
-        total += batch_einsum([(part, "n" + a + "l"), (second, "lk"), (part, "m" + b + "k"),
-                               *spreads], "nm", [True] * nbatch)
-    return total
+    return total + K.excess(slots, precision)
 
 
 def to_chain_plates(array: Array, factor: Factor, block: Belief, tail: int) -> Array:

@@ -27,10 +27,9 @@ from jax.scipy.linalg import solve_triangular
 
 from jopa_ppl.arrays import where
 from jopa_ppl.engine.conditional import Conditional
-from jopa_ppl.engine.steps import SiteMap, excess, quadratic
+from jopa_ppl.engine.steps import SiteMap, quadratic
 from jopa_ppl.linalg.factors import LOG_2PI
 from jopa_ppl.linalg.families import diagonal, inverse_and_logdet, symmetric
-from jopa_ppl.linalg.matrix import MatrixProduct
 
 
 class Node(NamedTuple):
@@ -112,13 +111,7 @@ def told(rule: Conditional, fix: tuple[Array, Array]) -> Conditional:
     L, d = fix
     mean = (L @ rule.mean).at[..., 0].add(d)
     cov, K = L @ rule.cov @ jnp.swapaxes(L, -1, -2), rule.K
-    if isinstance(K, MatrixProduct):
-        K = K.after(L)
-    elif K is not None:
-        batch, n = d.ndim - 1, d.shape[-1]
-        flat = L @ K.reshape((*K.shape[:batch], n, -1))
-        K = flat.reshape((*flat.shape[:-1], *K.shape[batch + 1:]))
-    return Conditional(mean, cov, K, rule.slots)
+    return Conditional(mean, cov, None if K is None else K.after(L), rule.slots)
 
 
 def fix_of(site: SiteMap, given: Array, value: Array) -> tuple[Array, Array]:
@@ -187,7 +180,7 @@ def average(form: Form, node: Node, where: np.ndarray) -> Form:
     Q_zz = Q[..., where[:, None], where[None, :]]
     out, lost = _substitute(Form(Q, form.lost), node.rule.mean, where)
     if node.rule.K is not None:
-        out = out + excess(node.rule.K, node.rule.slots, Q_zz)
+        out = out + node.rule.K.excess(node.rule.slots, Q_zz)
     return Form(out + corner((Q_zz * node.rule.cov).sum((-1, -2)), Q.shape[-1]), lost)
 
 

@@ -2,6 +2,7 @@
 nothing of ours.
 
     families, factors    exponential families; the expected log density of a Gaussian site
+    coefficients  of a residual, in whatever form they are held
     chain, recursion, elimination    block-tridiagonal Gaussians; with parts that follow with
                   certainty; any structure, by Funsor
     matrix        W (x) S + U (x) V
@@ -13,6 +14,6 @@ A kernel for chains: a function beside those of `chain.py`, from the blocks of a
 `chain.Marginals`, and its name in `chain.METHODS`. A rule for messages of factors that are not
 conjugate: a branch of `expected_score` and `curvature` in `nonconjugate.py` (the message is their
 gradient), its name in `RULES` of `jopa_ppl.graph.factor`, and what `explain` says of it in
-`jopa_ppl.graph.tables`. Coefficients of a form of their own, as `matrix.MatrixProduct`: what
-`factors.expected_square` and `engine.steps` ask of a tensor.
+`jopa_ppl.graph.tables`. Coefficients of a form of their own, as `matrix.MatrixProduct`: a class
+of `coefficients.Coefficients`, which the belief whose form it is makes (`own_coefficients`).
 """

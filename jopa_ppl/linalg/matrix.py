@@ -12,13 +12,19 @@ No array of (n p)^2 numbers is formed. Source: Golub & Van Loan 2013, "Matrix Co
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, random
 from jax.scipy.linalg import solve_triangular
 
-from jopa_ppl.linalg.families import diagonal
+from jopa_ppl.linalg import families
+from jopa_ppl.linalg.coefficients import Coefficients, Second, with_constant
+from jopa_ppl.linalg.factors import batch_einsum
+from jopa_ppl.linalg.slopes import expand
 
 
 class Pencils(NamedTuple):
@@ -83,7 +89,8 @@ class MatrixMoments(NamedTuple):
     def variance(self) -> Array:
         """Of every element, (*batch, n, p)."""
         own = variances(self.left, self.right, self.spread)
-        return own + diagonal(self.rows)[..., :, None] + diagonal(self.columns)[..., None, :]
+        rows, columns = families.diagonal(self.rows), families.diagonal(self.columns)
+        return own + rows[..., :, None] + columns[..., None, :]
 
     def across(self, G: Array) -> Array:
         """E[dM G dM'] (*batch, n, n) for G (*batch, p, p)."""
@@ -101,11 +108,12 @@ class MatrixMoments(NamedTuple):
         return jnp.einsum("...ja,...a,...ka->...jk", self.right, weights, self.right)
 
 
-class MatrixProduct(NamedTuple):
-    """Coefficients of a residual r = constant h + rows M carried h, h = (1, main, known).
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MatrixProduct(Coefficients):
+    """Coefficients of a residual r = constant h + rows M carried h, with one slot, M (n, p).
 
-    Axes: (*batch|1, n, L), (*batch|1, n, n), (*batch|1, p, L). It stands where `linalg.factors` has
-    a tensor (*batch, n, 1 + n p, L) with one slot, and answers the same.
+    Axes: (*batch|1, n, L), (*batch|1, n, n), (*batch|1, p, L).
     """
 
     constant: Array
@@ -117,34 +125,49 @@ class MatrixProduct(NamedTuple):
         *batch, n, size = self.constant.shape
         return (*batch, n, 1 + n * self.carried.shape[-2], size)
 
-    @property
-    def ndim(self) -> int:
-        return self.constant.ndim + 1
-
-    def at_mean(self, M: MatrixMoments) -> Array:
-        """E of the map on h, (*batch, n, L)."""
+    def at_mean(self, slots: Sequence[MatrixMoments]) -> Array:
+        (M,) = slots
         return self.constant + self.rows @ M.mean @ self.carried
 
-    def spread_of(self, M: MatrixMoments, second: Array) -> Array:
-        """Covariance of r that is due to M, for E[h h'] = second: (*batch, n, n)."""
-        return self.along_carried(M, self.carried @ second @ jnp.swapaxes(self.carried, -1, -2))
+    def moving(self, slots: Sequence[MatrixMoments], seconds: Sequence[Second],
+               keep: Sequence[bool], diagonal: bool) -> Array:
+        carried = jnp.zeros(())
+        for operands, piece in seconds:
+            part = self.carried[..., piece]
+            carried += batch_einsum([(part, "pl"), (part, "qk"), *operands], "pq", keep)
+        spread = self._along(slots, carried)
+        return jnp.diagonal(spread, axis1=-2, axis2=-1) if diagonal else spread
 
-    def along_carried(self, M: MatrixMoments, second: Array) -> Array:
-        """`spread_of`, for E[f f'] = second (*batch, p, p) of f = carried h."""
-        return self.rows @ M.across(second) @ jnp.swapaxes(self.rows, -1, -2)
-
-    def excess(self, M: MatrixMoments, precision: Array) -> Array:
-        """E[r' P r] less what it is at the mean of M, a form in h (*batch, L, L); P (n, n)."""
+    def excess(self, slots: Sequence[MatrixMoments], precision: Array) -> Array:
+        (M,) = slots
+        if precision.ndim == self.ndim - 2:
+            precision = precision[..., None] * jnp.eye(precision.shape[-1], dtype=precision.dtype)
         inner = M.along(jnp.swapaxes(self.rows, -1, -2) @ precision @ self.rows)
         return jnp.swapaxes(self.carried, -1, -2) @ inner @ self.carried
 
+    def spread_of(self, slots: Sequence[MatrixMoments], second: Array) -> Array:
+        return self._along(slots, self.carried @ second @ jnp.swapaxes(self.carried, -1, -2))
+
+    def _along(self, slots: Sequence[MatrixMoments], second: Array) -> Array:
+        """`spread_of`, for E[f f'] = second (*batch, p, p) of f = carried h."""
+        (M,) = slots
+        return self.rows @ M.across(second) @ jnp.swapaxes(self.rows, -1, -2)
+
+    def on_h(self, fn: Callable[[Array], Array]) -> MatrixProduct:
+        return replace(self, constant=fn(self.constant), carried=fn(self.carried))
+
+    def plus(self, constant: Array) -> MatrixProduct:
+        return replace(self, constant=with_constant(self.constant, constant))
+
     def after(self, L: Array) -> MatrixProduct:
-        """The coefficients of L r."""
         return MatrixProduct(L @ self.constant, L @ self.rows, self.carried)
 
 
-class MatrixEntries(NamedTuple):
-    """Coefficients of the residual vec(rows (M + constant) columns'), every element for itself.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MatrixEntries(Coefficients):
+    """Coefficients of the residual vec(rows (M + constant) columns'), every element for itself; no
+    slot but the main one, M.
 
     constant (n, p); rows R (n, n) and columns C (p, p) whiten a prior whose precision is
     R' R (x) C' C.
@@ -154,12 +177,58 @@ class MatrixEntries(NamedTuple):
     rows: Array
     columns: Array
 
-    def square(self, M: MatrixMoments) -> Array:
-        """E[r_i^2], (n p,)."""
-        R, C = self.rows, self.columns
-        mean = R @ (M.mean + self.constant) @ C.T
-        own = variances(R @ M.left, C @ M.right, M.spread)
-        rows, columns = diagonal(R @ M.rows @ R.T), diagonal(C @ M.columns @ C.T)
-        probed = rows[:, None] * (C**2).sum(1) + (R**2).sum(1)[:, None] * columns
-        return (mean**2 + own + probed).reshape(-1)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.constant.size, 1 + self.constant.size)
 
+    def square(self, offset: Array, weight: Array, slots: Sequence[Any], main: MatrixMoments,
+               known: Array, keep: Sequence[bool], diagonal: bool) -> Array:
+        R, C = self.rows, self.columns
+        mean = R @ (main.mean + self.constant) @ C.T
+        own = variances(R @ main.left, C @ main.right, main.spread)
+        rows, columns = map(families.diagonal, (R @ main.rows @ R.T, C @ main.columns @ C.T))
+        probed = rows[:, None] * (C**2).sum(1) + (R**2).sum(1)[:, None] * columns
+        found = (mean**2 + own + probed).reshape(-1)
+        return batch_einsum([(weight, "n"), (found, "n")], "n", keep)
+
+
+Residual = Callable[[Array, Array], Array]      # of M (n, p) and the rest h (size,): (n,)
+
+
+def probed(residual: Residual, n: int, p: int, size: int) -> tuple[MatrixProduct, Array]:
+    """The product constant h + M carried h that a residual is, from the first row of M; and whether
+    it tells the residual at a random point, where any other product would differ.
+
+    Args:
+        residual: affine in h and in M; n, p, size: of M (n, p) and h (size,).
+    """
+    constant = expand(lambda h: residual(jnp.zeros((n, p)), h), [size])
+    carried = expand(lambda m, h: residual(_first_row(n, m), h)[0], [p, size])[1:]
+    one = lambda h: jnp.concatenate([jnp.ones(1), h])
+    fits = _tell(residual, n, p, size, lambda h: (constant @ one(h), carried @ one(h)))
+    return MatrixProduct(constant, jnp.eye(n), carried), fits
+
+
+def is_product(residual: Residual, n: int, p: int, size: int) -> Array:
+    """Whether a residual that is not affine in h is a product M f(h), as far as a random point
+    tells. Args: as of `probed`."""
+    return _tell(residual, n, p, size, lambda h: (
+        residual(jnp.zeros((n, p)), h),
+        jax.jacfwd(lambda m: residual(_first_row(n, m), h)[0])(jnp.zeros(p))))
+
+
+def _first_row(n: int, row: Array) -> Array:
+    """M (n, p), zero but for its first row."""
+    return jnp.zeros((n, len(row)), row.dtype).at[0].set(row)
+
+
+def _tell(residual: Residual, n: int, p: int, size: int,
+          told: Callable[[Array], tuple[Array, Array]]) -> Array:
+    """Whether constant + M carried, as `told` (constant, carried) of h, is the residual at a random
+    M and h."""
+    first, second = random.split(random.key(0))
+    M, h = random.normal(first, (n, p)), random.normal(second, (size,))
+    constant, carried = told(h)
+    gap = residual(M, h) - constant - M @ carried
+    most = jnp.abs(constant).max() + jnp.abs(carried).sum()
+    return ~(jnp.abs(gap).max() > 1e-8 * most)              # NaN is told elsewhere
