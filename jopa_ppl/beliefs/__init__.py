@@ -5,8 +5,8 @@
     dense, tree, chain, matrix, recursion    one matrix; with plates; along time; W (x) S + U (x) V;
                                along time, where members follow from others with certainty
     precision                  Gamma and Wishart
-    discrete, table, markov    one of a few values: alone (and Dirichlet), several jointly, along
-                               time
+    discrete, table, markov    one of a few values: alone (and Dirichlet and Beta), several jointly,
+                               along time
     layout                     arrays of sites as vectors over plates, and back
 
 A Gaussian of another form (sparser, of another structure) is one file beside `dense`, `tree` and
@@ -19,7 +19,7 @@ and `jopa_ppl.graph.blocks` says which latents get it. What else asks what kind 
 from jopa_ppl.beliefs.base import Belief, Clamp, Variable
 from jopa_ppl.beliefs.chain import ChainBelief
 from jopa_ppl.beliefs.dense import DenseBelief
-from jopa_ppl.beliefs.discrete import CategoricalBelief, DirichletBelief
+from jopa_ppl.beliefs.discrete import BetaBelief, CategoricalBelief, DirichletBelief
 from jopa_ppl.beliefs.markov import DiscreteChainBelief
 from jopa_ppl.beliefs.matrix import MatrixBelief
 from jopa_ppl.beliefs.precision import GammaBelief, WishartBelief
@@ -29,8 +29,9 @@ from jopa_ppl.beliefs.tree import TreeBelief
 
 KINDS = {b.kind: b for b in (
     ChainBelief, RecursionBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief, WishartBelief,
-    CategoricalBelief, DiscreteChainBelief, TableBelief, DirichletBelief)}
+    CategoricalBelief, DiscreteChainBelief, TableBelief, DirichletBelief,
+    BetaBelief)}
 
-__all__ = ["KINDS", "Belief", "CategoricalBelief", "ChainBelief", "Clamp", "DenseBelief",
-           "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief",
+__all__ = ["KINDS", "Belief", "BetaBelief", "CategoricalBelief", "ChainBelief", "Clamp",
+           "DenseBelief", "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief",
            "RecursionBelief", "TableBelief", "TreeBelief", "Variable", "WishartBelief"]

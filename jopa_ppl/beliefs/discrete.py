@@ -214,6 +214,36 @@ class DirichletBelief(Belief):
         return self._of(1 + power * (q.concentration - 1))
 
 
+class BetaBelief(DirichletBelief):
+    """Beta beliefs, one for every element of the site: of p and 1 - p, Dirichlet ones."""
+
+    kind, family, label = "beta", "beta", "Beta"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.latents[self.name].site.shape, 2)
+
+    def draw(self, q: Dirichlet, key: Array, mask: Any) -> tuple[Dirichlet, dict[str, Array]]:
+        p = random.beta(key, q.concentration[..., 0], q.concentration[..., 1])
+        return Dirichlet(log_of(jnp.stack([p, 1 - p], -1)), q.concentration), {self.name: p}
+
+    def log_prob(self, q: Dirichlet, mask: None, values: Mapping[str, Array]) -> Array:
+        return self._beta(q.concentration).log_prob(values[self.name]).sum()
+
+    def shaped(self, name: str, parts: Mapping[str, Array]
+               ) -> tuple[Array, Array, dict[str, Array]]:
+        mean, variance, own = super().shaped(name, parts)
+        return mean[..., 0], variance[..., 0], own
+
+    def distribution(self, name: str, parts: Mapping[str, Array], certain: bool
+                     ) -> dist.Distribution:
+        return self._beta(parts["concentration"])
+
+    @staticmethod
+    def _beta(concentration: Array) -> dist.Distribution:
+        return dist.Beta(concentration[..., 0], concentration[..., 1])
+
+
 def log_normaliser(a: Array) -> Array:
     """sum log Gamma(a) - log Gamma(sum a) of a Dirichlet, (*batch)."""
     return gammaln(a).sum(-1) - gammaln(a.sum(-1))

@@ -236,6 +236,7 @@ class CategoricalDensity(Density):
             found = split(log[..., own], f.site, f.plates)
         else:
             value = join(arrays.offset, f.site, f.plates, lead).astype(int)
+            value = jnp.where(value < 0, log.shape[-1], value)      # none: NaN, and no last one
             found = split(jnp.take_along_axis(log, value[..., None], -1)[..., 0], f.site, f.plates)
         return jnp.sum(arrays.weight * found)
 
@@ -247,6 +248,48 @@ class CategoricalDensity(Density):
         place = Placement(energy.graph, f, (), arrays)
         (probs,) = place.each([f.site.outputs["probs"]], None, shared=logs)
         return log_of(probs)
+
+
+class TallyDensity(CategoricalDensity):
+    """a E[log p] + b E[log(1 - p)] + c of a probability p that is an element of Beta latents.
+
+    Its arrays hold a, b and c of observed sites in K, (*lead, *site shape, 3); a latent one, of
+    value k, has k, 1 - k and 0.
+    """
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        arrays, evaluate = super().numbers(f, source), source.evaluator(f)
+        if not f.site.observed:
+            return arrays
+        output = [f.site.outputs["tally"]]
+        return arrays._replace(K=by_step(f, True, lambda step: evaluate(output, {}, step)[0]))
+
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
+                 held: list[Array] | None) -> Array:
+        place, own = Placement(energy.graph, f, (), arrays), dict(f.fixed).get(f.site.ref())
+        logs = {n: stats[energy.graph.block_of(n).name] for n in f.noise}
+        # What moves elements moves their logs.
+        yes, no = (place.each([f.site.outputs["probs"]], None,
+                              shared={Ref(n): x[..., i] for n, x in logs.items()})[0]
+                   for i in (0, 1))
+        a, b, c = jnp.moveaxis(arrays.K, -1, 0) if own is None else (own, 1 - own, 0.0)
+        return jnp.sum(arrays.weight * split(a * yes + b * no + c, f.site, f.plates))
+
+
+class PoissonDensity(CategoricalDensity):
+    """y E[log rate] - E[rate] - log y! of observed counts y, the rate a product of data and of
+    Gamma latents."""
+
+    def scale(self, f: Factor, found: Array) -> tuple[Array, Array]:
+        rate = split(jnp.broadcast_to(found, f.site.shape), f.site, f.plates)
+        return rate, jnp.log(jnp.where(rate > 0, rate, 1.0))
+
+    def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
+                 held: list[Array] | None) -> Array:
+        rate, log_rate = energy.monomial(f, arrays, stats, "rate")
+        count = arrays.offset
+        found = jnp.where((rate > 0) | (count == 0), count * log_rate, -jnp.inf) - rate
+        return jnp.sum(arrays.weight * (found - gammaln(count + 1)))
 
 
 class MultinomialDensity(CategoricalDensity):
@@ -295,7 +338,24 @@ class DirichletDensity(Density):
         return {"dirichlet": self.improper(f, arrays).sum()}
 
 
+class BetaDensity(DirichletDensity):
+    """log Beta(p; c) = sum (c - 1) (log p, log(1 - p)) - log B(c); its arrays hold c in K."""
+
+    def numbers(self, f: Factor, source: Source) -> FactorArrays:
+        return _own_numbers(f, source, 0.5)
+
+    @staticmethod
+    def _each(f: Factor, arrays: FactorArrays) -> Array:
+        weight = jnp.broadcast_to(arrays.weight, arrays.offset.shape)
+        return join(weight, f.site, f.plates, int(f.in_time))
+
+    def faults(self, energy: Expectations, f: Factor, arrays: FactorArrays) -> dict[str, Array]:
+        return {"beta": self.improper(f, arrays).sum()}
+
+
 DENSITIES = {"categorical": CategoricalDensity(), "multinomial": MultinomialDensity(),
+             "bernoulli": TallyDensity(), "binomial": TallyDensity(),
+             "poisson": PoissonDensity(), "beta": BetaDensity(),
              "dirichlet": DirichletDensity(), "normal": GaussianDensity(),
              "recursion": GaussianDensity(), "mvn": GaussianDensity(), "gamma": GammaDensity(),
              "wishart": WishartDensity(), "likelihood": Scored()}

@@ -14,9 +14,10 @@ from jopa_ppl.engine.densities import density_of
 from jopa_ppl.engine.energy import Energy
 from jopa_ppl.engine.evidence import FactorArrays, without_gaps
 from jopa_ppl.engine.numbers import SYMMETRIC, asymmetry
-from jopa_ppl.engine.reading import Source, evaluate_in, read_series
+from jopa_ppl.engine.reading import Source, by_step, evaluate_in, read_series
 from jopa_ppl.errors import DataError, DataWarning, PriorError, StructureError, names
 from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.program.tallies import is_marked
 
 # By what `diagnose` counts, in the order in which they are told: the error and its parts, with what
 # depends on that count or on the size of a matrix in braces.
@@ -32,12 +33,17 @@ FAULTS = (
      "use {enough} or more"),
     ("dirichlet", PriorError, "the Dirichlet's concentrations are not positive",
      "a concentration <= 0, or NaN", "concentrations > 0", "check the prior"),
+    ("beta", PriorError, "the Beta's concentrations are not positive",
+     "a concentration <= 0, or NaN", "concentrations > 0", "check the prior"),
     ("gamma", PriorError, "the Gamma's concentration or rate is not positive",
      "a concentration or rate <= 0, or NaN", "concentration > 0 and rate > 0", "check the prior"),
     ("precision", PriorError, "its covariance or precision is not positive definite",
      "a Cholesky factorisation that fails, or a scale that is zero, negative or not finite",
      "a symmetric positive definite matrix, or positive scales",
      "check the matrix, and the data it is computed from"),
+    ("outside", DataError, "its data are none that its distribution gives",
+     "{count} values outside of its support", "values within it",
+     "check the data, or choose a distribution that has them"),
     ("coefficients", DataError, "its mean is not finite", "{count} NaN or infinite coefficients",
      "finite inputs: only observed values may be NaN (missing), and only where no other site is "
      "made of them",
@@ -77,6 +83,10 @@ def diagnose(energy: Energy, data: dict[str, Array]) -> dict[str, dict[str, Arra
             count("precision", ~jnp.isfinite(a.logdet))
         for key, faults in density.faults(energy, f, a).items():
             count(key, faults)
+        if f.site.likelihood is not None and f.site.status == "data":
+            output, read = [f.site.likelihood.value], source.evaluator(f)
+            count("outside", is_marked(by_step(f, True, lambda step, o=output, read=read: read(
+                o, {}, step)[0])))
         count("negative", bad_weight(a))
         if not f.noise and f.noise_key in SYMMETRIC:
             count("asymmetric", asymmetry(

@@ -11,6 +11,7 @@ from jopa_ppl.graph.blocks import choose_blocks
 from jopa_ppl.graph.borders import borders, with_carries
 from jopa_ppl.graph.discrete import copies
 from jopa_ppl.graph.factor import Factor
+from jopa_ppl.graph.links import NoSlopeError
 from jopa_ppl.graph.proving import barren, check_wanted, factor_of
 from jopa_ppl.graph.shown import ShownGraph
 from jopa_ppl.program.carry import Reader
@@ -60,32 +61,34 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
 
 
 def prove_whole(program: Program, messages: Mapping[str, str]) -> tuple[Program, Proof]:
-    """The proof of a program, Gamma latents that have no conjugate update read through their logs.
+    """The proof of a program, Gamma latents and others that have no conjugate update read in
+    unconstrained space.
 
     Where that is no way out, the fault is told as it was.
     """
     first = proof = prove(program, messages)
     read = program
     while proof.faults:
-        names_ = {n for name in proof.faults for n in _gammas(read, proof.reader, name)}
+        names_ = {n for name in proof.faults for n in _read_freely(read, proof.reader, name)}
         if not names_:
             break
         read = unconstrained(read, [n for n in read.sites if n in names_])
         proof = prove(read, messages)
     if not proof.faults:
         return read, proof
-    same = {n: first.faults.get(n, e) for n, e in proof.faults.items()}
+    same = {n: e if isinstance(e, NoSlopeError) else first.faults.get(n, e)
+            for n, e in proof.faults.items()}
     return program, first._replace(faults=same)
 
 
-def _gammas(program: Program, reader: Reader, name: str) -> set[str]:
-    """The Gamma latents that a site is, or is made of."""
+def _read_freely(program: Program, reader: Reader, name: str) -> set[str]:
+    """The latents that a site is, or is made of, which may be read in unconstrained space."""
     site = program.sites[name]
     likely = () if site.likelihood is None else site.likelihood.leaves
     found = {r.site for segment in reader.segments_of(site)
              for d in reader.dependence((*site.parameters, *likely), segment)
              for r in d.names if r.is_site}
-    return {n for n in {name, *found} if program.sites[n].rules.by_log
+    return {n for n in {name, *found} if program.sites[n].rules.freely
             and not program.sites[n].observed and program.sites[n].scan is None}
 
 

@@ -134,6 +134,14 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
     refs = sorted(refs)
     if not refs:
         return [factor]
+    sizes = [range(len(sites[r.site].values)) for r in refs]
+    if (count := prod(map(len, sizes))) > LARGEST:
+        raise StructureError(
+            f"it is made of {len(refs)} discrete latents at once", site=site.name,
+            found=f"{count} joint values of {names(sorted({r.site for r in refs}))}",
+            expected=f"at most {LARGEST}, as every one of them is summed over",
+            fix="let each observed site see fewer of them, make some of them data with "
+            "jp.condition, or run NUTS on the same program with these enumerated")
     if site.rules.certain:
         raise no_recursion(site, f"{names(sorted({r.site for r in refs}))}, which takes one of a "
                             "few values")
@@ -153,7 +161,6 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
                                  site=site.name, found=names(map(str, refs)),
                                  expected=f"at most {LARGEST} joint values of two states",
                                  fix="carry a summary of the earlier values")
-    sizes = [range(len(sites[r.site].values)) for r in refs]
     return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
         f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
         for chosen in product(*sizes)]

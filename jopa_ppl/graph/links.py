@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.program.carry import Reader
-from jopa_ppl.program.determinants import check_matrix
+from jopa_ppl.program.determinants import check_matrix, check_selection
+from jopa_ppl.program.flat import JUMPS, flat
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.refs import Ref
 from jopa_ppl.program.segments import Segment
 from jopa_ppl.proof.dependence import Dependence
 
-SUPPORTED = "Normal, MultivariateNormal, MatrixNormal, Gamma, Exponential and Wishart"
+SUPPORTED = ("a density with a slope over real numbers, positive ones, an interval, a simplex or "
+             "matrices (whatever NumPyro's biject_to maps to), or Categorical, Bernoulli or "
+             "DiscreteUniform")
+
+
+class NoSlopeError(StructureError):
+    """What no rule has a message of."""
 
 
 def check_family(site: Site) -> None:
@@ -22,8 +31,8 @@ def check_family(site: Site) -> None:
         found=site.described,
         expected=SUPPORTED + (", or jp.Amortized around a likelihood" if site.observed else ""),
         fix="wrap the likelihood in jp.Amortized(likelihood, on=x, message=encode)"
-        if site.observed else "choose a conjugate prior (of a scale: tau ~ Gamma and "
-        "scale = 1 / jnp.sqrt(tau)), or run SVI or NUTS on the same program")
+        if site.observed else "of a count, cut it off: dist.Categorical over its first values with "
+        "their probabilities; or make it data with jp.condition")
 
 
 def _blamed(site: Site, what: str, d: Dependence, ref: Ref, blame: object) -> StructureError:
@@ -150,9 +159,32 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
             "a precision that is drawn anew at each step is not supported by VMP", site=site.name,
             found=names(sites), expected="precisions drawn outside the scan",
             fix="move the Gamma or Wishart site out of the scan")
+    if site.rules.made_of == ("beta",):
+        check_selection(site, key, sites, program)
     if site.rules.by_matrix and site.rules.location:
         check_matrix(site, key, sites, program)
     return sites
+
+
+def check_slope(site: Site, outputs: Sequence[int], latent: set[Ref], jumps: Mapping[Ref, object],
+                program: Program) -> None:
+    """Refuse what only jumps with a latent: no message comes of a slope of zero.
+
+    Args:
+        outputs: that its density is made of. latent: those of it that it need not be affine in.
+        jumps: by latent, which operation it goes through, where it is told.
+    """
+    for ref in sorted(flat(program, outputs, latent)):
+        blame = jumps.get(ref)
+        raise NoSlopeError(
+            f"it has no slope in '{ref.site}'", site=site.name,
+            found="a density that only jumps with it" + (
+                f", by '{blame.operation}' at {blame.where}"
+                if blame and blame.operation in JUMPS else ""),
+            expected="a density that is differentiable in each continuous latent",
+            fix=f"make '{ref.site}' discrete (dist.Categorical over its steps, whose index may go "
+                f"through any function), or the jump smooth: jax.nn.sigmoid(({ref.site} - t) / "
+                f"width) in place of {ref.site} > t")
 
 
 def check_sign(site: Site, reader: Reader, segment: Segment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import links as conjugacy
@@ -79,7 +80,7 @@ def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.rules.scored or (wanted in RULES and site.amortized):
         return _scored_factor(reader, site, segment, alive, lost, rule, "")
-    if site.rules.counted or site.rules.belief == "dirichlet":
+    if site.rules.counted or site.rules.by_density or site.rules.belief in ("dirichlet", "beta"):
         return _counted_factor(reader, site, segment, alive, lost, rule)
     if site.is_normal:
         conjugacy.check_sign(site, reader, segment)
@@ -93,6 +94,8 @@ def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
         try:
             factor = way(reader, site, segment, alive, lost, rule, str(errors and errors[0].found))
             break
+        except conjugacy.NoSlopeError:
+            raise
         except StructureError as error:
             errors.append(error)
     else:
@@ -141,6 +144,8 @@ def _scored_factor(reader: Reader, site: Site, segment: Segment, alive: set[str]
                 site=site.name, found=program.sites[ref.site].family,
                 expected="Gaussian latents in a likelihood that is not conjugate",
                 fix="fix it, or learn it as a weight of a network (jp.module)")
+    jumps = {r: d.nonlinear[r] for d in found for r in d.nonlinear if r in latents}
+    conjugacy.check_slope(site, site.likelihood.leaves, {*latents} - {site.ref()}, jumps, program)
     own = {p.name for p in site.plates}
     lost |= {(r.site, p.name) for r in latents for p in program.sites[r.site].axes
              if p.name not in own}
@@ -177,7 +182,7 @@ def _counted_factor(reader: Reader, site: Site, segment: Segment, alive: set[str
                     lost: set[tuple[str, str]], rule: str) -> Factor:
     """The factor of a site over values or counts of them, by probabilities of data or of Dirichlet
     latents (else scored), or of probabilities."""
-    key = site.rules.constant or "probs"
+    key = site.rules.constant or next(iter(site.rules.noise))
     (found,) = (reader.dependence([site.outputs[key]], segment) if key in site.outputs else (None,))
     latent = {r for r in found.names if _is_latent(reader.program, r) and r.site in alive
               } if found else set()
@@ -187,9 +192,19 @@ def _counted_factor(reader: Reader, site: Site, segment: Segment, alive: set[str
         conjugacy.check_constant(site, key, found, latent)
         return replace(plain, varying_in_time=_moves(reader, segment, found))
     families = {reader.program.sites[r.site].family for r in latent}
-    if found is None or not families <= {"dirichlet"}:
-        return _scored_factor(reader, site, segment, alive, lost, rule, "")
-    return replace(plain, noise=conjugacy.check_noise(site, key, found, latent, reader.program))
+    reason = site.described if site.rules.by_density else ""
+    scored = partial(_scored_factor, reader, site, segment, alive, lost, rule, reason)
+    if found is None or not families <= {*site.rules.made_of} or (
+            site.rules.by_density and not families):
+        return scored()
+    try:
+        own = conjugacy.check_noise(site, key, found, latent, reader.program)
+    except StructureError:
+        if site.rules.by_density:
+            return scored()
+        raise
+    varies = site.rules.by_density and _moves(reader, segment, found)
+    return replace(plain, noise=own, noise_varying=varies)
 
 
 def _moves(reader: Reader, segment: Segment, found: Dependence) -> bool:
@@ -257,6 +272,8 @@ def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[s
                                  fix="draw it from a Normal, whose mean may be any function")
         bent |= together
         products, knowns = conjugacy.check_mean(site, mean, latent, program, first, bent)
+    conjugacy.check_slope(site, [site.outputs[k] for k in keys], bent | {*spread},
+                          {**noise.nonlinear, **mean.nonlinear}, program)
     varying, refs = set(), sorted({r for p in products for r in p if r in latent})
     if bent:
         varying |= {p.name for p in plates}

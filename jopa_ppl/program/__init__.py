@@ -2,7 +2,8 @@
 
     trace         runs it, under handlers; in_body, spellings, naming: data of the sites of a scan,
                   sites as NumPyro lets them be written, and what they may be called
-    families, parameters    a row a family; a reader a distribution
+    families, parameters, tallies    a row a family; a reader a distribution; successes and
+                  failures that a probability tells of
     program, refs    what was traced, as data; a value as a step reads it
     carry, segments    where a step looks back to: seeds, outputs composed of steps; and the steps
                   that a factor speaks of
@@ -18,7 +19,8 @@ Then it is put, a step at a time, into the one form that is proved:
     continued    scans that begin where another one ended: one, whose sites know their steps
     recursions    what a carry makes of older carries: latents that follow with certainty
     drawn_apart   precisions that every step draws anew: drawn all at once, before
-    unconstrained    Gamma latents read through their logs, where nothing conjugate fits
+    unconstrained    Gammas, Betas and Dirichlets read in unconstrained space, where nothing
+                  conjugate fits
 
 Each takes a `Program` and gives one, most through `rewriting` (and `in_time`, where values of all
 steps become those of one); another way of writing what can already be proved is one more file

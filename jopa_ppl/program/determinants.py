@@ -1,4 +1,6 @@
-"""Is a matrix precision made of latents one that VMP can average: linear, with their determinants?
+"""What is proved by values at random arguments: polynomial identities.
+
+Is a matrix precision made of latents one that VMP can average: linear, with their determinants?
 
 E[P] is P at E[W] only where P is linear in W, and E[log|P|] follows from E[log|W|] only where
 log|P(W)| is log|W| up to a factor and a constant. A part of W, a masked W or a scaling of its rows
@@ -86,6 +88,31 @@ def check_matrix(site: Site, key: str, latents: tuple[str, ...], program: Progra
                 expected="precision_matrix=W, or W with its rows and columns scaled alike by data; "
                 "Gamma latents that scale all of a matrix, or the columns of scale_tril",
                 fix="give each part a latent of its own, or run SVI or NUTS on the same program")
+
+
+def check_selection(site: Site, key: str, latents: tuple[str, ...], program: Program) -> None:
+    """Refuse a probability that is not an element of a latent: 0.9 p, or a product of two, of which
+    E[log(1 - p)] does not follow. What is made of others by moving them alone has their values, and
+    nothing else has, at random ones.
+
+    Args:
+        site: whose probability it is; key: of its output.
+        latents: that it is made of; program: that of the site.
+
+    Raises:
+        StructureError: names the site and the latents.
+    """
+    rng, output = np.random.default_rng(0), site.outputs[key]
+    closed, used = program.pruned([output])
+    avals = dict(zip(program.inputs, closed.in_avals))
+    given = {k: _random(rng, avals[k]) for i, k in enumerate(program.inputs) if i in used}
+    own = {f"latent/{n}": rng.uniform(0.1, 0.9, avals[f"latent/{n}"].shape) for n in latents}
+    (found,) = program.evaluate([output], {**given, **own})
+    if not np.isin(np.asarray(found), np.concatenate([x.ravel() for x in own.values()])).all():
+        raise StructureError(
+            f"its probability is made of '{latents[0]}'", site=site.name,
+            found=f"a function of {latents[0]} that changes its values",
+            expected=f"elements of {latents[0]}", fix="leave the latent as it is")
 
 
 def _random(rng: np.random.Generator, aval: object) -> np.ndarray:

@@ -28,8 +28,9 @@ class Family:
         elementwise: whether its elements are independent (and missing one by one).
         by_matrix: whether every batch axis counts as a plate, its noise being a matrix.
         enters_as: of a latent in others' noise, the parameters it may be; () for any.
-        by_log: whether a latent of it may be read through its log, where it is not conjugate.
+        freely: whether a latent of it may be read in unconstrained space, where not conjugate.
         discrete: whether it takes one of a few values, a factor with it standing once for each.
+        by_density: whether it is told by its density alone, where it is not conjugate.
         certain: whether it follows from its mean without noise (what its noise is told as is no
             noise, and counts for nothing).
     """
@@ -44,7 +45,8 @@ class Family:
     elementwise: bool = True
     by_matrix: bool = False
     enters_as: tuple[str, ...] = ()
-    by_log: bool = False
+    freely: bool = False
+    by_density: bool = False
     discrete: bool = False
     certain: bool = False
 
@@ -84,7 +86,7 @@ FAMILIES = {row.name: row for row in (
     Family("mvn", "gaussian", "loc", made_of=PRECISIONS, elementwise=False, by_matrix=True,
            noise={"precision_matrix": 1, "covariance_matrix": -1, "scale_tril": -2}),
     Family("gamma", "gamma", constant="concentration", noise={"rate": 1}, made_of=("gamma",),
-           noun="the rate", by_log=True),
+           noun="the rate", freely=True),
     Family("wishart", "wishart", constant="concentration", noun="the matrix", elementwise=False,
            noise={"rate_matrix": 1, "scale_matrix": -1, "scale_tril": -2}, by_matrix=True,
            enters_as=("precision_matrix",)),
@@ -92,8 +94,14 @@ FAMILIES = {row.name: row for row in (
     Family("transformed", "gaussian", "value"),
     Family("categorical", "categorical", noise={"probs": 1}, made_of=("dirichlet",),
            noun="the probabilities", by_matrix=True, discrete=True),
+    Family("bernoulli", "categorical", noise={"probs": 1}, made_of=("beta",),
+           noun="the probability", by_matrix=True, discrete=True, by_density=True),
+    Family("binomial", noise={"probs": 1}, made_of=("beta",), noun="the probability",
+           by_density=True),
+    Family("poisson", noise={"rate": 1}, made_of=("gamma",), noun="the rate", by_density=True),
     Family("multinomial", noise={"probs": 1}, made_of=("dirichlet",), noun="the probabilities",
            by_matrix=True, elementwise=False),
     Family("dirichlet", "dirichlet", constant="concentration", by_matrix=True, elementwise=False,
-           enters_as=("probs",)),
+           enters_as=("probs",), freely=True),
+    Family("beta", "beta", constant="concentration", enters_as=("probs",), freely=True),
     Family("unknown"), Family("amortized"))}

@@ -26,6 +26,7 @@ from jopa_ppl.language.missing import mask_missing, without_gaps
 from jopa_ppl.language.precision import as_network_takes
 from jopa_ppl.language.primitives import Amortized
 from jopa_ppl.program.families import FAMILIES, OfFamily
+from jopa_ppl.program.tallies import marked, tally
 
 
 class Likelihood(NamedTuple):
@@ -135,6 +136,8 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     amortized = isinstance(base, Amortized)
     if amortized and value is not None:
         value = as_network_takes(base.message, value)
+    if value is not None and not amortized:
+        value = marked(base, value)
     likelihood = None if value is None else _likelihood(base, value)
     if amortized:
         base, given = _message(name, base, value, params)
@@ -147,9 +150,10 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         # Of a state: its log is a Gaussian, as states are.
         transform = Transformation(*reversed(jax.tree.flatten(ExpTransform())))
         base = base.base_dist
-    family, found = _parameters(base, shape)
+    family, found = _parameters(base, shape, value)
+    if values and not FAMILIES[family].discrete:
+        family, found = "categorical", {}
     if values:
-        family = "categorical"
         likelihood = likelihood or _likelihood(base, None)
     if family == "unknown" and value is None and _is_differentiable(base):
         # Of a latent the density of u, x = T(u); its value is put in by the trace.
@@ -273,7 +277,7 @@ def _message(name: str, fn: Amortized, value: Array | None, params: dict[str, Ar
                          expected=f"shape {on.shape}, that of `on`",
                          fix="let `message` return one Gaussian over `on` for every frame")
     base, _ = _unwrap(sent, on.shape)
-    family, found = _parameters(base, on.shape)
+    family, found = _parameters(base, on.shape, value)
     if not FAMILIES[family].location:
         raise ShapeError("the encoder's message is not Gaussian", site=name,
                          found=type(base).__name__, expected="Normal or MultivariateNormal",
@@ -290,8 +294,9 @@ class _Shifted:
         self.event_dim = base.event_dim
 
 
-def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Array]]:
-    """(family, parameters)."""
+def _parameters(fn: object, shape: tuple[int, ...], data: Array | None
+                ) -> tuple[str, dict[str, Array]]:
+    """(family, parameters) of a distribution of a shape; data: its value, None of a latent."""
     loc = fn.loc if isinstance(fn, _Shifted) else getattr(fn, "loc", None)
     base = fn.base if isinstance(fn, _Shifted) else fn
 
@@ -329,6 +334,16 @@ def _parameters(fn: object, shape: tuple[int, ...]) -> tuple[str, dict[str, Arra
         return "gamma", {"concentration": full(jnp.ones(())), "rate": full(base.rate)}
     if isinstance(base, dist.Gamma):
         return "gamma", {"concentration": full(base.concentration), "rate": full(base.rate)}
+    if isinstance(base, dist.Beta) and data is None:
+        both = full(base.concentration1), full(base.concentration0)
+        return "beta", {"concentration": jnp.stack(both, -1)}
+    if isinstance(base, dist.BernoulliProbs) and data is None:
+        return "bernoulli", {"probs": full(base.probs)}
+    if (tallied := tally(base, data)) is not None:
+        return "binomial", {"probs": full(base.probs),
+                             "tally": jnp.stack([full(x) for x in tallied], -1)}
+    if isinstance(base, dist.Poisson) and data is not None:
+        return "poisson", {"rate": full(base.rate)}
     if isinstance(base, dist.CategoricalProbs):
         probs = real(base.probs)
         return "categorical", {"probs": jnp.broadcast_to(probs, (*shape, probs.shape[-1]))}

@@ -103,8 +103,9 @@ class _Tracer(Messenger):
         described = describe(name, fn, msg["value"], msg.get("scale"), rank, partial, data_of(msg),
                              scan is not None)
         # A likelihood that is only seen through its message has no latent values: gaps are gaps.
-        partial &= described.likelihood is None or (bool(described.rules.noise)
-                                                    and not described.amortized)
+        partial &= described.likelihood is None or (
+            bool(described.rules.noise) and not described.amortized
+            and not described.rules.by_density)
         if partial and not described.rules.location:
             raise StructureError(
                 "it is conditioned in part", site=name, found=f"{described.family} with NaN in its "

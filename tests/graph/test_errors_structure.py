@@ -83,11 +83,16 @@ def test_a_precision_matrix_is_one_wishart(case):
 
 
 def test_latent_family_without_an_update_is_refused():
-    def program():
-        b = jp.latent("b", dist.Poisson(2.0))
+    def program(prior=None):
+        b = jp.latent("b", prior or dist.Poisson(2.0))
         jp.observe("y", dist.Normal(1.0 * b, 1.0), 0.5)
 
-    refused(StructureError, program, site="b", says=("Poisson", "SVI or NUTS", "Gamma"))
+    refused(StructureError, program, site="b",
+            says=("Poisson", "cut it off: dist.Categorical over its first values"))
+    log_prob = dist.Poisson(2.0).log_prob(jnp.arange(20))
+    found = run(lambda: program(dist.Categorical(jnp.exp(log_prob) / jnp.exp(log_prob).sum())))
+    weight = np.exp(np.asarray(log_prob) - 0.5 * (0.5 - np.arange(20))**2)
+    np.testing.assert_allclose(found.mean("b"), weight @ np.arange(20) / weight.sum(), rtol=1e-5)
 
 
 def test_explain_tells_every_faulty_site(capsys):
