@@ -154,7 +154,9 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
         raise StructureError(f"its elements see several elements of '{name}'", site=site.name,
                              found=f"the axis '{plate}' of '{name}', which the site has not, or "
                              "mixes", expected="one element of a discrete latent for each of its "
-                             "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate")
+                             "own", fix=f"put '{name}' and '{site.name}' into one numpyro.plate; "
+                             "where one element sees several, let each be a site of its own: "
+                             f"[jp.latent(f'{name}{{k}}', ..) for k in range(K)], K at most 12")
     for name, steps in steps_back(refs).items():
         if len(sites[name].values)**(2 * steps) > LARGEST:
             raise StructureError(f"it looks back {steps} steps at a discrete latent",

@@ -99,8 +99,9 @@ def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
         except StructureError as error:
             errors.append(error)
     else:
+        # Of a family that is never conjugate, why its density serves as little says the most.
         raise (conjugacy.no_recursion(site, str(errors[0].found)) if site.rules.certain
-               else errors[0])
+               else errors[0 if site.rules.noise else -1])
     return replace(factor, message="amortised") if site.amortized else factor
 
 
@@ -133,6 +134,7 @@ def _scored_factor(reader: Reader, site: Site, segment: Segment, alive: set[str]
     program, found = reader.program, reader.dependence(site.likelihood.leaves, segment)
     latents = sorted({r for d in found for r in d.names
                       if _is_latent(program, r) and r.site in alive})
+    _check_bounds(reader, site, segment)
     if site.rules.scored:
         _check_transform(reader, site, segment)
         latents = [site.ref(), *latents]
@@ -158,6 +160,20 @@ def _scored_factor(reader: Reader, site: Site, segment: Segment, alive: set[str]
             expected="every element of the plate apart", fix="batch the network over the plate")
     return Factor(site, segment, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
                   False, False, tuple((r,) for r in latents), "", rule, reason, scored=True)
+
+
+def _check_bounds(reader: Reader, site: Site, segment: Segment) -> None:
+    """Refuse data whose support is made of latents: the density ends where they are."""
+    bounds = [v for k, v in site.outputs.items() if k.startswith("bound ")]
+    made = sorted({r.site for d in reader.dependence(bounds, segment)
+                   for r in d.names if _is_latent(reader.program, r)})
+    if made:
+        raise StructureError(
+            f"its support depends on {names(made)}", site=site.name,
+            found=f"{site.described} with a bound that is latent", expected="bounds made of data",
+            fix=f"where no data lie beyond it, whatever {made[0]} is (a bound above them all, plus "
+                "what is latent), write the density itself: numpyro.factor"
+                f"('{site.name}', log_density)")
 
 
 def _check_transform(reader: Reader, site: Site, segment: Segment) -> None:

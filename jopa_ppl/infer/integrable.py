@@ -74,7 +74,8 @@ def split(model: Callable, args: tuple, kwargs: dict, over: tuple[str, ...] | No
             then the largest first, each where it and those before it are exact given the rest.
 
     Raises:
-        StructureError: nothing, or not all of `over`, can be integrated out. SiteError: a name of
+        StructureError: nothing, or not all of `over`, can be integrated out, or a discrete latent
+            cannot. SiteError: a name of
             `over` is no latent. As `jp.VMP`, where the program cannot be read.
     """
     model, args, kwargs = jax.tree.map(_still, (freed(model), args, kwargs))
@@ -129,6 +130,14 @@ def _divide(program: Program, model: Callable, args: tuple, kwargs: dict,
                 f"'{n}': {why.get(n, 'neither Gaussian nor discrete')}" for n in latent),
             expected="a Gaussian or discrete latent whose factors are all exact given the others",
             fix="run NUTS on the model itself, or jp.VMP")
+    left = [n for n in latent if n not in inner and sites[n].rules.discrete]
+    if left:
+        raise StructureError(
+            "a discrete latent would be left to the sampler", site=left[0],
+            found=why.get(left[0], f"over={over}"), expected="discrete latents that are "
+            "integrated out, as they have no gradient",
+            fix="run jp.VMP, where switches and what they switch are each exact given the other "
+                "(starts=20 keeps the best of several), or make it data with jp.condition")
     if (chain := _kernel(found)) != "auto":
         found = attempt(inner, chain=chain) or found
     graph = found.graph

@@ -74,6 +74,7 @@ def observe(name: str, fn: dist.Distribution, obs: ArrayLike | None = None) -> A
     check_event(name, fn, obs)
     if np.shape(obs) != tuple(fn.shape()):
         obs = _subsampled(name, fn, obs)
+    _check_batch(name, fn, obs)
     masked, clean = mask_missing(fn, obs)
     # What the mask hides from VMP: the axes of `fn` without it, and that gaps are no zeros.
     infer = {"jopa_rank": len(fn.shape()), "jopa_given": (clean, obs)}
@@ -91,7 +92,7 @@ def _subsampled(name: str, fn: dist.Distribution, obs: ArrayLike) -> ArrayLike:
 
 
 def check_event(name: str, fn: dist.Distribution, value: ArrayLike) -> None:
-    """Refuse a value whose trailing axes are not exactly the event shape (no broadcasting)."""
+    """Refuse a value whose trailing axes are not exactly the event shape."""
     shape = np.shape(value)
     event = tuple(fn.event_shape)
     if len(shape) < len(event) or shape[len(shape) - len(event):] != event:
@@ -99,6 +100,18 @@ def check_event(name: str, fn: dist.Distribution, value: ArrayLike) -> None:
             "the value has the wrong shape", site=name, found=f"shape {shape}",
             expected=f"event shape {event} (from {type(fn).__name__})",
             fix="pass one value per event; use NaN for what is missing")
+
+
+def _check_batch(name: str, fn: dist.Distribution, value: ArrayLike) -> None:
+    """Refuse a value whose other axes cannot be broadcast with the batch."""
+    shape, event = np.shape(value), tuple(fn.event_shape)
+    try:
+        jnp.broadcast_shapes(shape[:len(shape) - len(event)], fn.batch_shape)
+    except ValueError:
+        raise ShapeError(
+            "the value has the wrong shape", site=name, found=f"shape {shape}",
+            expected=f"batch {tuple(fn.batch_shape)} + event {event}, or what can be broadcast "
+            "to it", fix="pass one value per element; use NaN for what is missing") from None
 
 
 def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None) -> tuple[Any, Any]:

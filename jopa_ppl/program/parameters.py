@@ -20,13 +20,13 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import ExpTransform
 
 from jopa_ppl.arrays import native
-from jopa_ppl.errors import ShapeError
+from jopa_ppl.errors import ShapeError, StructureError
 from jopa_ppl.language.distributions import ArrayNormal, Unconstrained
 from jopa_ppl.language.missing import mask_missing, without_gaps
 from jopa_ppl.language.precision import as_network_takes
 from jopa_ppl.language.primitives import Amortized
 from jopa_ppl.program.families import FAMILIES, OfFamily
-from jopa_ppl.program.tallies import marked, tally
+from jopa_ppl.program.tallies import bounds, marked, tally
 
 
 class Likelihood(NamedTuple):
@@ -112,6 +112,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
 
     Raises:
         ShapeError: the value is not exactly of the site's shape, or not real; `scale` does not fit.
+        StructureError: discrete latents in one event.
     """
     shape = tuple(fn.batch_shape) + tuple(fn.event_shape)
     params: dict[str, Array] = {}
@@ -123,7 +124,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
             batch = own[:rank - len(fn.event_shape)]
             raise ShapeError("the value has the wrong shape", site=name, found=value.shape,
                              expected=f"batch {batch} + event {tuple(fn.event_shape)}",
-                             fix="values are never broadcast: pass exactly one value per element"
+                             fix="pass one value per element, or what can be broadcast to it"
                              + (f"; many of one kind go into a plate: with numpyro.plate('n', "
                                 f"{value.shape[0]}): .." if many else ""))
         if jnp.issubdtype(value.dtype, jnp.complexfloating):
@@ -138,6 +139,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         value = as_network_takes(base.message, value)
     if value is not None and not amortized:
         value = marked(base, value)
+        params |= {f"bound {i}": x for i, x in enumerate(bounds(base))}
     likelihood = None if value is None else _likelihood(base, value)
     if amortized:
         base, given = _message(name, base, value, params)
@@ -155,6 +157,12 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         family, found = "categorical", {}
     if values:
         likelihood = likelihood or _likelihood(base, None)
+        if value is None and fn.event_dim:
+            raise StructureError(
+                "several discrete latents are one event", site=name,
+                found=f"event shape {tuple(fn.event_shape)}", expected="each for itself",
+                fix=f"leave out to_event and put them into a plate: with numpyro.plate('n', "
+                    f"{fn.event_shape[-1]}): {name} = .., with what sees one of them each")
     if family == "unknown" and value is None and _is_differentiable(base):
         # Of a latent the density of u, x = T(u); its value is put in by the trace.
         family, unconstrained = "transformed", Unconstrained(base)

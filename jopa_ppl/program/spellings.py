@@ -12,6 +12,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 from jopa_ppl.arrays import native
+from jopa_ppl.language.missing import data_of
 from jopa_ppl.program.families import FAMILIES
 
 
@@ -30,8 +31,8 @@ class Factor(dist.Distribution):
 
 
 def respelled(msg: dict[str, Any]) -> dist.Distribution:
-    """The distribution of a site, its batch broadcast with its value as NumPyro's `log_prob` does;
-    a factor as an observed site of its own family."""
+    """The distribution of a site, its batch and its value broadcast as NumPyro's `log_prob` does; a
+    factor as an observed site of its own family."""
     fn, value = msg["fn"], msg["value"]
     if isinstance(fn, dist.Unit):
         msg["value"] = jnp.zeros(jnp.shape(fn.log_factor))
@@ -46,6 +47,10 @@ def respelled(msg: dict[str, Any]) -> dist.Distribution:
         whole = jnp.broadcast_shapes(batch, fn.batch_shape)
     except ValueError:
         return fn                                   # told by its shape
+    if whole == tuple(fn.batch_shape):
+        given = jnp.broadcast_to(jnp.asarray(native(data_of(msg))), whole + event)
+        msg["value"] = jnp.broadcast_to(jnp.asarray(native(value)), whole + event)
+        msg["infer"] = {**msg["infer"], "jopa_given": (msg["value"], given)}
     if whole == batch and not msg["cond_indep_stack"]:
         return fn.expand(batch)
     return fn

@@ -32,6 +32,11 @@ def tally(fn: object, value: Array | None) -> tuple[Array, Array, Array] | None:
     return None
 
 
+def bounds(fn: dist.Distribution) -> list[Array]:
+    """What the support of fn is made of, where these are numbers of its author's."""
+    return [] if fn.event_dim else [jnp.asarray(x) for x in jax.tree.leaves(fn.support)]
+
+
 def marked(fn: dist.Distribution, value: Array) -> Array:
     """Data with NaN (of categories NO_CATEGORY) where they lie below or above the support of fn,
     whose density may say nothing of it. What lies between its values is left: gray pixels under a
