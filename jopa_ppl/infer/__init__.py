@@ -5,6 +5,7 @@
     importance    `correct`: mean field, weighed
     marginalised, integrable, integrals    `marginalised`: a NumPyro program without what can be
                   integrated out
+    quadrature    over what is left of it, up to three numbers
     agent, inputs, goals, forgetting, unseen, rollout    `Agent`: filters, adapts, plans and acts;
                   what it is given, and is to see; old evidence that counts less; goals unlike
                   anything seen; its episodes

@@ -1,4 +1,5 @@
-"""What is integrated out of a program, as functions that JAX can trace: log evidence, draws."""
+"""What is integrated out of a program, as functions that JAX can trace: log evidence, moments,
+draws."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 
 from jopa_ppl.double import computed_in_double
-from jopa_ppl.engine import exact
+from jopa_ppl.engine import exact, marginals
 from jopa_ppl.infer.integrable import Split
 from jopa_ppl.posterior import draws
 
@@ -62,6 +63,29 @@ def drawn(parts: Split) -> Callable[..., Sequence[Array]]:
 
     inside = compiled.stage(("drawn back", sites), make)
     return lambda key, leaves: inside(random.key_data(key), *leaves)
+
+
+def moments(parts: Split) -> Callable[[list[Array]], dict[str, tuple[Array, Array]]]:
+    """Mean and variance of what is integrated out, by site, from the arrays of a call."""
+    compiled, sites = parts.exact, parts.inner
+
+    def make() -> Callable[[list[Array]], dict[str, tuple[Array, Array]]]:
+        engine = compiled.engine
+
+        def found(*leaves: Array) -> list[Array]:
+            bound = engine.evidence(compiled.data(leaves))
+            shaped = marginals.parts(engine, exact.solve(engine, bound), bound, None)[1]
+            return [x for n in sites for x in shaped[n][:2]]
+
+        both = computed_in_double(found)
+
+        def by_site(leaves: list[Array]) -> dict[str, tuple[Array, Array]]:
+            flat = both(*leaves)
+            return {n: (flat[2 * i], flat[2 * i + 1]) for i, n in enumerate(sites)}
+
+        return by_site
+
+    return compiled.stage(("moments", sites), make)
 
 
 def told_by(key: Array, values: Mapping[str, Array]) -> Array:
