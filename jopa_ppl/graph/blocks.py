@@ -152,7 +152,7 @@ def _block(group: tuple[str, ...], variables: Mapping[str, Variable], program: P
             f"{names(strangers)} cannot join the chain of {names(steps)}",
             found=f"{names(strangers)} drawn outside of the scan, and not part of its first carry",
             expected="the latents of one scan, and those that its first carry is made of",
-            fix="leave it out of blocks=: its update is exact given the chain")
+            fix="leave it out of blocks=: it has a belief of its own beside the chain's")
     form = reader.forms[scan]
     certain = [n for n in steps if variables[n].site.rules.certain]
     for f in factors:

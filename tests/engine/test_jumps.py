@@ -62,8 +62,7 @@ def test_a_step_that_only_jumps_is_refused():
 
 
 @pytest.mark.parametrize("f", [
-    lambda a: jnp.where(a > 0, a, 0.1 * a), jax.nn.relu, jnp.abs, lambda a: a - jnp.floor(a),
-    lambda a: jnp.clip(a, -1.0, 1.0), lambda a: jnp.maximum(a, 0.0)])
+    lambda a: jnp.where(a > 0, a, 0.1 * a), jax.nn.relu, lambda a: a - jnp.floor(a)])
 def test_corners_have_slopes(f):
     def model(y):
         jp.observe("y", dist.Normal(f(normal()), 1.0), y)

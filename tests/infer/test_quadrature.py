@@ -111,6 +111,7 @@ def test_a_kernel_with_three_unknown_numbers_is_that_of_a_dense_grid():
     assert_allclose(found.variance("f"), variance, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_chain_of_two_states_with_one_unknown_is_enumerated():
     y = np.array([0.2, -0.1, 1.9, 2.2, 1.7, 0.1])
 
