@@ -129,6 +129,5 @@ def kind_tests() -> dict[str, int]:
 
 def test_few_ask_what_kind_a_thing_is():
     # 111 before beliefs owned their mathematics and families were rows; it may only fall. Of these
-    # three look up a row, one asks what Python's parameters are, and four whether coefficients are
-    # those of a matrix.
-    assert sum(kind_tests().values()) <= 13, kind_tests()
+    # four look up a row, and one asks what Python's parameters are.
+    assert sum(kind_tests().values()) <= 10, kind_tests()

@@ -5,7 +5,8 @@
     evidence, reading, numbers    the numbers of every factor; the program's own functions at data;
                   the numbers made of these
     reach         which latents data reach; the rest follows the program and adds nothing to F
-    densities     what a family of factors answers
+    density, densities, counts    what a family of factors answers: the contract; those of
+                  Gaussians and precisions, and the table; those of probabilities and counts
     likelihoods, bent   what a factor that is not conjugate is made of, and its expectations
     energy        U = E_q[log p], a factor at a time; every message is its gradient. What factors
                   ask of it is named in `expectations`

@@ -16,7 +16,7 @@ from jopa_ppl.engine.evidence import FactorArrays
 from jopa_ppl.engine.reading import evaluate_in
 from jopa_ppl.graph.factor import Factor, Graph
 from jopa_ppl.linalg.nonconjugate import Score
-from jopa_ppl.program.parameters import ByParameters
+from jopa_ppl.program.likelihood import ByParameters
 from jopa_ppl.program.refs import Ref
 
 FEW = 3        # parameters of an element at most that quadrature goes over

@@ -8,8 +8,8 @@ from functools import partial
 
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import links as conjugacy
-from jopa_ppl.graph.discrete import is_discrete
 from jopa_ppl.graph.factor import RULES, Factor
+from jopa_ppl.graph.scored import is_latent, scored_factor
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.continued import obstacles
 from jopa_ppl.program.program import Program, Site
@@ -79,7 +79,7 @@ def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
                              expected="a jp.Amortized likelihood",
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.rules.scored or (wanted in RULES and site.amortized):
-        return _scored_factor(reader, site, segment, alive, lost, rule, "")
+        return scored_factor(reader, site, segment, alive, lost, rule, "")
     if site.rules.counted or site.rules.by_density or site.rules.belief in ("dirichlet", "beta"):
         return _counted_factor(reader, site, segment, alive, lost, rule)
     if site.is_normal:
@@ -87,7 +87,7 @@ def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
     # A normal's mean is averaged for itself, its noise exact, but for Laplace's curvature of both;
     # what a plan costs is a square.
     curved = site.is_normal and not site.rules.certain
-    others = [*[_scored_factor] * likely, *[_curved_factor] * curved]
+    others = [*[scored_factor] * likely, *[_curved_factor] * curved]
     ways = [_conjugate_factor, *(others[::-1] if rule != "linearise" or planned else others)]
     errors: list[StructureError] = []
     for way in ways:
@@ -118,7 +118,7 @@ def _check_value(reader: Reader, site: Site, segment: Segment) -> None:
     """Refuse an observed value that is made of latents."""
     values = [site.outputs["value"]] if "value" in site.outputs else []
     made = {r.site for d in reader.dependence(values, segment) for r in d.names
-            if _is_latent(reader.program, r)}
+            if is_latent(reader.program, r)}
     if made:
         raise StructureError(
             f"what it observes is made of {names(sorted(made))}", site=site.name,
@@ -128,79 +128,13 @@ def _check_value(reader: Reader, site: Site, segment: Segment) -> None:
                 "with jp.condition")
 
 
-def _scored_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
-                   lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
-    """A factor whose message is made of its log density at the present belief."""
-    program, found = reader.program, reader.dependence(site.likelihood.leaves, segment)
-    latents = sorted({r for d in found for r in d.names
-                      if _is_latent(program, r) and r.site in alive})
-    _check_bounds(reader, site, segment)
-    if site.rules.scored:
-        _check_transform(reader, site, segment)
-        latents = [site.ref(), *latents]
-        reason = f"its family, {site.described}"
-    for ref in latents:
-        if not program.sites[ref.site].rules.location:
-            raise StructureError(
-                f"its likelihood depends on '{ref.site}', which is not Gaussian",
-                site=site.name, found=program.sites[ref.site].family,
-                expected="Gaussian latents in a likelihood that is not conjugate",
-                fix="fix it, or learn it as a weight of a network (jp.module)")
-    jumps = {r: d.nonlinear[r] for d in found for r in d.nonlinear if r in latents}
-    conjugacy.check_slope(site, site.likelihood.leaves, {*latents} - {site.ref()}, jumps, program)
-    own = {p.name for p in site.plates}
-    lost |= {(r.site, p.name) for r in latents for p in program.sites[r.site].axes
-             if p.name not in own}
-    mixed = sorted({(r.site, p) for d in found for r, p in d.lost if r in latents and p in own})
-    if mixed:
-        name, plate = mixed[0]
-        raise StructureError(
-            f"its likelihood mixes elements of plate '{plate}'", site=site.name,
-            found=f"elements that depend on several elements of '{name}'",
-            expected="every element of the plate apart", fix="batch the network over the plate")
-    return Factor(site, segment, "likelihood", site.plates, tuple(latents), (), (), frozenset(),
-                  False, False, tuple((r,) for r in latents), "", rule, reason, scored=True)
-
-
-def _check_bounds(reader: Reader, site: Site, segment: Segment) -> None:
-    """Refuse data whose support is made of latents: the density ends where they are."""
-    bounds = [v for k, v in site.outputs.items() if k.startswith("bound ")]
-    made = sorted({r.site for d in reader.dependence(bounds, segment)
-                   for r in d.names if _is_latent(reader.program, r)})
-    if made:
-        raise StructureError(
-            f"its support depends on {names(made)}", site=site.name,
-            found=f"{site.described} with a bound that is latent", expected="bounds made of data",
-            fix=f"where no data lie beyond it, whatever {made[0]} is (a bound above them all, plus "
-                "what is latent), write the density itself: numpyro.factor"
-                f"('{site.name}', log_density)")
-
-
-def _check_transform(reader: Reader, site: Site, segment: Segment) -> None:
-    """Refuse a latent whose support is made of latents, or that is drawn at every step."""
-    made = sorted({r.site for d in reader.dependence(site.transform.leaves, segment)
-                   for r in d.names if _is_latent(reader.program, r)})
-    if made:
-        raise StructureError(f"its support depends on {names(made)}", site=site.name,
-                             found=f"{site.described} with a bound that is latent",
-                             expected="bounds made of data",
-                             fix=f"draw it from a fixed interval and scale it: {made[0]} * "
-                                 f"jp.latent('{site.name}', dist.Uniform(0, 1))")
-    if site.scan is not None:
-        raise StructureError(f"{site.described} inside a scan has no message", site=site.name,
-                             found=f"{site.described} drawn at every step",
-                             expected="Normal or MultivariateNormal in scans",
-                             fix="let a Normal follow the steps, and what it stands for be a "
-                                 "function of it: jnp.exp(x) of a log")
-
-
 def _counted_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
                     lost: set[tuple[str, str]], rule: str) -> Factor:
     """The factor of a site over values or counts of them, by probabilities of data or of Dirichlet
     latents (else scored), or of probabilities."""
     key = site.rules.constant or next(iter(site.rules.noise))
     (found,) = (reader.dependence([site.outputs[key]], segment) if key in site.outputs else (None,))
-    latent = {r for r in found.names if _is_latent(reader.program, r) and r.site in alive
+    latent = {r for r in found.names if is_latent(reader.program, r) and r.site in alive
               } if found else set()
     plain = Factor(site, segment, site.family, site.axes, (), (), (), frozenset(), False, False,
                    (), key)
@@ -209,7 +143,7 @@ def _counted_factor(reader: Reader, site: Site, segment: Segment, alive: set[str
         return replace(plain, varying_in_time=_moves(reader, segment, found))
     families = {reader.program.sites[r.site].family for r in latent}
     reason = site.described if site.rules.by_density else ""
-    scored = partial(_scored_factor, reader, site, segment, alive, lost, rule, reason)
+    scored = partial(scored_factor, reader, site, segment, alive, lost, rule, reason)
     if found is None or not families <= {*site.rules.made_of} or (
             site.rules.by_density and not families):
         return scored()
@@ -225,7 +159,7 @@ def _counted_factor(reader: Reader, site: Site, segment: Segment, alive: set[str
 
 def _moves(reader: Reader, segment: Segment, found: Dependence) -> bool:
     """Whether data make a parameter differ from step to step."""
-    return segment.scan is not None and not all(_is_latent(reader.program, r) for r in found.names)
+    return segment.scan is not None and not all(is_latent(reader.program, r) for r in found.names)
 
 
 def _together(reader: Reader, products: tuple[tuple[Ref, ...], ...], latent: set[Ref]) -> set[Ref]:
@@ -252,7 +186,7 @@ def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[s
     keys = (site.rules.first, noise_key)
     mean, noise = reader.dependence([site.outputs[k] for k in keys], segment)
     latent = {r for d in (mean, noise) for r in d.names
-              if _is_latent(program, r) and r.site in alive}
+              if is_latent(program, r) and r.site in alive}
     normal = site.rules.elementwise and bool(site.rules.location)
     spread = tuple(sorted(r for r in noise.names if r in latent and normal
                           and program.sites[r.site].rules.location))
@@ -267,7 +201,7 @@ def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[s
     lost |= {(r.site, p) for r, p in noise.lost if r in spread}
     weights = [site.outputs[k] for k in ("weight",) if k in site.outputs]
     for d in reader.dependence(weights, segment):
-        if seen := sorted({r.site for r in d.names if _is_latent(program, r)}):
+        if seen := sorted({r.site for r in d.names if is_latent(program, r)}):
             raise StructureError("a scale or mask depends on a latent", site=site.name,
                                  found=f"dependence on {names(seen)}",
                                  expected="weights made of data", fix="compute it from data")
@@ -308,13 +242,13 @@ def _conjugate_factor(reader: Reader, site: Site, segment: Segment, alive: set[s
             if plate.name not in {p.name for p in plates}:
                 lost.add((ref.site, plate.name))
     lost |= {(r.site, p) for r, p in mean.lost}
-    data = {r for r in mean.names if not _is_latent(program, r)} - knowns
+    data = {r for r in mean.names if not is_latent(program, r)} - knowns
     # (Of one step there is nothing to differ.)
     varying_in_time = segment.scan is not None and not segment.early and bool(data or bent)
     if not all(r.is_input for r in data):       # observed sites: each element has its own
         varying |= {p.name for p in plates}
-    varying_noise = not all(_is_latent(program, r) for r in noise.names)
-    reads = any(r.is_site and not _is_latent(program, r)
+    varying_noise = not all(is_latent(program, r) for r in noise.names)
+    reads = any(r.is_site and not is_latent(program, r)
                 for d in (mean, noise) for r in d.names)
     own = ()
     if not site.observed or site.partial:
@@ -335,9 +269,3 @@ def _bending(noise: Dependence, spread: tuple[Ref, ...]) -> str:
     blame = next((noise.nonlinear[r] for r in spread if r in noise.nonlinear), None)
     return f"its scale, made of {names(sorted({r.site for r in spread}))}" + (
         f" (operation '{blame.operation}' at {blame.where})" if blame else "")
-
-
-def _is_latent(program: Program, ref: Ref) -> bool:
-    site = program.sites[ref.site] if ref.is_site else None
-    return (site is not None and (not site.observed or site.partial)
-            and not is_discrete(program, ref))

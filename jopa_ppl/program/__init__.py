@@ -2,12 +2,13 @@
 
     trace         runs it, under handlers; in_body, spellings, naming: data of the sites of a scan,
                   sites as NumPyro lets them be written, and what they may be called
-    families, parameters, tallies    a row a family; a reader a distribution; successes and
-                  failures that a probability tells of
+    families, parameters, likelihood, tallies    a row a family; a reader a distribution; the
+                  density that it is scored by; successes and failures that a probability tells of
     program, refs    what was traced, as data; a value as a step reads it
     carry, segments    where a step looks back to: seeds, outputs composed of steps; and the steps
                   that a factor speaks of
     fingerprint   what it is, as one hashable value
+    flat          latents that something has no slope in
     determinants, loops, scan_inputs    matrices of latents; scans that draw nothing; inputs that
                   have to be data
 

@@ -24,7 +24,7 @@ from jopa_ppl.program.in_time import (
     value_key,
     varies,
 )
-from jopa_ppl.program.parameters import ByParameters
+from jopa_ppl.program.likelihood import ByParameters
 from jopa_ppl.program.program import Program, Site
 from jopa_ppl.program.rewriting import Put, extended
 

@@ -25,8 +25,9 @@ def flat(program: Program, outputs: Sequence[int], refs: Iterable[Ref]) -> set[R
     of an output. Inside loops and calls whatever enters reaches all that leaves. Values of earlier
     steps count as one, the carry.
     """
-    closed, used = program.pruned(outputs)
-    if not _jumps(closed.jaxpr):
+    refs = list(refs)
+    closed, used = program.pruned(outputs) if refs else (None, ())
+    if closed is None or not _jumps(closed.jaxpr):
         return set()
     real = {k: i for i, k in enumerate(program.inputs) if i in used
             and jnp.issubdtype(closed.in_avals[i].dtype, jnp.floating)}
@@ -49,7 +50,10 @@ def _has_slope(closed: ClosedJaxpr, at: int) -> bool:
         return jax.jvp(of, (values[at],), (move,))[1]
 
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
-    jaxpr = jax.make_jaxpr(tangents)(avals, avals[at]).jaxpr
+    try:
+        jaxpr = jax.make_jaxpr(tangents)(avals, avals[at]).jaxpr
+    except NotImplementedError:         # of JAX's own operations: told where it is asked for
+        return True
     return _reaches(jaxpr, jaxpr.invars[-1])
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jopa_ppl.program.carry import Reader
-from jopa_ppl.program.parameters import ByParameters
+from jopa_ppl.program.likelihood import ByParameters
 from jopa_ppl.program.program import Program, Scan, Site
 from jopa_ppl.program.rewriting import Put, aligned, extended, inside, moved
 

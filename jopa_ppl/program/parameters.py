@@ -6,9 +6,7 @@ object; what it derives from them (a Cholesky factor) would hide a latent precis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,59 +24,8 @@ from jopa_ppl.language.missing import mask_missing, without_gaps
 from jopa_ppl.language.precision import as_network_takes
 from jopa_ppl.language.primitives import Amortized
 from jopa_ppl.program.families import FAMILIES, OfFamily
+from jopa_ppl.program.likelihood import Likelihood, Transformation, likelihood_of, unwrapped
 from jopa_ppl.program.tallies import bounds, marked, tally
-
-
-class Likelihood(NamedTuple):
-    """The density a site is scored by: `tree.unflatten(leaves).log_prob(value)`.
-
-    Its elements that are not the base distribution's own event are independent. Leaves and value
-    are arrays; in a `Site`, the outputs of the program that hold them.
-    """
-
-    tree: Any
-    leaves: tuple
-    value: Any
-
-    @property
-    def outputs(self) -> tuple:
-        """Leaves and value."""
-        return (*self.leaves, self.value)
-
-    def mapped(self, fn: Callable[[Any], Any]) -> Likelihood:
-        """With `fn` of each."""
-        return Likelihood(self.tree, tuple(map(fn, self.leaves)), fn(self.value))
-
-
-class ByParameters(NamedTuple):
-    """A density of independent elements, made of the parameters that its author gave (`tree` of a
-    `Likelihood`); `whole`: of u, x = T(u), where it is that of a latent."""
-
-    make: type[dist.Distribution]
-    names: tuple[str, ...]
-    transformed: bool
-
-    @property
-    def constraints(self) -> dict[str, Any]:
-        """Where each parameter has to lie."""
-        return {n: self.make.arg_constraints[n] for n in self.names}
-
-    def unflatten(self, leaves: Sequence[Array]) -> dist.Distribution:
-        """The distribution, of its parameters."""
-        fn = self.make(**dict(zip(self.names, leaves)), validate_args=False)
-        return Unconstrained(fn) if self.transformed else fn
-
-
-class Transformation(NamedTuple):
-    """x = T(u) of a latent whose belief is about u: `tree.unflatten(leaves)`, a NumPyro transform
-    from the real numbers. Leaves are arrays; in a `Site`, outputs of the program."""
-
-    tree: Any
-    leaves: tuple
-
-    def mapped(self, fn: Callable[[Any], Any]) -> Transformation:
-        """With `fn` of each leaf."""
-        return Transformation(self.tree, tuple(map(fn, self.leaves)))
 
 
 @dataclass(frozen=True)
@@ -133,14 +80,14 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         present = ~jnp.isnan(value)
         params["value"], whole = jnp.asarray(given), fn
         fn, value = mask_missing(fn, value)
-    base, mask = _unwrap(fn, shape)
+    base, mask = unwrapped(fn, shape)
     amortized = isinstance(base, Amortized)
     if amortized and value is not None:
         value = as_network_takes(base.message, value)
     if value is not None and not amortized:
         value = marked(base, value)
         params |= {f"bound {i}": x for i, x in enumerate(bounds(base))}
-    likelihood = None if value is None else _likelihood(base, value)
+    likelihood = None if value is None else likelihood_of(base, value)
     if amortized:
         base, given = _message(name, base, value, params)
         if base is None:
@@ -156,7 +103,7 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
     if values and not FAMILIES[family].discrete:
         family, found = "categorical", {}
     if values:
-        likelihood = likelihood or _likelihood(base, None)
+        likelihood = likelihood or likelihood_of(base, None)
         if value is None and fn.event_dim:
             raise StructureError(
                 "several discrete latents are one event", site=name,
@@ -168,13 +115,13 @@ def describe(name: str, fn: dist.Distribution, value: Array | None, scale: Array
         family, unconstrained = "transformed", Unconstrained(base)
         transform = Transformation(*reversed(jax.tree.flatten(unconstrained.transform)))
         shape = unconstrained.transform.inverse_shape(shape)
-        likelihood = _likelihood(unconstrained, None)
+        likelihood = likelihood_of(unconstrained, None)
     rules = FAMILIES[family]
     elementwise = rules.elementwise and (bool(found) or not base.event_dim)
     params.update(found)
     if partial and rules.location and not amortized:    # the rest of an event stays data
         params["present"] = present.astype(jnp.result_type(float))
-        mask = _unwrap(without_gaps(whole), shape)[1]
+        mask = unwrapped(without_gaps(whole), shape)[1]
     weight = None if mask is None else mask.astype(jnp.result_type(float))
     if scale is not None:
         factor = jnp.asarray(scale, jnp.result_type(float))
@@ -232,38 +179,6 @@ def _is_differentiable(base: dist.Distribution) -> bool:
     return True
 
 
-def _likelihood(base: dist.Distribution, value: Array | None) -> Likelihood:
-    if isinstance(base, Amortized):
-        base, _ = _unwrap(base.likelihood, ())
-    leaves, tree = jax.tree.flatten(base)
-    given = getattr(base, "base", base)
-    names = tuple(type(given).arg_constraints)
-    parameters = [getattr(given, n, None) for n in names]
-    if not given.event_dim and names and all(p is not None for p in parameters):
-        own = ByParameters(type(given), names, given is not base)
-        try:
-            own.unflatten(parameters)
-        except (TypeError, ValueError):         # not made of these alone
-            pass
-        else:
-            leaves, tree = parameters, own
-    return Likelihood(tree, tuple(map(jnp.asarray, leaves)), value)
-
-
-def _unwrap(fn: dist.Distribution, shape: tuple[int, ...]
-            ) -> tuple[dist.Distribution, Array | None]:
-    """The innermost distribution and the product of all masks, right-aligned with `shape`."""
-    mask = None
-    while True:
-        if isinstance(fn, dist.MaskedDistribution):
-            here = jnp.asarray(fn._mask)
-            here = here.reshape(here.shape + (1,) * fn.event_dim)
-            mask = here if mask is None else mask & here
-        elif not isinstance(fn, dist.Independent | dist.ExpandedDistribution):
-            return fn, mask
-        fn = fn.base_dist
-
-
 def _to_batch(mask: Array | None, fn: dist.Distribution) -> Array | None:
     if mask is None:
         return None
@@ -284,7 +199,7 @@ def _message(name: str, fn: Amortized, value: Array | None, params: dict[str, Ar
                                f"{tuple(sent.event_shape)}",
                          expected=f"shape {on.shape}, that of `on`",
                          fix="let `message` return one Gaussian over `on` for every frame")
-    base, _ = _unwrap(sent, on.shape)
+    base, _ = unwrapped(sent, on.shape)
     family, found = _parameters(base, on.shape, value)
     if not FAMILIES[family].location:
         raise ShapeError("the encoder's message is not Gaussian", site=name,

@@ -11,7 +11,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jopa_ppl.program.families import OfFamily
-from jopa_ppl.program.parameters import Likelihood, Transformation
+from jopa_ppl.program.likelihood import Likelihood, Transformation
 from jopa_ppl.program.refs import Ref
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 from numpyro.distributions import biject_to, constraints
 
-from jopa_ppl.program.parameters import ByParameters, Likelihood, Transformation
+from jopa_ppl.program.likelihood import ByParameters, Likelihood, Transformation
 from jopa_ppl.program.program import Program
 
 
@@ -36,7 +36,8 @@ def unconstrained(program: Program, names: Iterable[str]) -> Program:
     for name in names:
         site, jaxpr = sites[name], closed.jaxpr
         parameters = {k: v for k, v in site.outputs.items() if k != "weight"}
-        transform = biject_to(MADE_BY[site.family].support)
+        make = MADE_BY[site.family]
+        transform = biject_to(make.support)
         shapes[f"latent/{name}"] = shape = transform.inverse_shape(site.shape)
         at = program.inputs.index(f"latent/{name}")
         x = jaxpr.invars[at]
@@ -50,7 +51,7 @@ def unconstrained(program: Program, names: Iterable[str]) -> Program:
             eqns=[*own, *jaxpr.eqns], debug_info=_unnamed(jaxpr.debug_info))
         closed = ClosedJaxpr(jaxpr, [*closed.consts, *inner.consts])
         likelihood = Likelihood(
-            ByParameters(MADE_BY[site.family], tuple(parameters), True),
+            ByParameters(make, tuple(parameters), True),
             tuple(parameters.values()), len(jaxpr.outvars) - 1)
         leaves, tree = jax.tree.flatten(transform)
         sites[name] = replace(
