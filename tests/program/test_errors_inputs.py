@@ -23,10 +23,11 @@ from jopa_ppl.errors import (
 # -- shapes and dtypes ---------------------------------------------------------------------------
 
 
-def test_shapes_are_never_broadcast():
+def test_events_and_conditions_are_never_broadcast():
+    """What `obs=` says of a batch is, as NumPyro does it: tests/language/test_broadcast.py."""
     refused(ShapeError, act, np.ones((T, 1)), site="y", says=("(1,)", "(2,)"))
-    refused(ShapeError, mean_only, np.ones(1), site="y", says=("(1,)", "3"))
-    refused(ShapeError, mean_only, np.float64(1.0), site="y")
+    refused(ShapeError, mean_only, np.ones(2), site="y", says=("(2,)", "3"))
+    refused(ShapeError, mean_only, np.ones((2, 3)), site="y")
     refused(ShapeError, jp.condition(act, {"u": np.ones((T, 2))}), FRAMES, site="u",
             says=("(4, 2)", "(1,)"))
     refused(ShapeError, jp.condition(act, {"x0": np.ones(1)}), FRAMES, site="x0",
