@@ -154,3 +154,15 @@ def test_what_cannot_be_integrated_over_is_refused():
 
     with pytest.raises(jp.StructureError, match="nothing to integrate over"):
         jp.marginalised(none).quadrature(np.array(1.0))
+
+
+@pytest.mark.slow
+def test_a_density_that_goes_on_and_on_is_refused():
+    """A needle on a wide hill: no product of points about the needle holds both."""
+    def model(y):
+        theta = jp.latent("theta", dist.StudentT(1.0, 0.0, 1e-3))
+        f = jp.latent("f", dist.Normal(jnp.sinh(theta), 1.0))
+        jp.observe("y", dist.Normal(f, 1.0), y)
+
+    with pytest.raises(jp.NumericalError, match=r"does not end"):
+        jp.marginalised(model).quadrature(np.array(3.0))
