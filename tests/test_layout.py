@@ -117,8 +117,14 @@ def kind_tests() -> dict[str, int]:
                 asked = node.ifs
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".get"):
                 asked = node.args[:1]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                asked = [node.func.value]                   # x.family.startswith(..)
             elif isinstance(node, ast.Subscript):
                 asked = [node.slice]
+            elif isinstance(node, ast.UnaryOp):
+                asked = [node.operand]
+            elif isinstance(node, ast.Lambda):              # keys of sorts
+                asked = node.body.elts if isinstance(node.body, ast.Tuple) else [node.body]
             belief = (isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
                       and "Belief" in ast.unparse(node.args[1]))
             if belief or any(isinstance(x, ast.Attribute) and x.attr in KINDS
@@ -128,6 +134,6 @@ def kind_tests() -> dict[str, int]:
 
 
 def test_few_ask_what_kind_a_thing_is():
-    # 111 before beliefs owned their mathematics and families were rows; it may only fall. Of these
-    # four look up a row, and one asks what Python's parameters are.
-    assert sum(kind_tests().values()) <= 10, kind_tests()
+    # More than 111 before beliefs owned their mathematics and families were rows; it may only fall.
+    # Of these four look up a row, one asks what Python's parameters are, two are orders of blocks.
+    assert sum(kind_tests().values()) <= 14, kind_tests()

@@ -13,7 +13,9 @@ A Gaussian of another form (sparser, of another structure) is one file beside `d
 `chain`, a subclass of `gaussian.GaussianBelief`; another family is one file beside `precision` and
 `discrete`, a subclass of `base.Belief`. Either is then a row of `KINDS`, by which files name it,
 and `jopa_ppl.graph.blocks` says which latents get it. What else asks what kind it is, is counted by
-`tests/test_layout.py`.
+`tests/test_layout.py`. Where factors have coefficients in a form of the belief's own (`checked`),
+it makes them: `own_coefficients`, `own_slopes`, and whether they are right, `fits`; as `matrix`
+does, with a class of `jopa_ppl.linalg.coefficients`.
 """
 
 from jopa_ppl.beliefs.base import Belief, Clamp, Variable

@@ -1,4 +1,4 @@
-"""What a family of factors answers: its numbers, its expected log density, its faults.
+"""Densities of Gaussians and of precisions, those that are scored, and the table of all.
 
 One row of `DENSITIES` a family; nothing else in the engine asks which one a factor is of. A family
 whose latent site is no Gaussian has a belief as well (`jopa_ppl.beliefs`).

@@ -49,7 +49,15 @@ class Density:
         numbers = jax.tree.leaves((arrays.K, arrays.known, arrays.offset))
         return {"coefficients": sum((~jnp.isfinite(x)).sum() for x in numbers)}
 
+
 def own_numbers(f: Factor, source: Source, filler: Array | float) -> FactorArrays:
+    """Those of a factor whose concentration is data, in K, in the site's shape, and whose own value
+    is in offset.
+
+    Args:
+        f: the factor; source: the data of the run.
+        filler: what stands where its own value is missing: one that can be.
+    """
     evaluate, own = source.evaluator(f), [f.site.outputs["concentration"]]
     shape = by_step(f, f.varying_in_time, lambda step: evaluate(own, {}, step)[0])
     return FactorArrays(shape, own_value(f, source, filler), weight_of(f, source), jnp.zeros(()),
@@ -57,6 +65,13 @@ def own_numbers(f: Factor, source: Source, filler: Array | float) -> FactorArray
 
 
 def at_data(energy: Expectations, f: Factor, arrays: FactorArrays, key: str) -> Array:
-    """A parameter of the noise that is made of data."""
+    """A parameter of the noise that is made of data.
+
+    Args:
+        energy, f, arrays: the factor and its numbers; key: of its site's output.
+
+    Returns:
+        (T or 1, *site shape), without time where the factor has none.
+    """
     return by_step(f, f.noise_varying, lambda step: evaluate_in(
         energy.graph.reader, f, arrays.env, [f.site.outputs[key]], {}, step)[0])

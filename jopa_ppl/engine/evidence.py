@@ -1,4 +1,5 @@
-"""The numbers of a run: of every factor, and of all together. Made by `numbers.py`, once a run."""
+"""The numbers of a run: of every factor, and of all together. Made once a run, by the densities of
+each (`Density.numbers`) and by `Arithmetic.evidence`."""
 
 from __future__ import annotations
 

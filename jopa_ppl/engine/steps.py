@@ -71,7 +71,8 @@ def mixture(maps: Sequence[SiteMap], shares: Sequence[Array]) -> SiteMap:
     that, of mean p and covariance diag(p) - p p'.
 
     Args:
-        maps: one for each value, alike in n, H, slots and weight.
+        maps: one for each value, alike in n, H, slots and weight, their coefficients tensors
+            (`graph.matrices` takes no other where discrete latents choose).
         shares: of each, arrays (*batch) that broadcast.
     """
     batch = jnp.broadcast_shapes(*(s.shape for s in shares),

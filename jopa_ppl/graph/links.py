@@ -159,7 +159,7 @@ def check_noise(site: Site, key: str, noise: Dependence, latent: set[Ref], progr
             "a precision that is drawn anew at each step is not supported by VMP", site=site.name,
             found=names(sites), expected="precisions drawn outside the scan",
             fix="move the Gamma or Wishart site out of the scan")
-    if site.rules.made_of == ("beta",):
+    if site.rules.of_elements:
         check_selection(site, key, sites, program)
     if site.rules.by_matrix and site.rules.location:
         check_matrix(site, key, sites, program)

@@ -1,7 +1,7 @@
 """Which blocks have a precision W (x) S + U (x) V: matrices that multiply a step from the left.
 
 Here it is read from shapes and from what depends on what; whether the coefficients have that form
-(`A @ x`, not `A.T @ x`) is checked on the numbers of every run (`engine.numbers`).
+(`A @ x`, not `A.T @ x`) is checked on the numbers of every run (`MatrixBelief.fits`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def of_a_matrix(latents: Mapping[str, Variable], factors: tuple[Factor, ...],
         z ~ N(M f(h), W^-1),    M ~ N(m, (U (x) V)^-1), V of one member apart from those of others
 
     with f affine in one step's states, actions and data (or any function of them, where its message
-    is linearised: `engine.bent`), and the noise alike at all steps and in
-    all elements of its plates (of known noise, `MatrixBelief.fits` sees to that).
+    is linearised: `engine.bent`), no discrete latent choosing between several, and the noise
+    alike at all steps and in all elements of its plates (of known noise, `MatrixBelief.fits` sees
+    to that).
     """
     if sum(v.dims for v in latents.values()) < LEAST:
         return False
@@ -61,6 +62,6 @@ def _is_link(f: Factor, latents: Mapping[str, Variable], n: int) -> bool:
     alike = bool(f.curved) or not (f.varying or f.varying_in_time)
     affine = f.message == "exact" or (f.curved and f.message == "linearise" and not f.spread
                                       and latents.keys().isdisjoint(r.site for r in f.curved))
-    return (affine and not f.noise_varying and f.dims == n and alike and apart
+    return (affine and not f.fixed and not f.noise_varying and f.dims == n and alike and apart
             and f.segment.scan is not None and not f.site.partial and not f.site.weighted
             and all(len(p) <= 2 for p in products))

@@ -80,7 +80,8 @@ def factor_of(reader: Reader, site: Site, segment: Segment, alive: set[str],
                              fix="choose 'linearise' or 'cubature', or wrap the likelihood")
     if site.rules.scored or (wanted in RULES and site.amortized):
         return scored_factor(reader, site, segment, alive, lost, rule, "")
-    if site.rules.counted or site.rules.by_density or site.rules.belief in ("dirichlet", "beta"):
+    probabilities = site.rules.constant and not site.rules.noise
+    if site.rules.counted or site.rules.by_density or probabilities:
         return _counted_factor(reader, site, segment, alive, lost, rule)
     if site.is_normal:
         conjugacy.check_sign(site, reader, segment)

@@ -79,6 +79,7 @@ def _check_transform(reader: Reader, site: Site, segment: Segment) -> None:
 
 
 def is_latent(program: Program, ref: Ref) -> bool:
+    """Whether it is a latent that is not fixed by copies (`graph.discrete`), in part or whole."""
     site = program.sites[ref.site] if ref.is_site else None
     return (site is not None and (not site.observed or site.partial)
             and not is_discrete(program, ref))

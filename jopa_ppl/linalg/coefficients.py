@@ -34,7 +34,8 @@ class Coefficients:
     a step sees. A pytree of arrays; batch axes, of the factor's or of size 1, in front.
 
     A form answers the methods below; `Tensor` holds every number, and serves where nothing else is
-    known of them. Who holds them asks no more: neither which form they have, nor what is in it.
+    known of them. Who holds them asks no more: neither which form they have, nor what is in it. Of
+    the prior of a block `square` alone is asked, of what links it to others all of them.
 
     Attributes:
         shape, ndim: those of the tensor, (*batch|1, n, 1 + p_1, .., 1 + p_k, L).

@@ -167,7 +167,7 @@ class MatrixProduct(Coefficients):
 @dataclass(frozen=True)
 class MatrixEntries(Coefficients):
     """Coefficients of the residual vec(rows (M + constant) columns'), every element for itself; no
-    slot but the main one, M.
+    slot but the main one, M: those of a prior, of which `square` is asked.
 
     constant (n, p); rows R (n, n) and columns C (p, p) whiten a prior whose precision is
     R' R (x) C' C.

@@ -1,4 +1,4 @@
-"""Writing beliefs, weights and the state of a run: `files` and `checkpoints` tell what is kept."""
+"""Writing beliefs, weights and the state of a run: `read` and `stored` tell what of it."""
 
 from __future__ import annotations
 

@@ -29,5 +29,8 @@ beside them.
 
 Another distribution for sites: a row of `families.py` (what the proof asks of it), a reader of its
 NumPyro object in `parameters.py`, a row of `jopa_ppl.engine.densities` (its expected log density)
-and, where it may be latent and is no Gaussian, a belief in `jopa_ppl.beliefs`.
+and, where it may be latent and is no Gaussian, a belief in `jopa_ppl.beliefs`, whose row of `KINDS`
+has the name that `Family.belief` has. Of counts that a probability tells of: `tallies.tally` as
+well. Where it may be read in unconstrained space (`freely`): what makes it, in `unconstrained`.
+What a run tells of wrong parameters of it: a row of `jopa_ppl.engine.faults`.
 """

@@ -30,6 +30,7 @@ class Family:
         enters_as: of a latent in others' noise, the parameters it may be; () for any.
         freely: whether a latent of it may be read in unconstrained space, where not conjugate.
         discrete: whether it takes one of a few values, a factor with it standing once for each.
+        of_elements: whether the parameter has to be an element of a latent, unchanged.
         by_density: whether it is told by its density alone, where it is not conjugate.
         certain: whether it follows from its mean without noise (what its noise is told as is no
             noise, and counts for nothing).
@@ -46,6 +47,7 @@ class Family:
     by_matrix: bool = False
     enters_as: tuple[str, ...] = ()
     freely: bool = False
+    of_elements: bool = False
     by_density: bool = False
     discrete: bool = False
     certain: bool = False
@@ -95,9 +97,10 @@ FAMILIES = {row.name: row for row in (
     Family("categorical", "categorical", noise={"probs": 1}, made_of=("dirichlet",),
            noun="the probabilities", by_matrix=True, discrete=True),
     Family("bernoulli", "categorical", noise={"probs": 1}, made_of=("beta",),
-           noun="the probability", by_matrix=True, discrete=True, by_density=True),
-    Family("binomial", noise={"probs": 1}, made_of=("beta",), noun="the probability",
+           noun="the probability", by_matrix=True, discrete=True, of_elements=True,
            by_density=True),
+    Family("binomial", noise={"probs": 1}, made_of=("beta",), noun="the probability",
+           of_elements=True, by_density=True),
     Family("poisson", noise={"rate": 1}, made_of=("gamma",), noun="the rate", by_density=True),
     Family("multinomial", noise={"probs": 1}, made_of=("dirichlet",), noun="the probabilities",
            by_matrix=True, elementwise=False),

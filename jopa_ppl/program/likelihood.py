@@ -37,7 +37,7 @@ class Likelihood(NamedTuple):
 
 class ByParameters(NamedTuple):
     """A density of independent elements, made of the parameters that its author gave (`tree` of a
-    `Likelihood`); `whole`: of u, x = T(u), where it is that of a latent."""
+    `Likelihood`); `transformed`: of u, x = T(u), where it is that of a latent."""
 
     make: type[dist.Distribution]
     names: tuple[str, ...]
@@ -67,6 +67,8 @@ class Transformation(NamedTuple):
 
 
 def likelihood_of(base: dist.Distribution, value: Array | None) -> Likelihood:
+    """The density of a distribution without wrappers at its data (None of a latent), by its
+    parameters where it is made of these alone."""
     if isinstance(base, Amortized):
         base, _ = unwrapped(base.likelihood, ())
     leaves, tree = jax.tree.flatten(base)

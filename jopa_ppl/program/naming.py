@@ -9,7 +9,7 @@ from jopa_ppl.program.program import Site
 
 
 def free_name(taken: Container[str], wanted: str) -> str:
-    """A name that no site has: the wanted one, or with dashes behind it."""
+    """A name that no site has: the wanted one, or with primes behind it."""
     while wanted in taken:
         wanted += "'"
     return wanted

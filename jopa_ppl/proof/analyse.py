@@ -1,6 +1,7 @@
 """The walk over a jaxpr that proves how its outputs depend on named inputs.
 
-The algebra is that of `structure.py`, and every primitive's rule stands in `primitive_rules.py`.
+The algebra is that of `dependence.py`, and every primitive's rule stands in `rules.py`, with those
+of axes in `axes.py` and of loops in `loops.py`.
 """
 
 from __future__ import annotations

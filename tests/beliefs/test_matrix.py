@@ -288,3 +288,26 @@ def test_first_steps_of_their_own(monkeypatch):
         jp.scan(step, (x0, jnp.full(D, 0.3)), y)
 
     same(*both(monkeypatch, model, data(7, missing=True)[0], sweeps=9))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_matrix_between_discrete_choices_is_dense(monkeypatch, steps):
+    """A step whose mean a discrete latent shifts stands once for every value of it."""
+    monkeypatch.setattr(matrices, "LEAST", 1)
+
+    def model(y):
+        A = jp.latent("A", dist.Normal(jnp.eye(2), 0.7).to_event(2))
+        k = jp.latent("k", dist.Categorical(jnp.array([0.4, 0.6])))
+        x0 = jp.latent("x0", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+
+        def step(x, y):
+            x = jp.latent("x", dist.Normal(A @ x + jnp.array([-1.0, 1.0])[k], 0.5).to_event(1))
+            jp.observe("y", dist.Normal(x, 0.3).to_event(1), y)
+            return x, None
+
+        jp.scan(step, 2 * x0, y)
+
+    posterior = jp.VMP(model, progress=False).run(np.ones((steps, 2)))
+    forms = [type(b) for b in posterior.compiled.graph.blocks]
+    assert MatrixBelief not in forms and np.isfinite(posterior.free_energy[-1])
+    assert (np.diff(posterior.free_energy) < 1e-9).all()
