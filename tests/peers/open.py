@@ -9,7 +9,6 @@ WHY: dict[str, str] = {
     "funnel: small": "refused: a program without observed sites",
     "horseshoe (normal)": "1000 sweeps not settled; spreads .7 off their own best",
     "test_cond": "refused: a site in a branch of cond",
-    "gmm: labels summed out": "refused: MixtureSameFamily as a likelihood",
     "prodlda: a logistic normal, no network":
         "F .77 nats off: twelve latents of a Multinomial by the points of a cubature",
     "CMGF MLP classification": "its F is that of a line at weights of zero, where the line is flat "

@@ -20,5 +20,4 @@ class Row(NamedTuple):
     args: tuple[Any, ...]
     judge: Judge = draws()
     options: dict[str, Any] = {}       # noqa: RUF012, of jp.VMP
-    quick: bool = False                # runs by default
     nuts: float = 0.0                  # how far means may lie from NUTS's, in its sds; 0: not run

@@ -32,7 +32,7 @@ CONTINUOUS: tuple[Row, ...] = (
     Row("ucbadmit: no correlation", EX, C.ucbadmit_independent, _UCB),
     # -- regressions and hierarchies
     Row("minipyro: in a plate", EX, R.minipyro_plated, (R.DIVORCE,), grid()),
-    Row("bayesian_regression: intercept", NB, R.divorce_centred, (R.DIVORCE,), grid(), quick=True),
+    Row("bayesian_regression: intercept", NB, R.divorce_centred, (R.DIVORCE,), grid()),
     Row("bayesian_regression: age", NB, R.divorce_age, (R.A, R.DIVORCE)),
     Row("bayesian_regression: age and marriage", NB, R.divorce_both, (R.A, R.M, R.DIVORCE)),
     Row("bayesian_regression, measurement error", NB, R.measurement_error,
@@ -59,10 +59,10 @@ CONTINUOUS: tuple[Row, ...] = (
     Row("baseball: fully pooled", EX, C.fully_pooled, (C.BATS, C.HITS), grid()),
     Row("baseball: pooled (Beta-Binomial)", EX, C.partially_pooled, (C.BATS, C.HITS)),
     Row("baseball: partially pooled logit", EX, C.pooled_logit, (C.BATS, C.HITS)),
-    Row("logistic_regression", NB, C.logistic, (C.X, C.CLASS), nuts=0.3, quick=True),
+    Row("logistic_regression", NB, C.logistic, (C.X, C.CLASS), nuts=0.3),
     Row("Binomial regression", RXINFER, C.binomial_regression, (C.X, C.TRIALS)),
     Row("contextual bandits", RXINFER, C.bandit, (C.ARMS, C.PULLS, C.REWARD)),
-    Row("truncated", NB, C.truncated, (np.abs(C.X[:, 0]) + 0.3,), grid(), quick=True),
+    Row("truncated", NB, C.truncated, (np.abs(C.X[:, 0]) + 0.3,), grid()),
     # -- series
     Row("CMGF Bernoulli SSM", DYNAMAX, S.bernoulli_series, (S.COINS,), nuts=0.3),
     # -- structural models, forecasts

@@ -30,7 +30,7 @@ DISCRETE: tuple[Row, ...] = (
         mixed()),
     Row("prodlda: a logistic normal, no network", EX, M.topics_logistic, (M.WORD_COUNTS,)),
     # -- counts of categories
-    Row("categorical", BAYESPY, M.throws, (M.THROWS,), grid(), quick=True),
+    Row("categorical", BAYESPY, M.throws, (M.THROWS,), grid()),
     Row("multinomial", BAYESPY, M.totals, (M.TOTALS,), grid()),
     Row("lda", BAYESPY, M.topics, (M.DOCUMENT, M.WORDS), differ("phi", mixed())),
     Row("lda: topics told apart by their priors", BAYESPY, M.topics_apart, (M.DOCUMENT, M.WORDS),
@@ -66,7 +66,7 @@ DISCRETE: tuple[Row, ...] = (
     Row("HMMs: linear regression", DYNAMAX, H.linear_regression, (H.DRIVE, H.DRIVEN), mixed()),
     Row("HMMs: logistic regression", DYNAMAX, H.logistic_regression, (H.DRIVE, H.CHOICES),
         mixed()),
-    Row("HMM", RXINFER, H.gaussian_known, (H.REALS[:12],), enumerated(), quick=True),
+    Row("HMM", RXINFER, H.gaussian_known, (H.REALS[:12],), enumerated()),
     Row("hmm", BAYESPY, H.categorical, (H.WORDS,), mixed()),
     Row("additive_fhmm", BAYESPY, H.additive, (H.SUMS,), mixed()),
     Row("hmm (semi-supervised)", EX, H.semi_supervised, (H.STATES, H.WORDS, H.WORDS[::-1]),

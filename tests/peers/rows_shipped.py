@@ -23,7 +23,7 @@ _MIXED = np.clip(np.linspace(-0.2, 1.2, K.T), 0.0, 1.0)
 
 SHIPPED: tuple[Row, ...] = (
     # -- no time
-    Row("regression", BAYESPY, J.regression, (R.A, J.LINE), quick=True),
+    Row("regression", BAYESPY, J.regression, (R.A, J.LINE)),
     Row("quickstart", BAYESPY, J.quickstart, (J.LINE,), grid()),
     Row("pca (ARD, missing)", BAYESPY, J.components, (J.LOADED,)),
     Row("robust regression (scale mixture)", BAYESPY, J.scale_mixture, (R.A, R.TAIL)),
@@ -33,7 +33,7 @@ SHIPPED: tuple[Row, ...] = (
     Row("hsgp, hyperparameters fixed", NB, J.functions_known, (J.POINTS, J.WAVE)),
     Row("eight schools, LocScaleReparam, tau fixed", DOCS, J.schools, (R.ERRORS, R.SCHOOLS),
         dense()),
-    Row("bad_posterior_geometry: two MVN", NB, J.two_vectors, (R.SQUARE,), dense(), quick=True),
+    Row("bad_posterior_geometry: two MVN", NB, J.two_vectors, (R.SQUARE,), dense()),
     Row("Bayesian Linear Regression", RXINFER, J.weights_known_noise, (R.X[:, :3], J.LINE),
         dense()),
     Row("Bike rental", RXINFER, J.outputs, (R.X[:, :3], J.TWO)),
