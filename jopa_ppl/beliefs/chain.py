@@ -75,8 +75,7 @@ class ChainBelief(GaussianBelief):
 
     @property
     def can_follow(self) -> tuple[str, ...]:
-        # Groups of several nodes have no rules of their own by which a member could follow.
-        return () if self.held or self.k > 1 else self.variables
+        return () if self.held else self.variables
 
     def _lay_out(self, names: Iterable[str], start: int = 0
                  ) -> tuple[dict[str, tuple[int, int]], int]:

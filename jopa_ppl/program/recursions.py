@@ -12,7 +12,7 @@ solves for what is drawn and lets it follow (`jopa_ppl.beliefs.recursion`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import jax
@@ -25,13 +25,14 @@ from jopa_ppl.program.program import Plate, Program, Scan, Site
 from jopa_ppl.program.rewriting import Put, extended, reading
 
 
-def with_recursions(program: Program) -> Program:
-    """The program with a latent for every leaf of a carry that is not the value of a site."""
+def with_recursions(program: Program, short: Container[int] = ()) -> Program:
+    """The program with a latent for every leaf of a carry that is not the value of a site, or that
+    belongs to a scan of `short`, whose steps then look no further back than one."""
     reader = Reader(program)
     leaves: dict[str, Site] = {}
     for scan in program.scans:
         data = reader.data_leaves(scan)
-        if reader.order(scan, data) is None:
+        if (order := reader.order(scan, data)) is None or (order > 1 and scan.index in short):
             for i, plates in enumerate(reader.axes_of_leaves(scan, data)):
                 key = f"carry/{scan.index}/{i}"
                 if i not in data and program.is_real(key):
@@ -109,6 +110,8 @@ def with_noise_apart(program: Program, chosen: Sequence[str]) -> Program:
     """
     if not chosen:
         return program
+    # Groups of several steps have no rules by which one of these could follow.
+    program = with_recursions(program, {program.sites[n].scan for n in chosen})
     noises = {n: free_name(program.sites, f"{n}.noise") for n in chosen}
 
     def drawn_apart(given: dict[str, Array], outputs: list[Array], put: Put) -> None:

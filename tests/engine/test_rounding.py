@@ -327,8 +327,9 @@ def test_training_is_told_before_it_goes_on():
     assert len(caught.value.posterior.free_energy) == 1
 
 
-def test_a_stiff_chain_of_the_second_order_is_told_by_name():
-    """Its groups have no rules by which states follow from noise drawn apart: it is refused."""
+@pytest.mark.parametrize("scale", [1e-2, 1e-7, 1e-12, 0.0])
+def test_a_stiff_chain_of_the_second_order_is_exact(scale):
+    """Its older values become recursions, so that states follow from noise drawn apart."""
     def steady(y, scale):
         x0 = jp.latent("x0", dist.Normal(0.0, 1.0))
         x1 = jp.latent("x1", dist.Normal(x0, 0.4))
@@ -340,10 +341,22 @@ def test_a_stiff_chain_of_the_second_order_is_told_by_name():
 
         jp.scan(step, (x0, x1), y)
 
-    found, told, refused = attempt(jp.VMP(steady, progress=False), Y, 1e-7)
-    assert found is None and "site 'x'" in str(refused) and "expected: scales above" in str(refused)
-    found, told, refused = attempt(jp.VMP(steady, progress=False), Y, 0.1)
+    n = len(Y)
+    root = np.zeros((n + 1, 2 + n))             # x1, x.. from x0, x1 - x0 and the shocks
+    root[0, :2] = 1, 0.4
+    before = np.eye(1, 2 + n)[0]
+    for t in range(n):
+        root[t + 1] = 2 * root[t] - (root[t - 1] if t else before)
+        root[t + 1, 2 + t] += scale
+    cov = root @ root.T
+    seen = cov[:n, :n] + np.eye(n)
+    mean = cov[:, :n] @ np.linalg.solve(seen, Y)
+    loss = 0.5 * (Y @ np.linalg.solve(seen, Y) + np.linalg.slogdet(seen)[1]
+                  + n * np.log(2 * np.pi))
+    found, told, refused = attempt(jp.VMP(steady, progress=False), Y, scale)
     assert refused is None and not told
+    np.testing.assert_allclose(found.free_energy[-1], loss, atol=1e-8)
+    np.testing.assert_allclose(found.mean("x"), mean[1:], rtol=1e-5, atol=1e-6)
 
 
 def test_dynamics_that_bend_are_told_by_name_as_well():
