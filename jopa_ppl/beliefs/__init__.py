@@ -31,8 +31,7 @@ from jopa_ppl.beliefs.tree import TreeBelief
 
 KINDS = {b.kind: b for b in (
     ChainBelief, RecursionBelief, TreeBelief, DenseBelief, MatrixBelief, GammaBelief, WishartBelief,
-    CategoricalBelief, DiscreteChainBelief, TableBelief, DirichletBelief,
-    BetaBelief)}
+    CategoricalBelief, DiscreteChainBelief, TableBelief, DirichletBelief, BetaBelief)}
 
 __all__ = ["KINDS", "Belief", "BetaBelief", "CategoricalBelief", "ChainBelief", "Clamp",
            "DenseBelief", "DirichletBelief", "DiscreteChainBelief", "GammaBelief", "MatrixBelief",

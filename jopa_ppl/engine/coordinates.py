@@ -116,4 +116,3 @@ def with_zeros(array: Array, at: int, count: int, axes: Sequence[int]) -> Array:
         none = jnp.zeros_like(jax.lax.slice_in_dim(array, 0, 1, axis=axis))
         array = jnp.concatenate([kept, *[none] * count, rest], axis)
     return array
-

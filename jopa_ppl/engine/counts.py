@@ -18,16 +18,18 @@ from jopa_ppl.graph.factor import Factor
 from jopa_ppl.program.refs import Ref
 
 
-class CategoricalDensity(Density):
-    """E[log p_k] of a site's value k; the probabilities data, or (products of) Dirichlet latents.
-
-    Its arrays hold the site's own value in offset, where it is data.
-    """
+class Valued(Density):
+    """A density of values; its arrays hold the site's own in offset, where it is data."""
 
     def numbers(self, f: Factor, source: Source) -> FactorArrays:
         zero = jnp.zeros(())
         return FactorArrays(zero, own_value(f, source), weight_of(f, source), zero, None, None,
                             source.env(f))
+
+
+class CategoricalDensity(Valued):
+    """E[log p_k] of a site's value k; the probabilities data, or (products of) Dirichlet latents.
+    """
 
     def expected(self, energy: Expectations, f: Factor, arrays: FactorArrays, stats: Stats,
                  held: list[Array] | None) -> Array:
@@ -51,7 +53,7 @@ class CategoricalDensity(Density):
         return log_of(probs)
 
 
-class TallyDensity(CategoricalDensity):
+class TallyDensity(Valued):
     """a E[log p] + b E[log(1 - p)] + c of a probability p that is an element of Beta latents.
 
     Its arrays hold a, b and c of observed sites in K, (*lead, *site shape, 3); a latent one, of
@@ -77,7 +79,7 @@ class TallyDensity(CategoricalDensity):
         return jnp.sum(arrays.weight * split(a * yes + b * no + c, f.site, f.plates))
 
 
-class PoissonDensity(CategoricalDensity):
+class PoissonDensity(Valued):
     """y E[log rate] - E[rate] - log y! of observed counts y, the rate a product of data and of
     Gamma latents."""
 

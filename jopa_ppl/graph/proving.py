@@ -9,7 +9,7 @@ from functools import partial
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph import links as conjugacy
 from jopa_ppl.graph.factor import RULES, Factor
-from jopa_ppl.graph.scored import is_latent, scored_factor
+from jopa_ppl.graph.scored import is_latent, latents_of, scored_factor
 from jopa_ppl.program.carry import Reader
 from jopa_ppl.program.continued import obstacles
 from jopa_ppl.program.program import Program, Site
@@ -118,11 +118,10 @@ def check_wanted(site: Site, factors: Sequence[Factor], wanted: str | None) -> N
 def _check_value(reader: Reader, site: Site, segment: Segment) -> None:
     """Refuse an observed value that is made of latents."""
     values = [site.outputs["value"]] if "value" in site.outputs else []
-    made = {r.site for d in reader.dependence(values, segment) for r in d.names
-            if is_latent(reader.program, r)}
+    made = latents_of(reader, values, segment)
     if made:
         raise StructureError(
-            f"what it observes is made of {names(sorted(made))}", site=site.name,
+            f"what it observes is made of {names(made)}", site=site.name,
             found="obs= with a latent in it", expected="data, or values of observed sites",
             fix=f"of a Gaussian, observe zeros with the difference as the mean: Normal(loc - "
                 f"{min(made)}, scale) at 0 is Normal(loc, scale) at {min(made)}; or make it data "

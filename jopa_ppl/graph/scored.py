@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jopa_ppl.errors import StructureError, names
 from jopa_ppl.graph.discrete import is_discrete
 from jopa_ppl.graph.factor import Factor
@@ -13,7 +15,7 @@ from jopa_ppl.program.segments import Segment
 
 
 def scored_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
-                   lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
+                  lost: set[tuple[str, str]], rule: str, reason: str) -> Factor:
     """A factor whose message is made of its log density at the present belief."""
     program, found = reader.program, reader.dependence(site.likelihood.leaves, segment)
     latents = sorted({r for d in found for r in d.names
@@ -49,8 +51,7 @@ def scored_factor(reader: Reader, site: Site, segment: Segment, alive: set[str],
 def _check_bounds(reader: Reader, site: Site, segment: Segment) -> None:
     """Refuse data whose support is made of latents: the density ends where they are."""
     bounds = [v for k, v in site.outputs.items() if k.startswith("bound ")]
-    made = sorted({r.site for d in reader.dependence(bounds, segment)
-                   for r in d.names if is_latent(reader.program, r)})
+    made = latents_of(reader, bounds, segment)
     if made:
         raise StructureError(
             f"its support depends on {names(made)}", site=site.name,
@@ -62,8 +63,7 @@ def _check_bounds(reader: Reader, site: Site, segment: Segment) -> None:
 
 def _check_transform(reader: Reader, site: Site, segment: Segment) -> None:
     """Refuse a latent whose support is made of latents, or that is drawn at every step."""
-    made = sorted({r.site for d in reader.dependence(site.transform.leaves, segment)
-                   for r in d.names if is_latent(reader.program, r)})
+    made = latents_of(reader, site.transform.leaves, segment)
     if made:
         raise StructureError(f"its support depends on {names(made)}", site=site.name,
                              found=f"{site.described} with a bound that is latent",
@@ -76,6 +76,12 @@ def _check_transform(reader: Reader, site: Site, segment: Segment) -> None:
                              expected="Normal or MultivariateNormal in scans",
                              fix="let a Normal follow the steps, and what it stands for be a "
                                  "function of it: jnp.exp(x) of a log")
+
+
+def latents_of(reader: Reader, outputs: Sequence[int], segment: Segment) -> list[str]:
+    """The latents that outputs are made of, by name."""
+    return sorted({r.site for d in reader.dependence(outputs, segment) for r in d.names
+                   if is_latent(reader.program, r)})
 
 
 def is_latent(program: Program, ref: Ref) -> bool:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import optax
 from jax import Array, lax, random
 from jax.flatten_util import ravel_pytree
 from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
-from scipy.optimize import minimize
 
+from jopa_ppl.descent import descended
 from jopa_ppl.errors import NumericalError, SiteError, StructureError, names
+from jopa_ppl.language.keys import as_key
+from jopa_ppl.posterior.labels import elementwise, in_columns
 from jopa_ppl.settings import ours
 
 MOST = 3                        # numbers that a product of points goes over
@@ -25,6 +28,7 @@ EDGE = 1e-7                     # share of the mass at the ends of the grid, at 
 LONGEST = 200                   # points on an axis to one side
 LIGHT = 1e-10                   # shares of points that are left out
 TOGETHER = 64                   # points that are computed side by side
+STILL, DESCENT = 1e-6, 200      # steps towards the mode, in spreads, that are none; and how many
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +49,6 @@ class Quadrature:
     _inner: tuple[str, ...]
     _moments: Callable[[], dict[str, tuple[Array, Array]]]
     _draw: Callable[[Array, dict[str, Array]], Mapping[str, Array]]
-    _seen: dict = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -69,9 +72,8 @@ class Quadrature:
         """Joint draws, {name: (*sample_shape, *site shape)}: of the points, and of all else given
         these; a key or a seed."""
         shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         with ours():
-            which, back = random.split(key)
+            which, back = random.split(as_key(rng_key))
             count = int(np.prod(shape, dtype=int))
             at = random.choice(which, len(self.weights), (count,), p=jnp.asarray(self.weights))
             values = {n: jnp.asarray(x)[at] for n, x in self.points.items()}
@@ -85,14 +87,9 @@ class Quadrature:
         rows = [("site", "mean", "sd")]
         for name in self.points:
             mean, sd = np.asarray(self.mean(name)), np.sqrt(np.asarray(self.variance(name)))
-            for index in np.ndindex(mean.shape):
-                label = name + (f"[{','.join(map(str, index))}]" if index else "")
-                rows.append((label, f"{float(mean[index]):.4g}", f"{float(sd[index]):.4g}"))
-        widths = [max(len(r[i]) for r in rows) for i in range(3)]
-        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w)
-                           for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
-        return "\n".join([*lines, f"log evidence {self.log_evidence:.6g} nats, "
-                                  f"{len(self.weights)} points"])
+            rows += elementwise(name, mean, sd)
+        return "\n".join([in_columns(rows), f"log evidence {self.log_evidence:.6g} nats, "
+                                                    f"{len(self.weights)} points"])
 
     def __repr__(self) -> str:
         return f"Quadrature(sites={list(self.sites)}, log_evidence={self.log_evidence:.6g})"
@@ -104,9 +101,12 @@ class Quadrature:
                             fix="other sites follow from draws: `sample`")
         if site in self.points:
             return _mixed(self.weights, self.points[site], np.zeros(()))
-        if not self._seen:
-            self._seen.update(self._moments())
-        return _mixed(self.weights, *self._seen[site])
+        return _mixed(self.weights, *self._exact[site])
+
+    @cached_property
+    def _exact(self) -> dict[str, tuple[Array, Array]]:
+        """Mean and variance of what is exact, at every point."""
+        return self._moments()
 
 
 def _mixed(weights: np.ndarray, means: Array, variances: Array
@@ -167,19 +167,22 @@ def integrated(rest: Callable, model: Callable, args: tuple, kwargs: dict, mean:
 
 def _mode(fn: Callable[[Array], Array], n: int) -> Array:
     """Where fn (n,) -> () is largest, from 0."""
-    both = jax.jit(jax.value_and_grad(lambda w: -fn(w)))
+    optimiser, loss = optax.lbfgs(), lambda w: -fn(w)
 
-    def one(w: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = both(jnp.asarray(w))
-        fine = bool(jnp.isfinite(value) & jnp.isfinite(slope).all())
-        return (float(value), np.asarray(slope)) if fine else (1e300, np.zeros(n))
+    def down(carry: tuple) -> tuple:
+        w, state, _, count = carry
+        new, state, _ = descended(optimiser, loss, w, state)
+        return new, state, jnp.abs(new - w).max(), count + 1
 
-    found = minimize(one, np.zeros(n), jac=True, method="BFGS", options={"gtol": 1e-6})
-    if not np.isfinite(found.fun) or found.fun >= 1e300:
+    start = jnp.zeros(n)
+    w, *_ = jax.jit(lambda w: lax.while_loop(
+        lambda c: (c[2] > STILL) & (c[3] < DESCENT), down,
+        (w, optimiser.init(w), jnp.full((), jnp.inf), 0)))(start)
+    if not jnp.isfinite(fn(w)):
         raise NumericalError("the density of the parameters is not finite",
                              found="no finite value at the means of jp.VMP",
                              expected="a density with a mode", fix="check the priors and the data")
-    return jnp.asarray(found.x)
+    return w
 
 
 def _spreads(slope: Callable[[Array], Array], n: int) -> Array:

@@ -58,7 +58,7 @@ class Coefficients:
         Args:
             slots: moments of the k slots.
             seconds: operands of `batch_einsum` whose product is a second moment of a slice of h.
-            keep, diagonal: as in `expected_square`.
+            keep, diagonal: as in `square`.
         """
         raise NotImplementedError
 
@@ -86,8 +86,52 @@ class Coefficients:
 
     def square(self, offset: Array, weight: Array, slots: Sequence[Any], main: Moments,
                known: Array, keep: Sequence[bool], diagonal: bool) -> Array:
-        """`expected_square` of offset + K (1, main, known)."""
-        return expected_square(self, offset, weight, slots, main, known, keep, diagonal)
+        """Weighted sum of E[r r'] over the batch axes that are not kept, r = offset + K (1, main,
+        known).
+
+        Args:
+            offset: (*batch, n), the part of the residual that is data alone.
+            weight: (*batch, n or 1), full size along the axes that are summed.
+            slots: the other slots; main: the slot (q) with the most batch axes.
+            known: (*batch, ..).
+            keep: for every batch axis whether it is kept; the others are summed and become size 1.
+
+        Returns:
+            (*batch, n) if diagonal (the squares alone) else (*batch, n, n).
+        """
+        q = main.mean.shape[-1]
+        elementwise = weight.shape[-1] > 1
+        wl = "n" if elementwise else ""
+        w = weight if elementwise else weight[..., 0]
+        batch = jnp.broadcast_shapes(main.mean.shape[:-1], known.shape[:-1])
+        point = augment(jnp.concatenate(
+            [jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (main.mean, known)], -1))
+
+        at_means = self.at_mean(slots)
+        residual = offset + batch_einsum([(at_means, "nl"), (point, "l")], "n", [True] * len(keep))
+        out = "n" if diagonal else "nm"
+        other = "n" if diagonal else "m"
+        total = batch_einsum([(w, wl), (residual, "n"), (residual, other)], out, keep)
+
+        # Second moments of the main slot are summed before anything else is done with them, unless
+        # coefficients or slots differ along the very axes that are summed.
+        varying = [self.shape[:len(keep)], *(s.mean.shape[:-1] for s in slots)]
+        early = all(k or all(s[i] == 1 for s in varying) for i, k in enumerate(keep))
+        live, seconds = slice(1, 1 + q), []
+        if q and early:
+            spread = batch_einsum([(w, wl), (main.cov, "lk")], wl + "lk", keep)
+            seconds.append(([(spread, wl + "lk")], live))
+        elif q:
+            seconds.append(([(w, wl), (main.cov, "lk")], live))
+        for operands, _ in seconds:
+            part = at_means[..., live]
+            total += batch_einsum([(part, "nl"), (part, other + "k"), *operands], out, keep)
+        if slots and early:
+            second = batch_einsum([(w, wl), (point, "l"), (point, "k")], wl + "lk", keep)
+            seconds.append(([(second, wl + "lk")], slice(None)))
+        elif slots:
+            seconds.append(([(w, wl), (point, "l"), (point, "k")], slice(None)))
+        return total + self.moving(slots, seconds, keep, diagonal) if slots else total
 
 
 @jax.tree_util.register_dataclass
@@ -170,56 +214,6 @@ class Tensor(Coefficients):
                                               augment(slot.mean))
                 a, b = "abcdefgh"[:kept], "stuvwxyz"[:kept]
                 yield part, a, b, [(slots[i].cov, a[j] + b[j]) for j, i in enumerate(chosen)]
-
-
-def expected_square(K: Coefficients, offset: Array, weight: Array, slots: Sequence[Any],
-                    main: Moments, known: Array, keep: Sequence[bool], diagonal: bool) -> Array:
-    """Weighted sum of E[r r'] over the batch axes that are not kept, r = offset + K (1, main,
-    known).
-
-    Args:
-        K: (*batch, n, 1 + p_1, .., 1 + p_k, 1 + q + known).
-        offset: (*batch, n), the part of the residual that is data alone.
-        weight: (*batch, n or 1), full size along the axes that are summed.
-        slots: the other slots; main: the slot (q) with the most batch axes; known: (*batch, ..).
-        keep: for every batch axis whether it is kept; the others are summed and become size 1.
-
-    Returns:
-        (*batch, n) if diagonal (the squares alone) else (*batch, n, n).
-    """
-    q = main.mean.shape[-1]
-    elementwise = weight.shape[-1] > 1
-    wl = "n" if elementwise else ""
-    w = weight if elementwise else weight[..., 0]
-    batch = jnp.broadcast_shapes(main.mean.shape[:-1], known.shape[:-1])
-    point = augment(jnp.concatenate(
-        [jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in (main.mean, known)], -1))
-
-    at_means = K.at_mean(slots)
-    residual = offset + batch_einsum([(at_means, "nl"), (point, "l")], "n", [True] * len(keep))
-    out = "n" if diagonal else "nm"
-    other = "n" if diagonal else "m"
-    total = batch_einsum([(w, wl), (residual, "n"), (residual, other)], out, keep)
-
-    # Second moments of the main slot are summed before anything else is done with them, unless
-    # coefficients or slots differ along the very axes that are summed.
-    varying = [K.shape[:len(keep)], *(s.mean.shape[:-1] for s in slots)]
-    early = all(k or all(s[i] == 1 for s in varying) for i, k in enumerate(keep))
-    live, seconds = slice(1, 1 + q), []
-    if q and early:
-        spread = batch_einsum([(w, wl), (main.cov, "lk")], wl + "lk", keep)
-        seconds.append(([(spread, wl + "lk")], live))
-    elif q:
-        seconds.append(([(w, wl), (main.cov, "lk")], live))
-    for operands, _ in seconds:
-        part = at_means[..., live]
-        total += batch_einsum([(part, "nl"), (part, other + "k"), *operands], out, keep)
-    if slots and early:
-        second = batch_einsum([(w, wl), (point, "l"), (point, "k")], wl + "lk", keep)
-        seconds.append(([(second, wl + "lk")], slice(None)))
-    elif slots:
-        seconds.append(([(w, wl), (point, "l"), (point, "k")], slice(None)))
-    return total + K.moving(slots, seconds, keep, diagonal) if slots else total
 
 
 def with_constant(K: Array, constant: Array) -> Array:

@@ -69,7 +69,7 @@ def expected_log_density(square: Array, count: Array, precision: Array, logdet: 
     """sum of E[log N] = 1/2 E[log|P|] - 1/2 <E[P], E[r r']> - (n/2) log 2 pi over all elements.
 
     Args:
-        square: from `coefficients.expected_square`; count: summed weights (*batch, n or 1).
+        square: from `coefficients.Coefficients.square`; count: summed weights (*batch, n or 1).
         precision: E[P], (*batch, n) or (*batch, n, n); logdet: E[log P] (*batch, n) or
             E[log|P|] (*batch).
     """

@@ -125,3 +125,16 @@ def step_coords(program: Program, axes: Mapping[str, Iterable[str]]) -> dict[str
         for site in (s for s in map(program.sites.get, scan.sites) if s.is_series):
             found[next(iter(axes[site.name]))] = site.first + np.arange(program.length_of(site))
     return found
+
+
+def elementwise(name: str, *arrays: Any) -> list[tuple[str, ...]]:
+    """A row for every element of a site, its label and its number in each of some arrays."""
+    return [(name + (f"[{','.join(map(str, index))}]" if index else ""),
+             *(f"{float(a[index]):.4g}" for a in arrays)) for index in np.ndindex(arrays[0].shape)]
+
+
+def in_columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Labels to the left, numbers to the right, the first row their header."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(c.ljust(w) if i == 0 else c.rjust(w)
+                               for i, (c, w) in enumerate(zip(row, widths))) for row in rows)

@@ -19,6 +19,7 @@ from jopa_ppl.posterior import density, unconstrained
 from jopa_ppl.posterior import write as writing
 from jopa_ppl.posterior.forecast import extended
 from jopa_ppl.posterior.inferred import Inferred, outward, refuse_single
+from jopa_ppl.posterior.labels import elementwise, in_columns
 from jopa_ppl.posterior.state import StateBelief, state
 from jopa_ppl.settings import ours, under_ours
 
@@ -227,16 +228,11 @@ class Posterior(Inferred):
             sd = np.sqrt(np.asarray(self.variance(name)))
             draws_ = np.asarray(self[name].sample(random.key(0), (2000,)))
             low, high = np.quantile(draws_, [0.05, 0.95], axis=0)
-            for index in np.ndindex(mean.shape):
-                label = name + (f"[{','.join(map(str, index))}]" if index else "")
-                rows.append((label, *(f"{float(a[index]):.4g}" for a in (mean, sd, low, high))))
-        widths = [max(len(r[i]) for r in rows) for i in range(5)]
-        lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w)
-                           for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
+            rows += elementwise(name, mean, sd, low, high)
         status = "converged" if self.converged else "not converged"
         end = f"{self.free_energy[-1]:.6g}" if self.num_iters else "none"
-        lines.append(f"free energy {end} nats after {self.num_iters} sweeps, {status}")
-        return "\n".join(lines)
+        return (f"{in_columns(rows)}\nfree energy {end} nats after {self.num_iters} sweeps, "
+                f"{status}")
 
     def __repr__(self) -> str:
         return (f"Posterior(sites={list(self.sites)}, num_iters={self.num_iters}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,7 @@ from .row import Row
 from .rows import EVERY, OPEN, ROWS, UNTRIED
 from .table import TABLE
 
-FITTED: list[None] = []
+TESTS = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,7 @@ def float64() -> Iterator[None]:
 def few_compiled() -> Iterator[None]:
     """A process that keeps hundreds of compiled programs runs out of memory maps."""
     yield
-    FITTED.append(None)
-    if len(FITTED) % 20 == 0:
+    if next(TESTS) % 20 == 0:
         forget()
         gc.collect()
 
