@@ -1,4 +1,5 @@
-"""A joint Gaussian over latents in different plates (trees, hierarchies), by Funsor."""
+"""A joint Gaussian over latents in different plates (trees, hierarchies): by Funsor, and of few
+numbers as one dense matrix."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from jopa_ppl.beliefs.gaussian import (
 )
 from jopa_ppl.beliefs.layout import align, take
 from jopa_ppl.compilation import once
-from jopa_ppl.linalg import elimination
+from jopa_ppl.linalg import elimination, together
 from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.families import diagonal, symmetric
 
@@ -49,6 +50,9 @@ class TreeBelief(GaussianBelief):
         self.nodes = {n: elimination.Variable(v.dims, v.plates) for n, v in latents.items()}
         self.factors = {f.name: f for f in factors if f.instances_of(self)}
         self._joints: dict[tuple[str, ...], Callable] = {}
+        few = together.count(self.nodes, self.sizes) <= together.FEW
+        self.solver = together if few else elimination
+        self.label = "joint Gaussian (dense)" if few else self.label
 
     @classmethod
     def read(cls, latents: Mapping[str, Variable], factors: Iterable[Factor],
@@ -115,7 +119,7 @@ class TreeBelief(GaussianBelief):
         precision = self._restrict({k: -2 * symmetric(g) for k, g in message[1].items()}, free)
         keys, terms = self.terms(precision, free)
         vectors = {n: g * free[n] for n, g in message[0].items()}
-        found = elimination.marginals(self.nodes, self.sizes, terms, vectors)
+        found = self.solver.marginals(self.nodes, self.sizes, terms, vectors)
         mean = {n: jnp.where(c.free > 0, q.mean[n] + found.mean[n], c.value)
                 for n, c in mask.items()}
         return Eliminated(mean, dict(zip(keys, found.cov)), found.logdet, precision, free)
@@ -169,7 +173,7 @@ class TreeBelief(GaussianBelief):
 
     def draw(self, q: Eliminated, key: Array, mask: Any) -> tuple[Eliminated, dict[str, Array]]:
         _, terms = self.terms(q.precision, q.free)
-        drawn = elimination.sample(key, self.nodes, self.sizes, terms)
+        drawn = self.solver.sample(key, self.nodes, self.sizes, terms)
         mean = {n: q.mean[n] + drawn[n] * q.free[n] for n in q.mean}
         point = q._replace(mean=mean, cov=jax.tree.map(jnp.zeros_like, q.cov))
         return point, {n: self.latents[n].values(mean[n]) for n in mean}
@@ -202,7 +206,7 @@ class TreeBelief(GaussianBelief):
                 def mean(h: Array) -> Array:
                     vectors = {n: jnp.zeros_like(f) for n, f in free.items()}
                     vectors |= dict(zip(names, jnp.split(h, cuts[:-1])))
-                    found = elimination.marginals(self.nodes, self.sizes, terms, vectors)
+                    found = self.solver.marginals(self.nodes, self.sizes, terms, vectors)
                     return jnp.concatenate([found.mean[n] for n in names])
 
                 own = jnp.concatenate([free[n] for n in names])

@@ -25,13 +25,19 @@ Data = tuple[dict[str, FactorArrays], dict[str, Array]]
 
 
 class Local(NamedTuple):
-    """An `energy` as a function of what it is differentiated in of one block, `own` at present; the
-    statistics of all blocks, and the numbers of factors linearised at them."""
+    """The energy as a function of what it is differentiated in of one block, `own` at present, and
+    of remainders, `held` at present; the statistics of all blocks, and the numbers of factors
+    linearised at them."""
 
-    energy: Callable[[Any], Array]
+    less: Callable[[Any, dict[str, list[Array]]], Array]
     own: Any
+    held: dict[str, list[Array]]
     stats: dict[str, Any]
     arrays: dict[str, FactorArrays]
+
+    def energy(self, mine: Any) -> Array:
+        """What messages are the gradient of."""
+        return self.less(mine, self.held)
 
 
 class Arithmetic:
@@ -120,15 +126,13 @@ class Arithmetic:
         return {b.name: b.stats(moments[b.name], clamps[b.name]) for b in self.graph.blocks}
 
     def energy_of(self, block: Belief, factors: list[Factor], moments: dict[str, Any],
-                  bound: Evidence, clipped: bool = True) -> Local:
-        """The energy of some factors as a function of a block alone; `clipped`: with no element's
-        precision below zero."""
+                  bound: Evidence) -> Local:
+        """The energy of some factors as a function of a block alone."""
         stats = self.stats(moments, bound.clamps)
         arrays = self.energy.linearised(factors, bound.arrays, stats)
-        held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats,
-                                      clipped)
-        return Local(lambda mine: self.energy(factors, arrays, {**stats, block.name: mine}, held),
-                     stats[block.name], stats, arrays)
+        held = self.energy.remainders([f for f in factors if f.bends(block)], arrays, stats)
+        return Local(lambda mine, less: self.energy(factors, arrays, {**stats, block.name: mine},
+                                                    less), stats[block.name], held, stats, arrays)
 
     def at(self, moments: dict[str, Any], bound: Evidence, **means: Any) -> Evidence:
         """The evidence with what is not affine linearised at some beliefs, what is predicted

@@ -6,7 +6,7 @@ Pure functions of an `Engine`, its evidence and arrays.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,24 +106,37 @@ def _nudged(engine: Engine, block: Belief, bent: list[Factor], moments: dict[str
         stats = engine.stats(moments, bound.clamps)
         arrays = engine.energy.linearised(bent, bound.arrays, stats)
         return engine.energy(bent, arrays, stats, {
-            f.name: [jnp.zeros(())] * len(engine.energy.messages(f, arrays[f.name], stats))
-            for f in bent})
+            f.name: [jnp.zeros(())] * len(engine.energy.rules(f)) for f in bent})
 
     def moved(size: Array | float) -> dict[str, Any]:
         return {**moments, block.name: move(moments[block.name], key, size)}
 
     if not bent or moved(most)[block.name] is moments[block.name]:
         return moved(most)
-    least = jnp.nan_to_num(score(moments), nan=-jnp.inf) - 1.0
-    return moved(halved(most, lambda size: score(moved(size)) >= least))
+
+    def tried(trial: _Trial) -> _Trial:
+        begins = trial.size == 0
+        now = where(begins, moments, moved(trial.size))
+        found = score(now)
+        least = jnp.where(begins, jnp.nan_to_num(found, nan=-jnp.inf) - 1.0, trial.least)
+        fits = ~begins & ((found >= least) | (trial.size <= LEAST_STEP))
+        return _Trial(now, jnp.where(begins, most, trial.size / 2), least, fits)
+
+    zero = jnp.zeros(())
+    return jax.lax.while_loop(lambda t: ~t.fits, tried, _Trial(
+        moments, zero, zero, jnp.zeros((), bool))).now
+
+
+class _Trial(NamedTuple):
+    """Beliefs `now`, moved by the last size; the next size (0: not at all), the least that the
+    score may be, and whether they fit. One loop: what it makes is compiled once."""
+
+    now: dict[str, Any]
+    size: Array
+    least: Array
+    fits: Array
 
 
 def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:
     """The `new` beliefs, or the old ones where that about a block went wrong."""
     return where(finite(new[block.name]), new, old)
-
-
-def halved(size: float, fits: Callable[[Array], Array]) -> Array:
-    """The first of size, size / 2, .. that fits (or next to nothing, where none does)."""
-    return jax.lax.while_loop(lambda s: ~fits(s) & (s > LEAST_STEP), lambda s: s / 2,
-                              jnp.asarray(size))

@@ -84,21 +84,32 @@ class Bent:
             factor.noise_varying or any(r.back is not None for r in factor.spread))
         self.one = sum(graph.variables[r.site].dims for r in factor.spread) == 1
 
+    def rules(self, rule: str) -> list[str]:
+        """By message, the rule by which its expectations are taken; `rule` is the factor's."""
+        if self.factor.scored:
+            return [rule]
+        return ["quadrature"] * self.one + [rule] * self._averaged(rule)
+
+    def _averaged(self, rule: str) -> bool:
+        """Whether points go over what its mean is not affine in."""
+        return bool(self.factor.curved) and rule != "linearise"
+
     def messages(self, energy: Expectations, arrays: FactorArrays, stats: Stats, rule: str
                  ) -> list[Message]:
         """What its messages are made of, but for that of a mean linearised at the present means."""
-        f, found = self.factor, []
         # Networks learn nothing from messages; the shares of discrete latents are in the weights.
         fixed = jax.lax.stop_gradient(arrays)._replace(weight=arrays.weight)
-        if f.scored:
-            return [Message(*energy.scored(f, fixed, stats), rule)]
-        if self.one:
-            found.append(Message(self._score_of_spread(energy, fixed, stats),
-                                 self._spread_view(arrays, stats), "quadrature"))
-        if f.curved and rule != "linearise":
-            found.append(Message(self._score_of_curved(energy, fixed, stats),
-                                 self._over_view(arrays, stats), rule))
-        return found
+        if self.factor.scored:
+            return [Message(*energy.scored(self.factor, fixed, stats), rule)]
+        scores = [self._score_of_spread] * self.one + [
+            self._score_of_curved] * self._averaged(rule)
+        return [Message(score(energy, fixed, stats), at, own) for score, at, own in zip(
+            scores, self.views(arrays, stats, rule), self.rules(rule))]
+
+    def views(self, arrays: FactorArrays, stats: Stats, rule: str) -> list[Moments]:
+        """By message of one that is not scored, the moments of its latents."""
+        found = [self._spread_view] * self.one + [self._over_view] * self._averaged(rule)
+        return [view(arrays, stats) for view in found]
 
     # -- the mean --------------------------------------------------------------------------------
 
@@ -125,7 +136,7 @@ class Bent:
                diagonal: bool) -> Array:
         """Weighted E[r r'] (or its diagonal) over the points of a rule, as `Energy.square`."""
         return over_points(self._square_at(arrays, stats, keep, diagonal),
-                           self._over_view(arrays, stats), rule)
+                           self._over_view(arrays, stats), rule, arrays.offset.size)
 
     def _over_view(self, arrays: FactorArrays, stats: Stats) -> Moments:
         """The moments of the latents that points go over."""
@@ -180,7 +191,8 @@ class Bent:
             found = precision * square(h)
             return -0.5 * jnp.sum(found, tuple(range(batch, found.ndim)))
 
-        return Score(score, copied=lambda h: place.copied(h, self.order[1]))
+        return Score(score, copied=lambda h: place.copied(h, self.order[1]),
+                     elements=arrays.offset.size)
 
     # -- the precision ---------------------------------------------------------------------------
 
@@ -192,9 +204,13 @@ class Bent:
     def noise(self, energy: Expectations, arrays: FactorArrays, stats: Stats, power: int = 1
               ) -> tuple[Array, Array]:
         """E[P^power] and E[log P] of a precision that is made of Gaussian latents in any way."""
-        log, at = self._log_precision(energy, arrays, stats), self._spread_view(arrays, stats)
-        mean, _ = expected_exp(lambda x: power * log(x)[0], at)
-        return mean, expected_exp(lambda x: log(x)[1], at)[1]
+        log = self._log_precision(energy, arrays, stats)
+
+        def both(x: Array) -> tuple[Array, Array]:
+            at_means, expected = log(x)
+            return power * at_means, expected
+
+        return expected_exp(both, self._spread_view(arrays, stats))
 
     def _score_of_spread(self, energy: Expectations, arrays: FactorArrays, stats: Stats) -> Score:
         square, count, _, _ = energy.parts(self.factor, arrays, stats)
@@ -204,7 +220,7 @@ class Bent:
             at_means, expected = log(x)
             return 0.5 * jnp.sum(count * expected - square * jnp.exp(at_means), -1)
 
-        return Score(score)
+        return Score(score, elements=arrays.offset.size)
 
     def _log_precision(self, energy: Expectations, arrays: FactorArrays, stats: Stats
                        ) -> Callable[[Array], tuple[Array, Array]]:

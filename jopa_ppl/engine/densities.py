@@ -59,8 +59,8 @@ class GaussianDensity(Density):
                                      precision.ndim == arrays.offset.ndim)
         if held is None:
             return found
-        return found - 0.5 * sum(jnp.sum(r * m.at.cov) for r, m in zip(
-            held, energy.messages(f, arrays, stats)))
+        return found - 0.5 * sum(jnp.sum(r * at.cov) for r, at in zip(
+            held, energy.views(f, arrays, stats)))
 
 
 class Scored(Density):

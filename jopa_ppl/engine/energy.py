@@ -110,6 +110,14 @@ class Energy:
             return []
         return self.bent[factor.name].messages(self, arrays, stats, factor.message)
 
+    def rules(self, factor: Factor) -> list[str]:
+        """By message the rule by which its expectations are taken."""
+        return self.bent[factor.name].rules(factor.message) if factor.name in self.bent else []
+
+    def views(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> list[Moments]:
+        """By message of one that is not scored, the moments of its latents."""
+        return self.bent[factor.name].views(arrays, stats, factor.message)
+
     def scored(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
                ) -> tuple[Score, Moments]:
         """The density of an observed site as its program scores it, differentiable in all that it
@@ -118,15 +126,18 @@ class Energy:
         return score_of(joined.place(arrays)), joined.view(arrays, stats)
 
     def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
-                   stats: dict[str, Any], clipped: bool = True) -> dict[str, list[Array]]:
-        """By factor that is not conjugate, `remainder` of its messages at the present beliefs;
-        where not `clipped`, nothing is left out of what points tell by "quadrature": precisions as
-        they are, of any sign."""
-        def held(m: Message) -> Array:
-            return remainder(*m) if clipped or m.rule != "quadrature" else jnp.zeros(())
-
-        return {f.name: [held(m) for m in self.messages(
+                   stats: dict[str, Any]) -> dict[str, list[Array]]:
+        """By factor that is not conjugate, `remainder` of its messages at the present beliefs."""
+        return {f.name: [remainder(*m) for m in self.messages(
             f, self.shared(f, arrays[f.name], stats), stats)] for f in factors if f.bent}
+
+    def unclipped(self, factors: list[Factor], held: dict[str, list[Array]]
+                  ) -> dict[str, list[Array]]:
+        """Remainders with nothing left out of what points tell by "quadrature": precisions as they
+        are, of any sign."""
+        return {f.name: [jnp.zeros_like(r) if rule == "quadrature" else r
+                         for r, rule in zip(held[f.name], self.rules(f))]
+                for f in factors if f.name in held}
 
     def factor(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any],
                held: list[Array] | None = None) -> Array:

@@ -60,16 +60,19 @@ class Engine(Arithmetic):
         """
         mask, old = bound.clamps[block.name], moments[block.name]
         local = self.energy_of(block, factors, moments, bound)
-        energy, stats, still = local.energy, local.stats, local.arrays
-        here, there = block.message(old, mask), jax.grad(energy)(local.own)
+        stats, still, held = local.stats, local.arrays, local.held
+        here, slope = block.message(old, mask), lambda held: jax.grad(local.less)(local.own, held)
         rules = {f.message for f in factors if f.bends(block)}
-        if "quadrature" in rules:
-            # The sum of elements may be a precision where not every element's is one.
-            safe, whole = energy, self.energy_of(block, factors, moments, bound, False).energy
-            other = jax.grad(whole)(local.own)
+        if "quadrature" in rules and jax.tree.leaves(held):
+            # The sum of elements may be a precision where not every element's is one. Both in one
+            # loop, which is compiled once.
+            whole = self.energy.unclipped(factors, held)
+            found = jax.lax.map(slope, jax.tree.map(lambda *x: jnp.stack(x), held, whole))
+            there, other = (jax.tree.map(lambda x, i=i: x[i], found) for i in (0, 1))
             fine = finite(block.update(old, other, mask))
-            there = where(fine, other, there)
-            energy = lambda mine: jax.lax.cond(fine, whole, safe, mine)
+            there, held = where(fine, (other, whole), (there, held))
+        else:
+            there = slope(held)
 
         newton = jnp.zeros((), bool)
         if rules == {"linearise"}:
@@ -91,7 +94,7 @@ class Engine(Arithmetic):
 
         def free_energy(mine: Any) -> Array:
             own = block.stats(mine, mask)
-            found = -energy(own) - block.entropy(mine, mask)
+            found = -local.less(own, held) - block.entropy(mine, mask)
             if not bent:
                 return found
             here = {**stats, block.name: own}       # of what is linearised there, its own F

@@ -48,3 +48,6 @@ class Expectations(Protocol):
 
     def messages(self, factor: Factor, arrays: FactorArrays, stats: Stats) -> list[Message]:
         """What its messages are made of where they go over points."""
+
+    def views(self, factor: Factor, arrays: FactorArrays, stats: Stats) -> list[Moments]:
+        """By message of one that is not scored, the moments of its latents."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from jopa_ppl.beliefs.layout import align, join, split
 from jopa_ppl.engine.evidence import FactorArrays
 from jopa_ppl.engine.reading import evaluate_in
 from jopa_ppl.graph.factor import Factor, Graph
+from jopa_ppl.linalg.corners import over_corner
+from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.nonconjugate import Score
 from jopa_ppl.program.likelihood import ByParameters
 from jopa_ppl.program.refs import Ref
@@ -118,6 +121,7 @@ def score_of(place: Placement) -> Score:
     lead = 0 if place.length is None else 1
     avals = [v.aval for v in graph.program.jaxpr.jaxpr.outvars]
     shape = avals[likelihood.value].shape
+    elements = prod(shape) * (place.length or 1)
     outputs = likelihood.outputs
     moves = [bool(d.names & {*refs}) for d in graph.reader.dependence(outputs, factor.segment)]
     moving = [i for i, m in zip(outputs, moves) if m]
@@ -181,7 +185,7 @@ def score_of(place: Placement) -> Score:
 
     maps = _maps(likelihood.tree, moves)
     if maps is None or not moving:
-        return Score(score, copied=place.copied)
+        return Score(score, copied=place.copied, elements=elements)
 
     def parameters(x: Array) -> list[Array]:
         found = place.each(moving, quiet(x))
@@ -191,7 +195,28 @@ def score_of(place: Placement) -> Score:
         found = log_prob([m(unlaid(a)) for m, a in zip(maps, moved)])
         return jnp.where(seen[..., None], found, 0.0)
 
-    return Score(score, parameters, density, place.copied)
+    names = [n for n, m in zip([*likelihood.tree.names, "value"], moves) if m]
+
+    def expected(at: Moments) -> Array:
+        etas = {n: at.mean[..., i] for i, n in enumerate(names)}
+        leaves, value = whole([m(unlaid(a)) for m, a in zip(maps, etas.values())])
+        value, loc = (laid(full(a)) for a in (value, leaves[likelihood.tree.names.index("loc")]))
+        gap, scale = (jnp.array([signs.get(n, 0.0) for n in names]) for signs in (
+            {"value": 1.0, "loc": -1.0}, {"scale": 1.0}))
+        spread = lambda a, b: jnp.einsum("i,...ij,j->...", a, at.cov, b)
+
+        def log(z: Array, s: Array) -> Array:
+            there = {"value": loc + z} if "value" in etas else {"loc": value - z}
+            scaled = {"scale": s} if "scale" in etas else {}
+            return density([*{**etas, **there, **scaled}.values()])
+
+        mean = jnp.where(seen[..., None], value - loc, 0.0)
+        return over_corner(log, mean, etas.get("scale", jnp.zeros(())), spread(gap, gap),
+                           spread(gap, scale), spread(scale, scale))
+
+    corner = likelihood.tree.straight and {"value", "loc"} & {*names} and (
+        {*names} <= {"value", "loc", "scale"})
+    return Score(score, parameters, density, place.copied, elements, expected if corner else None)
 
 
 def _off_the_edge(transform: Any, a: Array) -> Array:

@@ -3,10 +3,11 @@ nothing of ours.
 
     families, factors    exponential families; the expected log density of a Gaussian site
     coefficients  of a residual, in whatever form they are held
-    chain, recursion, elimination    block-tridiagonal Gaussians; with parts that follow with
-                  certainty; any structure, by Funsor
+    chain, recursion, elimination, together    block-tridiagonal Gaussians; with parts that follow
+                  with certainty; any structure, by Funsor; and of few numbers, dense
     matrix        W (x) S + U (x) V
-    nonconjugate, slopes    messages of likelihoods; slopes of functions of a batch
+    nonconjugate, corners, slopes    messages of likelihoods, also of those with corners; slopes of
+                  functions of a batch
     extrapolation, bfgs    where an iteration is going; steps down a function, from its slopes
     lanes         small matrices side by side
 

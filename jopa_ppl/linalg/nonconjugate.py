@@ -20,6 +20,9 @@ of, on the real line (logits, a mean, the log of a scale),
 
 which is exact where eta is affine in x, and its curvature the positive part of that in eta.
 
+Of a Laplace, and its like, E[log p(y | eta)] is known (`corners`), and stands for all rules but
+"linearise".
+
 Source: Khan & Lin 2017, "Conjugate-computation variational inference"; Opper & Archambeau 2009;
 Arasaratnam & Haykin 2009 (cubature).
 """
@@ -39,6 +42,7 @@ from jopa_ppl.linalg.factors import Moments
 from jopa_ppl.linalg.slopes import slopes, value_and_slopes
 
 # Points a latent (or a parameter of an element), by their number.
+AT_ONCE = 2**16     # elements at all points together
 HERMITE = {"cubature": {1: 15, 2: 5, 3: 3}, "quadrature": {1: 15, 2: 9, 3: 7}}
 
 
@@ -50,15 +54,20 @@ class Score(NamedTuple):
             its own element of x alone (an axis of x may have size 1: one latent for many elements).
         parameters: x -> [eta (*batch, d), ..], what independent elements are made of, or None.
         density: [eta, ..] -> log p of every element (*batch, d).
+        expected: of densities with corners, which points do not see: the Gaussian about eta, mean
+            (*batch, d, k) and covariance (*batch, d, k, k) -> E[log p] of every element, exact.
         copied: whether such an x (its shape tells) holds a latent that elements share, a copy for
             each, of which the first is read for all. What one of them makes of it tangents tell,
             which move all copies; a pass backward gives the first what is everyone's.
+        elements: how many numbers it is the density of.
     """
 
     value: Callable[[Array], Array]
     parameters: Callable[[Array], list[Array]] | None = None
     density: Callable[[Sequence[Array]], Array] | None = None
     copied: Callable[[Array], bool] = lambda x: False
+    elements: int = 0
+    expected: Callable[[Moments], Array] | None = None
 
     def __call__(self, x: Array) -> Array:
         return self.value(x)
@@ -66,7 +75,9 @@ class Score(NamedTuple):
 
 def by_element(score: Score, at: Moments, rule: str) -> bool:
     """Whether a rule goes over the parameters of elements."""
-    return rule == "quadrature" and score.parameters is not None and at.mean.shape[-1] > 3
+    if score.parameters is None or rule == "linearise":
+        return False
+    return score.expected is not None or (rule == "quadrature" and at.mean.shape[-1] > 3)
 
 
 def expected_score(score: Score, at: Moments, rule: str, held: Array | None = None) -> Array:
@@ -81,8 +92,14 @@ def expected_score(score: Score, at: Moments, rule: str, held: Array | None = No
         cov = at.cov
         score, at, J = _of_elements(score, at)
         spread = _spread(lax.stop_gradient(J), cov)
-    total = over_points(lambda x: jnp.sum(score(x)), at, rule)
+    total = (jnp.sum(score.expected(at)) if _exact(score, rule)
+             else over_points(lambda x: jnp.sum(score(x)), at, rule, score.elements))
     return total if held is None else total - 0.5 * jnp.sum(held * spread)
+
+
+def _exact(score: Score, rule: str) -> bool:
+    """Whether the expectation over what an element is made of is known."""
+    return score.expected is not None and score.parameters is None and rule != "linearise"
 
 
 def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments, Array]:
@@ -92,7 +109,8 @@ def _of_elements(score: Score, at: Moments) -> tuple[Score, Moments, Array]:
     mean, J = value_and_slopes(join, at.mean)
     J = jnp.moveaxis(J, 0, -1)
     unstacked = lambda eta: score.density([eta[..., i] for i in range(eta.shape[-1])])
-    return Score(unstacked), Moments(mean, _spread(J, at.cov)), J
+    of = Score(unstacked, elements=score.elements, expected=score.expected)
+    return of, Moments(mean, _spread(J, at.cov)), J
 
 
 def _spread(J: Array, cov: Array) -> Array:
@@ -128,7 +146,7 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
         score, at, _ = _of_elements(score, at)
     own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
     straight = lambda C: (C == 0).all((-2, -1), keepdims=True)
-    C = _bend(score, at, rule)
+    C = -own if _exact(score, rule) else _bend(score, at, rule)
     values, found = _decomposed(jnp.where(straight(C), -own, C))
     if rule in ("linearise", "cubature") and score.parameters is not None:
         least = (values[..., 0] >= -1e-9 * jnp.abs(values).max(-1))[..., None, None]
@@ -150,7 +168,7 @@ def _bend(score: Score, at: Moments, rule: str) -> Array:
 
     slope = jax.grad(lambda x: jnp.sum(score(x)))
     backward = lambda x: -jnp.moveaxis(slopes(slope, x), 0, -1)
-    return over_points(forward if score.copied(at.mean) else backward, at, rule)
+    return over_points(forward if score.copied(at.mean) else backward, at, rule, score.elements)
 
 
 def _served(found: Array, x: Array) -> Array:
@@ -167,7 +185,7 @@ def _bend_of_elements(score: Score, at: Moments, rule: str) -> Array:
         C = _positive(_bend(of, inner, "linearise"))
         return _served(jnp.einsum("...dkn,...dkl,...dlm->...nm", J, C, J), x)
 
-    return over_points(bend, at, rule)
+    return over_points(bend, at, rule, score.elements)
 
 
 def _positive(C: Array) -> Array:
@@ -183,24 +201,26 @@ def _decomposed(C: Array) -> tuple[Array, Array]:
     return values, jnp.einsum("...ij,...j,...kj->...ik", vectors, jnp.maximum(values, 0.0), vectors)
 
 
-def expected_exp(log: Callable[[Array], Array], at: Moments) -> tuple[Array, Array]:
-    """E[exp f(x)] and E[f(x)] for every element of f(x) (*batch, d).
+def expected_exp(logs: Callable[[Array], tuple[Array, Array]], at: Moments
+                 ) -> tuple[Array, Array]:
+    """E[exp f(x)] and E[g(x)] for every element of f(x) and g(x) (*batch, d).
 
-    By Gauss-Hermite points of one latent; of more, exp(f(m) + J S J' / 2) and f(m), which is exact
-    where f is affine (products of scales, each with a belief about its log).
+    By Gauss-Hermite points of one latent; of more, exp(f(m) + J S J' / 2) and g(m), which is exact
+    where they are affine (products of scales, each with a belief about its log).
 
     Args:
-        log: f, x (*batch, n) -> (*batch, d).
+        logs: f and g, x (*batch, n) -> two arrays (*batch, d).
         at: the belief about x, mean (*batch, n) and covariance (*batch, n, n).
     """
-    n = at.mean.shape[-1]
-    if n == 1:
+    if at.mean.shape[-1] == 1:
         points, weights = _points(1, HERMITE["quadrature"])
-        found = jax.vmap(lambda z: log(draw(at, jnp.broadcast_to(z, at.mean.shape))))(points)
-        return (jnp.tensordot(weights, jnp.exp(found), 1), jnp.tensordot(weights, found, 1))
-    center, J = value_and_slopes(log, at.mean)
+        place = drawn(at)
+        f, g = jax.vmap(lambda z: logs(place(jnp.broadcast_to(z, at.mean.shape))))(points)
+        return jnp.tensordot(weights, jnp.exp(f), 1), jnp.tensordot(weights, g, 1)
+    center, J = value_and_slopes(lambda x: logs(x)[0], at.mean)
     J = lax.stop_gradient(jnp.moveaxis(J, 0, -1))                      # (*batch, d, n)
-    return jnp.exp(center + 0.5 * jnp.einsum("...dn,...nm,...dm->...d", J, at.cov, J)), center
+    spread = jnp.einsum("...dn,...nm,...dm->...d", J, at.cov, J)
+    return jnp.exp(center + 0.5 * spread), logs(at.mean)[1]
 
 
 def drawn_score(score: Score, at: Moments, noise: Array) -> Array:
@@ -212,38 +232,43 @@ def drawn_score(score: Score, at: Moments, noise: Array) -> Array:
         at: the belief about x, mean m (*batch, n) and covariance S (*batch, n, n).
         noise: standard normal, of the shape of the mean.
     """
-    return score(draw(at, noise))
+    return score(drawn(at)(noise))
 
 
-def draw(at: Moments, noise: Array) -> Array:
-    """m + L noise; elements of no spread (data, or barren) stay at m.
+def drawn(at: Moments) -> Callable[[Array], Array]:
+    """Standard normal noise (*batch, n) -> m + L noise; elements of no spread (data, or barren)
+    stay at m.
 
     Args:
-        at: mean (*batch, n) and covariance (*batch, n, n).
-        noise: standard normal, (*batch, n).
+        at: mean m (*batch, n) and covariance S = L L' (*batch, n, n).
     """
     spread = jnp.diagonal(at.cov, axis1=-2, axis2=-1)
     fixed = spread <= 0
     ridge = jnp.where(fixed, 1.0, 1e-14 * spread)         # S may be singular but for rounding
-    chol = jnp.linalg.cholesky(at.cov + ridge[..., None] * jnp.eye(at.cov.shape[-1]))
-    return at.mean + jnp.einsum("...ij,...j->...i", chol, jnp.where(fixed, 0.0, noise))
+    firm = at.cov + ridge[..., None] * jnp.eye(at.cov.shape[-1])
+    chol = jnp.sqrt(firm) if firm.shape[-1] == 1 else jnp.linalg.cholesky(firm)
+    return lambda noise: at.mean + jnp.einsum("...ij,...j->...i", chol,
+                                              jnp.where(fixed, 0.0, noise))
 
 
-def over_points(fn: Callable[[Array], Array], at: Moments, rule: str) -> Array:
-    """sum of w fn(x) over the points of a rule, one after the other: decoders are large.
+def over_points(fn: Callable[[Array], Array], at: Moments, rule: str, elements: int) -> Array:
+    """sum of w fn(x) over the points of a rule; one after the other where they are many, as
+    decoders are large.
 
     Args:
         fn: x (*batch, n) -> an array of any shape, which the result has too.
         at: the belief about x, mean (*batch, n) and covariance (*batch, n, n).
         rule: "linearise" (the mean alone), "cubature" or "quadrature".
+        elements: how many numbers `fn` goes over at each point.
     """
     n = at.mean.shape[-1]
     if rule == "linearise" or n == 0:
         return fn(at.mean)
     points, weights = _points(n, HERMITE[rule])
-    noise = points.reshape((len(points), *(1,) * (at.mean.ndim - 1), n))
-    one = lambda z: fn(draw(at, jnp.broadcast_to(z, at.mean.shape)))
-    found = lax.map(jax.checkpoint(one), noise)
+    noise, place = points.reshape((len(points), *(1,) * (at.mean.ndim - 1), n)), drawn(at)
+    one = lambda z: fn(place(jnp.broadcast_to(z, at.mean.shape)))
+    few = len(points) * elements <= AT_ONCE
+    found = jax.vmap(one)(noise) if few else lax.map(jax.checkpoint(one), noise)
     return jnp.tensordot(weights, found, 1)
 
 

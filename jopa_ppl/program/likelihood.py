@@ -13,6 +13,8 @@ from jax import Array
 from jopa_ppl.language.distributions import Unconstrained
 from jopa_ppl.language.primitives import Amortized
 
+STRAIGHT = (dist.Laplace, dist.AsymmetricLaplace, dist.AsymmetricLaplaceQuantile)
+
 
 class Likelihood(NamedTuple):
     """The density a site is scored by: `tree.unflatten(leaves).log_prob(value)`.
@@ -42,6 +44,11 @@ class ByParameters(NamedTuple):
     make: type[dist.Distribution]
     names: tuple[str, ...]
     transformed: bool
+
+    @property
+    def straight(self) -> bool:
+        """Whether its log is linear in |value - loc| / scale on both sides of loc."""
+        return self.make in STRAIGHT
 
     @property
     def constraints(self) -> dict[str, Any]:

@@ -362,7 +362,8 @@ def test_many_latents_by_the_parameters_of_an_element():
 def test_the_mean_of_a_product_of_exponentials(n):
     m, root, a = RNG.normal(size=n), 0.4 * RNG.normal(size=(n, n)), RNG.normal(size=(3, n))
     S = root @ root.T
-    found = expected_exp(lambda x: x @ a.T, Moments(jnp.array(m)[None], jnp.array(S)[None]))
+    at = Moments(jnp.array(m)[None], jnp.array(S)[None])
+    found = expected_exp(lambda x: (x @ a.T, x @ a.T), at)
     spread = np.einsum("dn,nm,dm->d", a, S, a)
     assert_allclose(found[0][0], np.exp(a @ m + spread / 2), rtol=1e-6)
     assert_allclose(found[1][0], a @ m, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Gaussian elimination by Funsor against a dense joint precision."""
+"""Gaussian elimination, by Funsor and of few numbers at once, against a dense joint precision."""
 
 import itertools
 import subprocess
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopa_ppl.linalg import chain
+from jopa_ppl.linalg import chain, elimination, together
 from jopa_ppl.linalg.elimination import Term, Variable, marginals, sample
 
 
@@ -170,21 +170,26 @@ for plain in ("tree", "chain", "two coupled chains", "hierarchical means", "grou
 PROBLEMS["two plates that meet in a root"][2].extend([(("a",), ("I",), 1), (("b",), ("J",), 2)])
 
 
-def jitted(variables, sizes, terms, vectors):
+def jitted(variables, sizes, terms, vectors, solver=elimination):
     def solve(precisions, vectors):
         new = [t._replace(precision=p) for t, p in zip(terms, precisions)]
-        return marginals(variables, sizes, new, vectors)
+        return solver.marginals(variables, sizes, new, vectors)
 
     return jax.jit(solve)([t.precision for t in terms], vectors)
 
 
+solvers = pytest.mark.parametrize("solver", [elimination, together], ids=["funsor", "together"])
+
+
+@solvers
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_moments_match_dense_joint(name):
+def test_moments_match_dense_joint(name, solver):
     problem = build(*PROBLEMS[name])
-    assert_matches_dense(jitted(*problem), *problem)
+    assert_matches_dense(jitted(*problem, solver), *problem)
 
 
-def test_precision_of_1e8_next_to_1_within_a_clique():
+@solvers
+def test_precision_of_1e8_next_to_1_within_a_clique(solver):
     variables, sizes, terms, vectors = build(*PROBLEMS["hierarchical means"])
     scale = jnp.array([1e4, 1.0])  # of theta's and mu's two elements
     scaled = [
@@ -192,7 +197,7 @@ def test_precision_of_1e8_next_to_1_within_a_clique():
         for t in terms
     ]
     problem = variables, sizes, scaled, vectors
-    assert_matches_dense(jitted(*problem), *problem, rtol=1e-8)
+    assert_matches_dense(jitted(*problem, solver), *problem, rtol=1e-8)
 
 
 def test_agrees_with_the_chain_kernel():
@@ -243,10 +248,25 @@ def test_samples_have_the_joint_covariance():
     np.testing.assert_allclose(white.T @ white / len(white), np.eye(flat.shape[1]), atol=0.1)
 
 
-def test_indefinite_precision_gives_nan():
+def test_draws_of_few_numbers_have_the_joint_covariance():
+    """The root of the covariance is what noise is multiplied by: no estimate is needed."""
+    variables, sizes, terms, _ = build(*PROBLEMS["groups and members"])
+    half, logdet = together._root(variables, sizes, terms)
+    precision = dense(variables, sizes, terms)
+    np.testing.assert_allclose(half.T @ half @ precision, np.eye(len(half)), atol=1e-9)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(precision)[1], rtol=1e-10)
+    noise = jax.random.normal(jax.random.key(0), (len(half),), half.dtype)
+    drawn = together.sample(jax.random.key(0), variables, sizes, terms)
+    rows, _ = positions(variables, sizes)
+    for name, r in rows.items():
+        np.testing.assert_allclose(drawn[name], (half.T @ noise)[r], rtol=1e-12)
+
+
+@solvers
+def test_indefinite_precision_gives_nan(solver):
     variables, sizes, terms, vectors = build(*PROBLEMS["factor analysis"])
     terms[0] = terms[0]._replace(precision=-terms[0].precision)
-    found = jitted(variables, sizes, terms, vectors)
+    found = jitted(variables, sizes, terms, vectors, solver)
     assert np.isnan(found.logdet) and np.isnan(found.mean["z"]).all()
 
 
