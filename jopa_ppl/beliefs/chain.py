@@ -51,6 +51,13 @@ class ChainBelief(GaussianBelief):
         node, head_at: where a member lies in a node, or in the head, (start, size).
         seeds: latents that stand for an earlier value of a site, {latent: which}.
         method: the kernel of `linalg.chain`, or "funsor".
+
+    What goes along its steps (`engine.coordinates`, `forward`, `filtering`, `posterior.state`) asks
+    more of a chain than `Belief` lists: `variables`, the members of its steps; where these lie, by
+    the attributes above, and `width` of a node; `windows(stats, refs, segment)`, the joint moments
+    of what each step of a segment sees, (T, *plates, n) and (T, *plates, n, n); `with_means(stats,
+    steps)`, the same about other means, (T, *plates, width). A belief of another form about the
+    steps of a scan answers these as well.
     """
 
     kind, label, rank = "chain", "chain (block-tridiagonal Gaussian)", 0

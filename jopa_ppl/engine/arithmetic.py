@@ -12,9 +12,9 @@ from jax import Array
 
 from jopa_ppl.beliefs import Belief, Clamp
 from jopa_ppl.engine.coordinates import tied
-from jopa_ppl.engine.densities import density_of
+from jopa_ppl.engine.densities import density_of, numbers_of
 from jopa_ppl.engine.energy import Energy, is_noise_prior
-from jopa_ppl.engine.evidence import Evidence, FactorArrays, without_gaps
+from jopa_ppl.engine.evidence import BY_COPY, Evidence, FactorArrays, without_gaps
 from jopa_ppl.engine.faults import bad_weight, informative_factors, partly_missing
 from jopa_ppl.engine.reach import Activity, partial_values
 from jopa_ppl.engine.reading import Source, read_series
@@ -59,7 +59,7 @@ class Arithmetic:
         graph = self.graph
         outer, series = read_series(graph, data)
         source = Source(graph, self.energy.slots, data, outer, series)
-        arrays = {f.name: density_of(f).numbers(f, source) for f in graph.factors}
+        arrays = {f.name: numbers_of(f, source) for f in graph.factors}
         raw = {}
         for name, variable in graph.variables.items():
             site = variable.site
@@ -81,7 +81,8 @@ class Arithmetic:
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
                   for f in graph.factors}
-        arrays |= {f.name: without_gaps(arrays[f.name]) for f in graph.factors if f.reads}
+        arrays |= {f.name: self.energy.each(f, lambda _, a: without_gaps(a), arrays[f.name],
+                                            out=BY_COPY) for f in graph.factors if f.reads}
         checks["untold"] = {n: ~told for n, told in activity.told.items()
                             if graph.program.sites[n].updated}
         priors = {f.name: arrays[f.name]._replace(weight=activity.weight(f, unmasked=True))
@@ -173,19 +174,22 @@ class Arithmetic:
         Times half a unit of the last place these are errors of F and, with sqrt(J_ii C_ii / P_ii)
         for the spread of an element at most, of the means in spreads.
         """
-        stats, zero = self.stats(moments, bound.clamps), jnp.zeros(())
-        pulls, sizes = [zero], [zero]
-        for f in self.graph.factors:
-            P = bound.arrays[f.name].known_matrix
-            if f.curved or P is None:
-                continue
-            square = self.energy.parts(f, bound.arrays[f.name], stats)[0]
-            r = jnp.sqrt(jnp.maximum(diagonal(square), 0.0))
+        stats, found = self.stats(moments, bound.clamps), []
+
+        def one(f: Factor, a: FactorArrays) -> tuple[Array, Array]:
+            P = a.known_matrix
+            r = jnp.sqrt(jnp.maximum(diagonal(self.energy.parts(f, a, stats)[0]), 0.0))
             terms = jnp.abs(P) @ r[..., None]
             own = diagonal(P)[..., None]
-            pulls.append((terms / jnp.sqrt(jnp.where(own > 0, own, jnp.inf))).max(initial=0.0))
-            sizes.append(0.5 * (terms[..., 0] * r).sum())
-        return jnp.stack(pulls).max(), jnp.stack(sizes).sum()
+            pull = terms / jnp.sqrt(jnp.where(own > 0, own, jnp.inf))
+            return pull.max(initial=0.0), 0.5 * (terms[..., 0] * r).sum()
+
+        for f in self.graph.factors:
+            if not f.curved and bound.arrays[f.name].known_matrix is not None:
+                found.append(self.energy.each(f, one, bound.arrays[f.name]))
+        zero = jnp.zeros(())
+        return (jnp.stack([zero, *(pull.max() for pull, _ in found)]).max(),
+                sum((size.sum() for _, size in found), zero))
 
     def ties(self, block: Belief, moments: dict[str, Any], bound: Evidence) -> dict[str, Array]:
         """By factor of the block, of the element it holds most tightly: the precision that the

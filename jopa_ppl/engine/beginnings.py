@@ -105,8 +105,7 @@ def _nudged(engine: Engine, block: Belief, bent: list[Factor], moments: dict[str
     def score(moments: dict[str, Any]) -> Array:
         stats = engine.stats(moments, bound.clamps)
         arrays = engine.energy.linearised(bent, bound.arrays, stats)
-        return engine.energy(bent, arrays, stats, {
-            f.name: [jnp.zeros(())] * len(engine.energy.rules(f)) for f in bent})
+        return engine.energy(bent, arrays, stats, engine.energy.no_remainders(bent))
 
     def moved(size: Array | float) -> dict[str, Any]:
         return {**moments, block.name: move(moments[block.name], key, size)}

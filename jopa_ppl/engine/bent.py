@@ -201,7 +201,7 @@ class Bent:
         view, alike = self.spread.view(arrays, stats), not self.noise_in_time
         return Moments(*(a[:1] for a in view)) if self.factor.in_time and alike else view
 
-    def noise(self, energy: Expectations, arrays: FactorArrays, stats: Stats, power: int = 1
+    def noise(self, energy: Expectations, arrays: FactorArrays, stats: Stats, power: int
               ) -> tuple[Array, Array]:
         """E[P^power] and E[log P] of a precision that is made of Gaussian latents in any way."""
         log = self._log_precision(energy, arrays, stats)

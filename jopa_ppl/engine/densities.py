@@ -20,7 +20,7 @@ from jopa_ppl.engine.counts import (
     TallyDensity,
 )
 from jopa_ppl.engine.density import Density, at_data, own_numbers
-from jopa_ppl.engine.evidence import FactorArrays
+from jopa_ppl.engine.evidence import BY_COPY, FactorArrays
 from jopa_ppl.engine.expectations import Expectations, Stats
 from jopa_ppl.engine.numbers import (
     SYMMETRIC,
@@ -189,6 +189,15 @@ DENSITIES = {"categorical": CategoricalDensity(), "multinomial": MultinomialDens
              "dirichlet": DirichletDensity(), "normal": GaussianDensity(),
              "recursion": GaussianDensity(), "mvn": GaussianDensity(), "gamma": GammaDensity(),
              "wishart": WishartDensity(), "likelihood": Scored()}
+
+
+def numbers_of(f: Factor, source: Source) -> FactorArrays:
+    """The numbers of a factor, of all its copies side by side."""
+    density = density_of(f)
+    if not f.copies:
+        return density.numbers(f, source)
+    return jax.vmap(lambda chosen: density.numbers(f.copy(chosen), source), out_axes=BY_COPY)(
+        jnp.array(f.copies))
 
 
 def density_of(f: Factor) -> Density:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax import Array
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.bent import Bent, Joined
 from jopa_ppl.engine.densities import density_of
-from jopa_ppl.engine.evidence import FactorArrays, Slot
+from jopa_ppl.engine.evidence import BY_COPY, FactorArrays, Slot
 from jopa_ppl.engine.expectations import Message
 from jopa_ppl.engine.likelihoods import score_of
 from jopa_ppl.engine.reading import by_step, evaluate_in
@@ -77,9 +77,30 @@ class Energy:
                  stats: dict[str, Any], remainders: dict[str, list[Array]] | None = None) -> Array:
         """sum of E_q[log factor] over the given factors; with the `remainders` of the messages that
         approximate, the function whose gradient they are."""
+        def one(f: Factor, a: FactorArrays, *held: list[Array]) -> Array:
+            return self.factor(f, self.shared(f, a, stats), stats, *held)
+
         held = remainders or {}
-        return sum((self.factor(f, self.shared(f, arrays[f.name], stats), stats, held.get(f.name))
-                    for f in factors), jnp.zeros(()))
+        found = (self.each(f, one, arrays[f.name], *(r for n, r in held.items() if n == f.name))
+                 for f in factors)
+        return sum(map(jnp.sum, found), jnp.zeros(()))
+
+    @staticmethod
+    def each(f: Factor, fn: Callable[..., Any], arrays: FactorArrays, *more: Any,
+             out: Any = 0) -> Any:
+        """fn(copy, its numbers, ..) of all copies of a factor side by side; of one that has none,
+        of itself.
+
+        Args:
+            fn: what is asked; arrays: the numbers of the factor; more: pytrees of arrays that hold
+                something for each copy, in front.
+            out: where copies lie in what comes of it; in front.
+        """
+        if not f.copies:
+            return fn(f, arrays, *more)
+        one = lambda chosen, *rest: fn(f.copy(chosen), *rest)
+        return jax.vmap(one, (0, BY_COPY, *[0] * len(more)), out)(
+            jnp.array(f.copies), arrays, *more)
 
     def shared(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> FactorArrays:
         """The numbers of a copy of a factor, weighed by the probability of the values it is for."""
@@ -98,9 +119,16 @@ class Energy:
         """The numbers of factors, with the coefficients of a mean that is not affine at the present
         means; a constant, as far as messages go. `everywhere`: also where a factor weighs nothing,
         for what is predicted."""
-        return {**arrays, **{f.name: self.bent[f.name].linearised(arrays[f.name], stats, everywhere)
+        def one(f: Factor, a: FactorArrays) -> FactorArrays:
+            return self._bent(f).linearised(a, stats, everywhere)
+
+        return {**arrays, **{f.name: self.each(f, one, arrays[f.name], out=BY_COPY)
                              for f in factors
                              if f.curved and (everywhere or f.message == "linearise")}}
+
+    def _bent(self, f: Factor) -> Bent:
+        """The parts of a factor, or of a copy, that it is not conjugate in."""
+        return Bent(self.graph, f, self.slots[f.name]) if f.fixed else self.bent[f.name]
 
     def messages(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
                  ) -> list[Message]:
@@ -108,7 +136,7 @@ class Energy:
         nothing from them."""
         if factor.name not in self.bent:
             return []
-        return self.bent[factor.name].messages(self, arrays, stats, factor.message)
+        return self._bent(factor).messages(self, arrays, stats, factor.message)
 
     def rules(self, factor: Factor) -> list[str]:
         """By message the rule by which its expectations are taken."""
@@ -116,20 +144,27 @@ class Energy:
 
     def views(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> list[Moments]:
         """By message of one that is not scored, the moments of its latents."""
-        return self.bent[factor.name].views(arrays, stats, factor.message)
+        return self._bent(factor).views(arrays, stats, factor.message)
 
     def scored(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]
                ) -> tuple[Score, Moments]:
         """The density of an observed site as its program scores it, differentiable in all that it
         is made of, and the moments of its latents."""
-        joined = self.joined[factor.name]
+        joined = self.joined[factor.name]._replace(factor=factor)
         return score_of(joined.place(arrays)), joined.view(arrays, stats)
 
     def remainders(self, factors: list[Factor], arrays: dict[str, FactorArrays],
                    stats: dict[str, Any]) -> dict[str, list[Array]]:
         """By factor that is not conjugate, `remainder` of its messages at the present beliefs."""
-        return {f.name: [remainder(*m) for m in self.messages(
-            f, self.shared(f, arrays[f.name], stats), stats)] for f in factors if f.bent}
+        def one(f: Factor, a: FactorArrays) -> list[Array]:
+            return [remainder(*m) for m in self.messages(f, self.shared(f, a, stats), stats)]
+
+        return {f.name: self.each(f, one, arrays[f.name]) for f in factors if f.bent}
+
+    def no_remainders(self, factors: list[Factor]) -> dict[str, list[Array]]:
+        """Messages as their points tell them."""
+        return {f.name: [jnp.zeros((len(f.copies),) if f.copies else ())] * len(self.rules(f))
+                for f in factors}
 
     def unclipped(self, factors: list[Factor], held: dict[str, list[Array]]
                   ) -> dict[str, list[Array]]:
@@ -159,7 +194,7 @@ class Energy:
                keep: list[bool], diagonal: bool) -> Array:
         """Weighted E[r r'] (or its diagonal), summed over the batch axes that are not kept."""
         if factor.curved and factor.message != "linearise":
-            return self.bent[factor.name].square(arrays, stats, factor.message, keep, diagonal)
+            return self._bent(factor).square(arrays, stats, factor.message, keep, diagonal)
         views = [b.view(stats[b.name], factor)
                  for b, _ in self.slots[factor.name] if b is not None]
         batch = arrays.offset.shape[:-1]
@@ -175,10 +210,15 @@ class Energy:
               ) -> tuple[Array, Array]:
         """E[P] and E[log P] (or E[log|P|]), batch axes in front (size 1 for time)."""
         if factor.spread:
-            return self.bent[factor.name].noise(self, arrays, stats)
+            return self.of_power(factor, arrays, stats, 1)
         if not factor.noise:
             return arrays.precision, arrays.logdet
         return self.monomial(factor, arrays, stats, factor.noise_key)
+
+    def of_power(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any], power: int
+                 ) -> tuple[Array, Array]:
+        """E[P^power] and E[log P] of a precision that is made of Gaussian latents in any way."""
+        return self._bent(factor).noise(self, arrays, stats, power)
 
     @staticmethod
     def log_scale(factor: Factor, noise: Array) -> Array:

@@ -63,9 +63,13 @@ def _energy(engine: Engine, factors: list[Factor], arrays: dict[str, FactorArray
     """U of some factors, differentiable in all that they are made of: messages, which `Energy` is
     there for, teach nothing to the data that a density is scored with."""
     plain, total, energy = [f for f in factors if not f.scored], jnp.zeros(()), engine.energy
+
+
+    def scored(f: Factor, a: FactorArrays) -> Array:
+        return expected_score(*energy.scored(f, energy.shared(f, a, stats), stats), f.message)
+
     for f in (f for f in factors if f.scored):
-        score = energy.scored(f, energy.shared(f, arrays[f.name], stats), stats)
-        total += expected_score(*score, f.message)
+        total += jnp.sum(energy.each(f, scored, arrays[f.name]))
     return total + energy(plain, arrays, stats)
 
 

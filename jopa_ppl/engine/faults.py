@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jopa_ppl.engine.densities import density_of
+from jopa_ppl.engine.densities import density_of, numbers_of
 from jopa_ppl.engine.energy import Energy
-from jopa_ppl.engine.evidence import FactorArrays, without_gaps
+from jopa_ppl.engine.evidence import BY_COPY, FactorArrays, without_gaps
 from jopa_ppl.engine.numbers import SYMMETRIC, asymmetry
 from jopa_ppl.engine.reading import Source, by_step, evaluate_in, read_series
 from jopa_ppl.errors import DataError, DataWarning, PriorError, StructureError, names
@@ -67,21 +67,28 @@ def diagnose(energy: Energy, data: dict[str, Array]) -> dict[str, dict[str, Arra
         name: {"infinite": jnp.isinf(value).sum()} for name, value in known.items()}
     source = Source(graph, energy.slots, data, outer, series)
     for f in graph.factors:
-        density = density_of(f)
-        a = density.numbers(f, source)
-        a = without_gaps(a) if f.reads else a
+        a = numbers_of(f, source)
+        if f.reads:
+            a = energy.each(f, lambda _, a: without_gaps(a), a, out=BY_COPY)
         here = found.setdefault(f.site.name, {})
 
         def count(key: str, faults: Array, here: dict = here) -> None:
             here[key] = here.get(key, 0) + faults.sum()
 
-        def noise(step: Array | int, f: Factor = f, a: FactorArrays = a) -> Array:
-            return evaluate_in(graph.reader, f, a.env, [f.site.outputs[f.noise_key]], {}, step)[0]
+        def skew(f: Factor, a: FactorArrays) -> Array:
+            def noise(step: Array | int) -> Array:
+                (found,) = evaluate_in(graph.reader, f, a.env, [f.site.outputs[f.noise_key]], {},
+                                       step)
+                return found
+
+            return asymmetry(
+                jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if f.in_time else noise(0))
 
         if a.precision is not None:
             count("precision", ~jnp.isfinite(a.precision))
             count("precision", ~jnp.isfinite(a.logdet))
-        for key, faults in density.faults(energy, f, a).items():
+        faulty = lambda f, a: density_of(f).faults(energy, f, a)
+        for key, faults in energy.each(f, faulty, a).items():
             count(key, faults)
         if f.site.likelihood is not None and f.site.status == "data":
             output, read = [f.site.likelihood.value], source.evaluator(f)
@@ -89,8 +96,7 @@ def diagnose(energy: Energy, data: dict[str, Array]) -> dict[str, dict[str, Arra
                 o, {}, step)[0])))
         count("negative", bad_weight(a))
         if not f.noise and f.noise_key in SYMMETRIC:
-            count("asymmetric", asymmetry(
-                jax.vmap(noise)(jnp.arange(a.offset.shape[0])) if f.in_time else noise(0)))
+            count("asymmetric", energy.each(f, skew, a))
     return found
 
 

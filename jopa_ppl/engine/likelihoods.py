@@ -140,8 +140,7 @@ def score_of(place: Placement) -> Score:
             fn = likelihood.tree.unflatten(leaves)
             if factor.site.transform is None:
                 return (fn.log_prob(value),)
-            change = fn.change(value)
-            return fn.log_prob(value) - change, change
+            return fn.inside(value), fn.change(value)
 
         density, *change = (jax.vmap(one) if lead else one)(leaves, value)
         return sum(map(laid, change), arrays.weight * laid(density))

@@ -97,27 +97,26 @@ def chain_segments(engine: Engine, block: ChainBelief, moments: dict, bound: Evi
     scan = engine.graph.program.scans[block.scan]
     out = []
     for segment in engine.graph.reader.segments(scan):
-        here: dict[str, list[Factor]] = {}
-        for f in engine.graph.factors:
-            if f.segment == segment:
-                here.setdefault(f.site.name, []).append(f)
+        here = {f.site.name: f for f in engine.graph.factors if f.segment == segment}
         sites = [(c.of(Ref(n, 0)), _map_of(engine, c, here[n], bound, moments))
                  for n in scan.sites if n in block.variables]
         out.append((segment.length, sites))
     return out
 
 
-def _map_of(engine: Engine, c: Coordinates, factors: list[Factor], bound: Evidence, moments: dict
+def _map_of(engine: Engine, c: Coordinates, factor: Factor, bound: Evidence, moments: dict
             ) -> SiteMap:
-    """The map of a site, of all its copies where a discrete latent chooses between them."""
-    maps = [site_map(engine, c, f, bound, moments) for f in factors]
-    if not factors[0].fixed:
-        return maps[0]
-    stats, shares = engine.stats(moments, bound.clamps), []
-    for f in factors:
-        one = jnp.ones((1,) * (1 + len(f.plates) + 1))
-        found = engine.energy.shared(f, bound.arrays[f.name]._replace(weight=one), stats)
-        shares.append(found.weight[..., 0])
+    """The map of a site, of all copies of its factor where a discrete latent chooses between them.
+    """
+    if not factor.copies:
+        return site_map(engine, c, factor, bound, moments)
+    stats, maps, shares = engine.stats(moments, bound.clamps), [], []
+    for i, chosen in enumerate(factor.copies):
+        copy, arrays = factor.copy(chosen), bound.arrays[factor.name].of_copy(i)
+        here = bound._replace(arrays={**bound.arrays, factor.name: arrays})
+        maps.append(site_map(engine, c, copy, here, moments))
+        one = arrays._replace(weight=jnp.ones((1,) * (1 + len(factor.plates) + 1)))
+        shares.append(engine.energy.shared(copy, one, stats).weight[..., 0])
     return mixture(maps, shares)
 
 

@@ -54,15 +54,15 @@ class Activity:
 
     def _seen(self, factor: Factor) -> Array:
         """Where the observed site of a factor has data, over the factor's batch."""
-        return (self.arrays[factor.name].weight > 0).any(-1)
+        seen = (self.arrays[factor.name].weight > 0).any(-1)
+        return seen.any(0) if factor.copies else seen           # by a copy at least
 
     def _factors(self, name: str) -> list[Factor]:
         return [f for f in self.graph.factors if f.site.name == name]
 
     def _observed(self, site: Site, length: int) -> Array:
         """Where an observed site of a scan has data, (T, *plates)."""
-        once = {f.segment: f for f in self._factors(site.name)}         # copies are alike
-        parts = [self._seen(f) for f in once.values()]
+        parts = [self._seen(f) for f in self._factors(site.name)]
         return jnp.concatenate(parts) if parts else jnp.zeros((length,), bool)
 
     def _scan(self, scan: Scan) -> None:

@@ -108,7 +108,7 @@ def evaluate_in(reader: Reader, factor: Factor, env: Any, outputs: Sequence[int]
     """
     data, outer, steps, known = env
     segment, sites = factor.segment, reader.program.sites
-    values = values | {r: jnp.full(sites[r.site].shape, sites[r.site].values[i])
+    values = values | {r: jnp.full(sites[r.site].shape, jnp.asarray(sites[r.site].values)[i])
                        for r, i in factor.fixed}
     values = {Ref(n): v for n, v in outer.items()} | values
     windows = []

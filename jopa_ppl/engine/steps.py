@@ -115,8 +115,7 @@ def noise_covariance(engine: Arithmetic, factor: Factor, arrays: FactorArrays, m
     if factor.site.rules.certain:
         return jnp.zeros((*arrays.precision.shape, factor.dims))
     if factor.spread:
-        bent = engine.energy.bent[factor.name]
-        variance = bent.noise(engine.energy, arrays, harmonic, -1)[0]
+        variance = engine.energy.of_power(factor, arrays, harmonic, -1)[0]
         return jnp.eye(variance.shape[-1], dtype=variance.dtype) * variance[..., None]
     precision = engine.energy.noise(factor, arrays, harmonic)[0]
     if factor.site.rules.elementwise:

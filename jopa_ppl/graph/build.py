@@ -9,7 +9,7 @@ from jopa_ppl.beliefs import Variable
 from jopa_ppl.errors import SiteError, StructureError, names
 from jopa_ppl.graph.blocks import choose_blocks
 from jopa_ppl.graph.borders import borders, with_carries
-from jopa_ppl.graph.discrete import copies
+from jopa_ppl.graph.discrete import by_value
 from jopa_ppl.graph.factor import Factor
 from jopa_ppl.graph.links import NoSlopeError
 from jopa_ppl.graph.proving import barren, check_wanted, factor_of
@@ -49,7 +49,7 @@ def prove(program: Program, messages: Mapping[str, str]) -> Proof:
                 found = [factor_of(reader, site, segment, alive, lost, wanted)
                          for segment in reader.segments_of(site)]
                 check_wanted(site, found, wanted)
-                factors += [f for one in found for f in copies(reader, one)]
+                factors += [by_value(reader, one) for one in found]
             except StructureError as error:
                 faults[site.name] = error
         lost = {(v, p) for v, p in lost if v in program.sites

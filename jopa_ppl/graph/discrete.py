@@ -1,5 +1,5 @@
-"""Discrete latents: factors once for each of their values, and which have one joint belief, those
-that meet in a factor, where it is small."""
+"""Discrete latents: factors with a copy for each of their values, and which have one joint belief,
+those that meet in a factor, where it is small."""
 
 from __future__ import annotations
 
@@ -123,8 +123,9 @@ def steps_back(refs: Sequence[Ref]) -> dict[str, int]:
     return found
 
 
-def copies(reader: Reader, factor: Factor) -> list[Factor]:
-    """A factor once for every combination of the values of the discrete latents that it touches."""
+def by_value(reader: Reader, factor: Factor) -> Factor:
+    """A factor with a copy for every combination of the values of the discrete latents that it
+    touches."""
     site, sites = factor.site, reader.program.sites
     outputs = (*site.parameters, *(site.likelihood.leaves if site.likelihood else ()))
     refs = {r for d in reader.dependence(outputs, factor.segment) for r in d.names
@@ -133,7 +134,7 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
         refs.add(site.ref())
     refs = sorted(refs)
     if not refs:
-        return [factor]
+        return factor
     sizes = [range(len(sites[r.site].values)) for r in refs]
     if (count := prod(map(len, sizes))) > LARGEST:
         raise StructureError(
@@ -163,9 +164,7 @@ def copies(reader: Reader, factor: Factor) -> list[Factor]:
                                  site=site.name, found=names(map(str, refs)),
                                  expected=f"at most {LARGEST} joint values of two states",
                                  fix="carry a summary of the earlier values")
-    return [replace(factor, fixed=tuple(zip(refs, chosen)), part=" " + ",".join(
-        f"{r}={sites[r.site].values[i]}" for r, i in zip(refs, chosen)))
-        for chosen in product(*sizes)]
+    return replace(factor, fixed=tuple((r, 0) for r in refs), copies=tuple(product(*sizes)))
 
 
 def is_discrete(program: Program, ref: Ref) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+
+from jax import Array
 
 from jopa_ppl.beliefs import Belief, Variable
 from jopa_ppl.program.carry import Reader
@@ -35,7 +37,9 @@ class Factor:
         scored: whether its message is made of its log density as the program scores it, in all of
             `latents` at once.
         fixed: discrete latents, and which of its values each has in this copy of the factor.
-        part: what tells a copy, or a `noise_part`, from the factor.
+        copies: the joint values of those that it stands for, each with a copy of its own (`copy`);
+            all are alike but for the values, and evaluated side by side (`Energy.each`).
+        part: what tells a `noise_part` from the factor.
         varying, varying_in_time: the plates along which its coefficients differ, and whether they
             do from step to step; elsewhere they are made once.
         noise_varying: whether a precision that is read from data differs from step to step.
@@ -64,7 +68,8 @@ class Factor:
     spread: tuple[Ref, ...] = ()
     curved: tuple[Ref, ...] = ()
     scored: bool = False
-    fixed: tuple[tuple[Ref, int], ...] = ()
+    fixed: tuple[tuple[Ref, int | Array], ...] = ()
+    copies: tuple[tuple[int, ...], ...] = ()
     part: str = ""
 
     @property
@@ -125,6 +130,11 @@ class Factor:
         mine = [r for r in self.latents if r.site in members]
         return sorted(mine, key=lambda r: (r.back is not None, -(r.back or 0), len(
             latents[r.site].plates), members.index(r.site)))
+
+    def copy(self, chosen: Sequence[int] | Array) -> Factor:
+        """That of chosen values, which JAX may trace."""
+        return replace(self, copies=(), fixed=tuple(
+            (r, chosen[i]) for i, (r, _) in enumerate(self.fixed)))
 
     @property
     def value(self) -> Ref | None:

@@ -133,7 +133,11 @@ class Unconstrained(Distribution):
         return self.transform.inv(self.base.sample(key, sample_shape))
 
     def log_prob(self, value: Array) -> Array:
-        return self.base.log_prob(self.transform(value)) + self.change(value)
+        return self.inside(value) + self.change(value)
+
+    def inside(self, value: Array) -> Array:
+        """log p_base(T(u))."""
+        return self.base.log_prob(self.transform(value))
 
     def change(self, value: Array) -> Array:
         """log|dT/du|, which no mask and no power on the site bends."""

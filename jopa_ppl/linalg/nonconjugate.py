@@ -146,7 +146,9 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
         score, at, _ = _of_elements(score, at)
     own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
     straight = lambda C: (C == 0).all((-2, -1), keepdims=True)
-    C = -own if _exact(score, rule) else _bend(score, at, rule)
+    # Products of points see all that bends; the 2 n of the cubature rule, n directions.
+    seen = rule == "quadrature" and at.mean.shape[-1] in HERMITE[rule]
+    C = -own if seen or _exact(score, rule) else _bend(score, at, rule)
     values, found = _decomposed(jnp.where(straight(C), -own, C))
     if rule in ("linearise", "cubature") and score.parameters is not None:
         least = (values[..., 0] >= -1e-9 * jnp.abs(values).max(-1))[..., None, None]

@@ -393,6 +393,46 @@ def test_a_forecast_of_switching_dynamics_mixes_the_regimes():
     assert_allclose(found.mean("z")[-1], drawn["z"][:, -1].mean(), atol=0.05)
 
 
+@pytest.mark.parametrize("K", [16, 48])
+def test_a_chain_of_many_states_has_its_evidence(K):
+    """By the forward algorithm in logs; 2,304 joint values of two states."""
+    rng = np.random.default_rng(K)
+    move, mean = rng.dirichlet(np.ones(K), K), rng.normal(0, 3, K)
+    y = rng.normal(0, 3, 30)
+
+    def program(y):
+        def step(z, y):
+            z = jp.latent("z", dist.Categorical(jnp.asarray(move)[z]))
+            jp.observe("y", dist.Normal(jnp.asarray(mean)[z], 0.5), y)
+            return z, None
+
+        jp.scan(step, 3, y)
+
+    log = np.where(np.arange(K) == 3, 0.0, -np.inf)
+    for value in y:
+        log = special.logsumexp(log[:, None] + np.log(move), 0) + stats.norm.logpdf(
+            value, mean, 0.5)
+    found = fit(program, y)
+    assert_allclose(found.free_energy[-1], -special.logsumexp(log), rtol=1e-10)
+    assert_allclose(found["z"].probs[-1], special.softmax(log), atol=1e-9)
+
+
+@pytest.mark.parametrize("handler, powers", [
+    (lambda z: numpyro.handlers.scale(scale=1.0 + z), (1.0, 2.0)),
+    (lambda z: numpyro.handlers.mask(mask=z == 1), (0.0, 1.0))], ids=["scale", "mask"])
+def test_weights_that_a_discrete_latent_chooses(handler, powers):
+    def program(y):
+        with jp.plate("n", 6):
+            z = jp.latent("z", dist.Bernoulli(0.3))
+            with handler(z):
+                jp.observe("y", dist.Normal(1.0, 1.0), y)
+
+    log = np.outer(powers, stats.norm.logpdf(Y, 1.0, 1.0)) + np.log([[0.7], [0.3]])
+    found = fit(program, Y)
+    assert_allclose(found.free_energy[-1], -special.logsumexp(log, 0).sum(), rtol=1e-12)
+    assert_allclose(found.mean("z"), special.softmax(log, 0)[1], rtol=1e-10)
+
+
 # -- what has no message -------------------------------------------------------------------------
 
 

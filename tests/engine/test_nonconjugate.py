@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import jopa_ppl as jp
 from jopa_ppl.linalg.factors import Moments
-from jopa_ppl.linalg.nonconjugate import expected_score
+from jopa_ppl.linalg.nonconjugate import Score, expected_score
 
 RULES = ("linearise", "cubature")
 A = np.array([[0.9, -0.3], [0.3, 0.9]])
@@ -64,7 +64,7 @@ def test_a_linear_likelihood_gives_the_exact_posterior(rule):
 def test_cubature_is_exact_to_the_third_degree():
     """E[log p] for log p = -(y - x^3)^2 / 2 needs degree 6; for y x^3, degree 3 is enough."""
     mean, cov = jnp.array([[0.7, -0.2]]), jnp.array([[[0.5, 0.2], [0.2, 0.3]]])
-    score = lambda x: x[..., 0]**3 + x[..., 0] * x[..., 1]**2
+    score = Score(lambda x: x[..., 0]**3 + x[..., 0] * x[..., 1]**2)
     exact = 0.7**3 + 3 * 0.7 * 0.5 + 0.7 * (0.04 + 0.3) + 2 * -0.2 * 0.2
     assert_allclose(expected_score(score, Moments(mean, cov), "cubature"), exact, rtol=1e-12)
 
