@@ -22,7 +22,8 @@ class FactorArrays(NamedTuple):
     K (*batch|1, n, slots.., main): coefficients of the residual r = offset - K x, a slot for each
     block that enters it, `main` the main block's numbers and those of `known`, in whatever form
     (`linalg.coefficients`); of a Gamma or a Dirichlet its concentration, an array.
-    Of a factor that has copies, K, weight, precision and logdet have these in front (`BY_COPY`).
+    Of a factor that has copies, K, weight, known, precision and logdet have these in front
+    (`BY_COPY`).
     offset (*batch, n): the site's own data. weight (*batch, n|1): 0 where it says nothing.
     known (*batch|1, m): data in the place of latents; a scalar where there are none.
     precision (*batch, n), or (*batch, n, n), and logdet (*batch): where they are data.
@@ -51,7 +52,7 @@ class FactorArrays(NamedTuple):
 
 
 # Of a factor with copies (`Factor.copies`), the axis along which these lie; the rest they share.
-BY_COPY = FactorArrays(K=0, offset=None, weight=0, known=None, precision=0, logdet=0, env=None,
+BY_COPY = FactorArrays(K=0, offset=None, weight=0, known=0, precision=0, logdet=0, env=None,
                        fits=None)
 
 

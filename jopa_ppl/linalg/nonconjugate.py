@@ -170,7 +170,8 @@ def _bend(score: Score, at: Moments, rule: str) -> Array:
 
     slope = jax.grad(lambda x: jnp.sum(score(x)))
     backward = lambda x: -jnp.moveaxis(slopes(slope, x), 0, -1)
-    return over_points(forward if score.copied(at.mean) else backward, at, rule, score.elements)
+    return over_points(forward if score.copied(at.mean) else backward, at, rule,
+                       score.elements * at.mean.shape[-1]**2)
 
 
 def _served(found: Array, x: Array) -> Array:

@@ -417,6 +417,29 @@ def test_a_chain_of_many_states_has_its_evidence(K):
     assert_allclose(found["z"].probs[-1], special.softmax(log), atol=1e-9)
 
 
+def test_regimes_of_an_autoregression():
+    """Each step reads the data before it, in every regime: by the forward algorithm."""
+    y, slope = np.random.default_rng(2).normal(size=8), M
+
+    def program(y):
+        def step(carry, y):
+            z, before = carry
+            z = jp.latent("z", dist.Categorical(jnp.asarray(P)[z]))
+            seen = jp.observe("y", dist.Normal(jnp.asarray(slope)[z] * before, 0.7), y)
+            return (z, seen), None
+
+        jp.scan(step, (0, jnp.asarray(0.3)), y)
+
+    log, before = np.where(np.arange(3) == 0, 0.0, -np.inf), 0.3
+    with np.errstate(divide="ignore"):
+        moves = np.log(P)
+    for value in y:
+        log = special.logsumexp(log[:, None] + moves, 0) + stats.norm.logpdf(
+            value, slope * before, 0.7)
+        before = value
+    assert_allclose(fit(program, y).free_energy[-1], -special.logsumexp(log), rtol=1e-10)
+
+
 @pytest.mark.parametrize("handler, powers", [
     (lambda z: numpyro.handlers.scale(scale=1.0 + z), (1.0, 2.0)),
     (lambda z: numpyro.handlers.mask(mask=z == 1), (0.0, 1.0))], ids=["scale", "mask"])

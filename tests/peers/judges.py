@@ -73,7 +73,9 @@ def energy(found: jp.Posterior, model: Model, args: tuple[Any, ...]) -> dict[str
     drawn = found.sample(0, (2 * DRAWS,))
     u = space.flatten(drawn)
     z = {n: jnp.asarray(drawn[n]) for n in space.discrete}
-    (value, joint), slope = jax.jit(jax.vmap(jax.value_and_grad(space.log_p, has_aux=True)))(u, z)
+    each = jax.value_and_grad(space.log_p, has_aux=True)
+    at_once = jax.jit(lambda *x: jax.lax.map(lambda x: each(*x), x, batch_size=200))
+    (value, joint), slope = at_once(u, z)
     value, slope = np.asarray(value), np.asarray(slope)
     losses = np.asarray(found.log_prob(drawn) - joint)
     first, second = losses[:DRAWS], losses[DRAWS:]
