@@ -21,7 +21,7 @@ from jopa_ppl.linalg.factors import (
     Moments,
     batch_einsum,
 )
-from jopa_ppl.linalg.nonconjugate import Score, remainder
+from jopa_ppl.linalg.nonconjugate import Score, remainder, tells_all
 from jopa_ppl.program.refs import Ref
 
 LEAST = 1e-300      # the weight of a value without probability
@@ -168,9 +168,9 @@ class Energy:
 
     def unclipped(self, factors: list[Factor], held: dict[str, list[Array]]
                   ) -> dict[str, list[Array]]:
-        """Remainders with nothing left out of what points tell by "quadrature": precisions as they
-        are, of any sign."""
-        return {f.name: [jnp.zeros_like(r) if rule == "quadrature" else r
+        """Remainders with nothing left out of what points tell, where they tell all: precisions as
+        they are, of any sign."""
+        return {f.name: [jnp.zeros_like(r) if tells_all(rule, r.shape[-1]) else r
                          for r, rule in zip(held[f.name], self.rules(f))]
                 for f in factors if f.name in held}
 

@@ -146,9 +146,8 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
         score, at, _ = _of_elements(score, at)
     own = 2 * jax.grad(lambda cov: expected_score(score, Moments(at.mean, cov), rule))(at.cov)
     straight = lambda C: (C == 0).all((-2, -1), keepdims=True)
-    # Products of points see all that bends; the 2 n of the cubature rule, n directions.
-    seen = rule == "quadrature" and at.mean.shape[-1] in HERMITE[rule]
-    C = -own if seen or _exact(score, rule) else _bend(score, at, rule)
+    seen = tells_all(rule, at.mean.shape[-1]) or _exact(score, rule)
+    C = -own if seen else _bend(score, at, rule)
     values, found = _decomposed(jnp.where(straight(C), -own, C))
     if rule in ("linearise", "cubature") and score.parameters is not None:
         least = (values[..., 0] >= -1e-9 * jnp.abs(values).max(-1))[..., None, None]
@@ -160,6 +159,12 @@ def remainder(score: Score, at: Moments, rule: str) -> Array:
 
         found = lax.cond(fine.all(), lambda: positive, by_parameters)
     return lax.stop_gradient(found + own)
+
+
+def tells_all(rule: str, n: int) -> bool:
+    """Whether the points of a rule see all that bends, of n latents or parameters: products of them
+    do, the 2 n of the cubature rule n directions alone."""
+    return rule == "quadrature" and n in HERMITE[rule]
 
 
 def _bend(score: Score, at: Moments, rule: str) -> Array:
