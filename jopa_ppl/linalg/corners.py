@@ -30,8 +30,9 @@ def over_corner(log: Callable[[Array, Array], Array], z: Array, s: Array, var_z:
         as `log` does.
     """
     spread = jnp.sqrt(jnp.where(var_z > 0, var_z, 1.0))
-    z, s = z - cov, s - var_s / 2
+    z, mean_s, s = z - cov, s, s - var_s / 2
     r = z / spread
     above = jnp.where(var_z > 0, z * norm.cdf(r) + spread * norm.pdf(r), jnp.maximum(z, 0.0))
-    # Of the three one -s is left, with half of v_s in it.
-    return log(above, s) + log(z - above, s) - log(jnp.zeros_like(z), s) - var_s / 2
+    # Of c once, and of -s at its mean: both come of `log` alone, which may weigh an element.
+    corner = lambda s: log(jnp.zeros_like(z), s)
+    return log(above, s) + log(z - above, s) + corner(mean_s) - 2 * corner(s)
