@@ -163,6 +163,23 @@ def test_elimination_blocks_come_back(tmp_path):
     assert q.sites == p.sites and q.global_sites == p.global_sites
 
 
+def test_trees_of_priors_that_are_scored_come_back(tmp_path):
+    """What a latent in unconstrained space is a prior of was no factor of a file's own."""
+    def program(y):
+        b, s = jp.latent("b", dist.HalfNormal(1.0)), jp.latent("s", dist.LogNormal(0.0, 0.5))
+        with jp.plate("g", 2):
+            t = jp.latent("t", dist.Laplace(0.0, b))
+            jp.observe("y", dist.Laplace(t, s), y)
+
+    p = jp.VMP(program, progress=False).run(np.array([0.3, -1.0]))
+    assert "elimination" in {k.kind for k in p.compiled.graph.blocks}
+    p.save(tmp_path / "p.jopa")
+    back = jp.load_posterior(tmp_path / "p.jopa")
+    for name in ("b", "s", "t"):
+        np.testing.assert_array_equal(back.mean(name), p.mean(name))
+
+
+
 def test_files_of_format_1_are_read(tmp_path):
     """What a factor reads was text there: "mean", "x@0"."""
     values = np.random.default_rng(0).normal(2.0, 1.0, (3, 5)).astype(np.float32)
