@@ -201,5 +201,5 @@ def numbers_of(f: Factor, source: Source) -> FactorArrays:
 
 
 def density_of(f: Factor) -> Density:
-    """The row of a factor's family."""
-    return DENSITIES[f.family]
+    """The row of a factor's family; of one that has none, what its program scores it by."""
+    return DENSITIES.get(f.family, DENSITIES["likelihood"])

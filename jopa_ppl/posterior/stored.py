@@ -25,7 +25,6 @@ from numpyro.distributions.transforms import Transform
 from jopa_ppl.beliefs import KINDS, Belief, Clamp, Variable
 from jopa_ppl.beliefs.gaussian import square_root
 from jopa_ppl.compilation import Stages, once
-from jopa_ppl.engine.densities import DENSITIES
 from jopa_ppl.engine.engine import Engine
 from jopa_ppl.engine.marginals import in_shape
 from jopa_ppl.engine.state import State
@@ -202,8 +201,7 @@ def _graph(header: dict[str, Any]) -> ShownGraph:
     for r in header["factors"]:
         site, plates = sites[r["site"]], tuple(Plate(*p) for p in r["plates"])
         factors.append(Factor(
-            site, Segment.read(r["context"], lengths),
-            site.family if site.family in DENSITIES else "likelihood", plates,
+            site, Segment.read(r["context"], lengths), site.family, plates,
             tuple(Ref(*x) for x in r["latents"]), knowns=(), noise=(), varying=frozenset(),
             varying_in_time=False, noise_varying=False, products=(), noise_key="",
             part=r.get("part", "")))
