@@ -375,7 +375,7 @@ def test_densities_with_corners_settle_at_the_least_free_energy(model):
         found = jp.VMP(model, progress=False).run(y)
         gaps = jp.VMP(model, progress=False).run(np.where(np.arange(40) == 5, np.nan, y))
     judges.draws(shift=0.03)(found, model, (y,))
-    gap, error = gaps.free_energy_error(20_000)
+    gap, error = gaps.free_energy_error(4_000)
     assert gaps.converged and abs(gap) < 4 * error + 1e-3
 
 
@@ -398,8 +398,8 @@ def missing_scale(y):
 def test_corners_of_what_weighs_little_add_nothing(model, y):
     """A latent scale was counted whole where an element is missing, or of a value of a switch."""
     found = jp.VMP(model, progress=False, tol=1e-9).run(np.array(y))
-    gap, error = found.free_energy_error(20_000)
-    assert error < 0.01 and abs(gap) < 4 * error + 1e-3
+    gap, error = found.free_energy_error(4_000)
+    assert error < 0.015 and abs(gap) < 4 * error + 1e-3
 
 
 def test_a_corner_that_is_linearised_is_told_of():
