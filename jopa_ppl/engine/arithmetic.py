@@ -14,7 +14,7 @@ from jopa_ppl.beliefs import Belief, Clamp
 from jopa_ppl.engine.coordinates import tied
 from jopa_ppl.engine.densities import density_of, numbers_of
 from jopa_ppl.engine.energy import Energy, is_noise_prior
-from jopa_ppl.engine.evidence import BY_COPY, Evidence, FactorArrays, without_gaps
+from jopa_ppl.engine.evidence import Evidence, FactorArrays
 from jopa_ppl.engine.faults import bad_weight, informative_factors, partly_missing
 from jopa_ppl.engine.reach import Activity, partial_values
 from jopa_ppl.engine.reading import Source, read_series
@@ -81,8 +81,8 @@ class Arithmetic:
         activity = Activity(graph, arrays, present, keep_outer=weigh is not None)
         arrays = {f.name: arrays[f.name]._replace(weight=activity.weight(f))
                   for f in graph.factors}
-        arrays |= {f.name: self.energy.each(f, lambda _, a: without_gaps(a), arrays[f.name],
-                                            out=BY_COPY) for f in graph.factors if f.reads}
+        arrays |= {f.name: self.energy.without_gaps(f, arrays[f.name])
+                   for f in graph.factors if f.reads}
         checks["untold"] = {n: ~told for n, told in activity.told.items()
                             if graph.program.sites[n].updated}
         priors = {f.name: arrays[f.name]._replace(weight=activity.weight(f, unmasked=True))

@@ -6,7 +6,7 @@ Pure functions of an `Engine`, its evidence and arrays.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax import Array, random
 
 from jopa_ppl.arrays import where
 from jopa_ppl.beliefs import Belief
-from jopa_ppl.engine.engine import LEAST_STEP, Engine, finite
+from jopa_ppl.engine.engine import Engine, finite, halved
 from jopa_ppl.engine.evidence import Evidence
 from jopa_ppl.engine.state import State
 from jopa_ppl.engine.tempering import linearised, towards_data
@@ -113,27 +113,13 @@ def _nudged(engine: Engine, block: Belief, bent: list[Factor], moments: dict[str
     if not bent or moved(most)[block.name] is moments[block.name]:
         return moved(most)
 
-    def tried(trial: _Trial) -> _Trial:
-        begins = trial.size == 0
-        now = where(begins, moments, moved(trial.size))
+    def tried(size: Array, least: Array) -> tuple[dict[str, Any], Array, Array]:
+        now = where(size == 0, moments, moved(size))
         found = score(now)
-        least = jnp.where(begins, jnp.nan_to_num(found, nan=-jnp.inf) - 1.0, trial.least)
-        fits = ~begins & ((found >= least) | (trial.size <= LEAST_STEP))
-        return _Trial(now, jnp.where(begins, most, trial.size / 2), least, fits)
+        least = jnp.where(size == 0, jnp.nan_to_num(found, nan=-jnp.inf) - 1.0, least)
+        return now, least, found >= least
 
-    zero = jnp.zeros(())
-    return jax.lax.while_loop(lambda t: ~t.fits, tried, _Trial(
-        moments, zero, zero, jnp.zeros((), bool))).now
-
-
-class _Trial(NamedTuple):
-    """Beliefs `now`, moved by the last size; the next size (0: not at all), the least that the
-    score may be, and whether they fit. One loop: what it makes is compiled once."""
-
-    now: dict[str, Any]
-    size: Array
-    least: Array
-    fits: Array
+    return halved(most, moments, tried)[0]
 
 
 def _if_finite(new: dict[str, Any], old: dict[str, Any], block: Belief) -> dict[str, Any]:

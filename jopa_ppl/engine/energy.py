@@ -12,7 +12,7 @@ from jax import Array
 from jopa_ppl.beliefs import Belief
 from jopa_ppl.engine.bent import Bent, Joined
 from jopa_ppl.engine.densities import density_of
-from jopa_ppl.engine.evidence import BY_COPY, FactorArrays, Slot
+from jopa_ppl.engine.evidence import BY_COPY, FactorArrays, Slot, without_gaps
 from jopa_ppl.engine.expectations import Message
 from jopa_ppl.engine.likelihoods import score_of
 from jopa_ppl.engine.reading import by_step, evaluate_in
@@ -101,6 +101,10 @@ class Energy:
         one = lambda chosen, *rest: fn(f.copy(chosen), *rest)
         return jax.vmap(one, (0, BY_COPY, *[0] * len(more)), out)(
             jnp.array(f.copies), arrays, *more)
+
+    def without_gaps(self, f: Factor, arrays: FactorArrays) -> FactorArrays:
+        """`evidence.without_gaps` of the numbers of a factor, of all its copies."""
+        return self.each(f, lambda _, a: without_gaps(a), arrays, out=BY_COPY)
 
     def shared(self, factor: Factor, arrays: FactorArrays, stats: dict[str, Any]) -> FactorArrays:
         """The numbers of a copy of a factor, weighed by the probability of the values it is for."""

@@ -5,6 +5,7 @@ Everything here is a pure function of arrays; `compiled.py` jits it once per pro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,19 +104,15 @@ class Engine(Arithmetic):
 
         digits_of_f = 1e-7 if self.graph.program.networks else 1e-12     # float32 in networks
 
-        def tried(last: _Trial) -> _Trial:
-            mine = stepped(last.next)
+        def tried(size: Array, most: Array) -> tuple[Any, Array, Array]:
+            mine = stepped(size)
             f = free_energy(mine)
             # The fixed point of what is linearised is a mode, no least F: F has no say next to it.
             near = newton & (block.moved(old, mine) < NEAR)
-            begins = last.next == 0
-            most = jnp.where(begins, f + digits_of_f * jnp.maximum(1.0, jnp.abs(f)), last.most)
-            return _Trial(mine, last.next, jnp.where(begins, size, last.next / 2), most,
-                          ~begins & (near | (f <= most) | (last.next <= LEAST_STEP)))
+            most = jnp.where(size == 0, f + digits_of_f * jnp.maximum(1.0, jnp.abs(f)), most)
+            return mine, most, near | (f <= most)
 
-        none = jnp.zeros(())
-        mine, size, *_ = jax.lax.while_loop(lambda t: ~t.fits, tried, _Trial(
-            old, none, none, none, jnp.zeros((), bool)))
+        mine, size = halved(size, old, tried)
         return {**moments, block.name: mine}, block.precisions(way(size), mask), size
 
     @property
@@ -235,12 +232,33 @@ def finite(moments: Any) -> Array:
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(moments)]).all()
 
 
-class _Trial(NamedTuple):
-    """A belief that a step of this `size` leads to (0: where it stands), what is tried `next`, the
-    `most` that F may be, and whether the step `fits`. One loop: what it makes is compiled once."""
+def halved(most: Array | float, none: Any, tried: Callable[[Array, Array], tuple[Any, Array, Array]]
+           ) -> tuple[Any, Array]:
+    """What the first of most, most / 2, .. leads to that fits (or next to nothing, where none
+    does), and that size. One loop: what is tried is compiled once.
 
-    mine: Any
+    Args:
+        none: what no step at all leads to, for its shapes.
+        tried: a size, and the bound so far -> what it leads to, the bound, and whether it fits;
+            asked for the size 0 first, which sets the bound.
+    """
+    def once(trial: _Trial) -> _Trial:
+        now, bound, fits = tried(trial.next, trial.bound)
+        begins = trial.next == 0
+        return _Trial(now, trial.next, jnp.where(begins, most, trial.next / 2), bound,
+                      ~begins & (fits | (trial.next <= LEAST_STEP)))
+
+    zero = jnp.zeros(())
+    return jax.lax.while_loop(lambda t: ~t.fits, once, _Trial(
+        none, zero, zero, zero, jnp.zeros((), bool)))[:2]
+
+
+class _Trial(NamedTuple):
+    """What a step of this `size` leads to, the `next` one that is tried, the bound that it is held
+    to, and whether it `fits`."""
+
+    now: Any
     size: Array
     next: Array
-    most: Array
+    bound: Array
     fits: Array

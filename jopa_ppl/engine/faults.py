@@ -12,7 +12,7 @@ from jax import Array
 
 from jopa_ppl.engine.densities import density_of, numbers_of
 from jopa_ppl.engine.energy import Energy
-from jopa_ppl.engine.evidence import BY_COPY, FactorArrays, without_gaps
+from jopa_ppl.engine.evidence import FactorArrays
 from jopa_ppl.engine.numbers import SYMMETRIC, asymmetry
 from jopa_ppl.engine.reading import Source, by_step, evaluate_in, read_series
 from jopa_ppl.errors import DataError, DataWarning, PriorError, StructureError, names
@@ -68,8 +68,7 @@ def diagnose(energy: Energy, data: dict[str, Array]) -> dict[str, dict[str, Arra
     source = Source(graph, energy.slots, data, outer, series)
     for f in graph.factors:
         a = numbers_of(f, source)
-        if f.reads:
-            a = energy.each(f, lambda _, a: without_gaps(a), a, out=BY_COPY)
+        a = energy.without_gaps(f, a) if f.reads else a
         here = found.setdefault(f.site.name, {})
 
         def count(key: str, faults: Array, here: dict = here) -> None:
